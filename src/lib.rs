@@ -1,1 +1,1 @@
-//! lib
+//! The agent: every socket, task, clock and setting of Postroad.

@@ -1,1 +1,7 @@
-//! queue
+//! The durable queue: disk only, no network, no runtime, no clock.
+
+pub mod id;
+pub mod item;
+
+pub use id::{QueueId, QueueIdError, UnixMillis};
+pub use item::{Item, Origin, RecipientState, Report, State};

@@ -1,0 +1,108 @@
+//! What the queue knows of a message: envelope, where it came from and how far each recipient is.
+
+use std::net::IpAddr;
+
+use postroad_smtp::{Envelope, Reply};
+
+use crate::id::{QueueId, UnixMillis};
+
+/// A message in the queue, all but its content.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Item {
+    /// Its name in this queue.
+    pub id: QueueId,
+    /// When it was accepted.
+    pub arrived: UnixMillis,
+    /// Reverse-path, parameters and recipients as accepted.
+    pub envelope: Envelope,
+    /// Who handed it to us.
+    pub origin: Origin,
+    /// Octets of the content, our trace fields included.
+    pub content_octets: u64,
+    /// How far it is.
+    pub state: State,
+}
+
+/// Who handed a message to us, for logs, `queue show` and traces.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Origin {
+    /// The client's address; none for what this host made itself.
+    pub peer: Option<IpAddr>,
+    /// What it said in HELO or EHLO.
+    pub helo: Option<Box<str>>,
+    /// The user it authenticated as.
+    pub user: Option<Box<str>>,
+    /// The `with` protocol of the trace field (RFC 3848), or `dsn` for our own notifications.
+    pub protocol: Box<str>,
+    /// The id of the session it came by, as in the log.
+    pub session: Box<str>,
+}
+
+/// The part of an item that changes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct State {
+    /// Whether an admin holds it: no attempt is made until it is released.
+    pub held: bool,
+    /// Whether the notice of delay was sent (RFC 3464 `Action: delayed`); at most one ever is.
+    pub delay_notified: bool,
+    /// When we give up on recipients still pending.
+    pub expires: UnixMillis,
+    /// One for each recipient of the envelope, in its order.
+    pub recipients: Vec<RecipientState>,
+}
+
+/// How far one recipient is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RecipientState {
+    /// Still to be delivered.
+    Pending {
+        /// Attempts made so far.
+        attempts: u32,
+        /// When the next one is due.
+        due: UnixMillis,
+        /// What came of the last one.
+        last: Option<Report>,
+    },
+    /// A next hop or a mailbox has taken responsibility for it.
+    Delivered {
+        /// What it said.
+        report: Report,
+        /// Whether nobody waits for a notification of it any more.
+        notified: bool,
+    },
+    /// It will never be delivered.
+    Failed {
+        /// Why.
+        report: Report,
+        /// Whether nobody waits for a notification of it any more.
+        notified: bool,
+    },
+}
+
+/// What a next hop said, or what we say where none could be asked (`4.4.1` and its kind).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Report {
+    /// When.
+    pub at: UnixMillis,
+    /// The host that said it, as `name [address]`; none when the words are ours.
+    pub remote: Option<Box<str>>,
+    /// The reply.
+    pub reply: Reply,
+}
+
+impl State {
+    /// The state of a message just accepted: every recipient is due at once.
+    pub fn fresh(recipients: usize, now: UnixMillis, expires: UnixMillis) -> State {
+        let pending = RecipientState::Pending { attempts: 0, due: now, last: None };
+        State { held: false, delay_notified: false, expires, recipients: vec![pending; recipients] }
+    }
+
+    /// Returns whether nothing is left to do: every recipient is delivered or failed, and whoever
+    /// was to hear of it has been told.
+    pub fn is_settled(&self) -> bool {
+        self.recipients.iter().all(|recipient| match recipient {
+            RecipientState::Pending { .. } => false,
+            RecipientState::Delivered { notified, .. } | RecipientState::Failed { notified, .. } => *notified,
+        })
+    }
+}

@@ -1,0 +1,250 @@
+//! One destination as the schedule sees it: how many sessions it bears at once, and whether it can
+//! be reached at all.
+//!
+//! The window opens by one after a round of successes and halves when sessions are refused or
+//! lost. A destination that fails with no success beside it is closed; when its back-off ends one
+//! attempt probes it, and a success opens it for all that waits. Only attempts that started after
+//! the last such judgement count, so that twenty sessions lost together are one event.
+
+use std::sync::Arc;
+
+use crate::id::UnixMillis;
+use crate::retry::RetryPolicy;
+
+/// How many lanes there are.
+pub(super) const LANES: usize = 3;
+
+/// What the schedule keeps of a destination.
+#[derive(Debug)]
+pub(super) struct Destination {
+    pub name: Arc<str>,
+    /// Whether an admin holds all that goes there.
+    pub held: bool,
+    /// Jobs in line, by lane.
+    pub waiting: [u32; LANES],
+    /// Jobs that are held one by one.
+    pub held_jobs: u32,
+    /// Attempts that have started and not finished.
+    pub in_flight: u32,
+    /// How many attempts may be in flight while it is open.
+    pub window: u32,
+    /// Why it is closed; none while it is open.
+    pub outage: Option<Box<Outage>>,
+    /// In which rotations it stands.
+    pub enlisted: [bool; LANES],
+    /// When it has to be looked at again, as it stands among the timers.
+    pub timer: Option<UnixMillis>,
+    /// Counts its starts, for the lanes' turns.
+    pub turn: u32,
+    /// Jobs a kept connection took while others waited, since its last turn in the rotation.
+    pub taken: u32,
+    /// Whether it stands among the idle.
+    pub idle: bool,
+    /// Successes since the window last changed.
+    successes: u32,
+    /// The newest attempt there was when a failure last counted.
+    judged: u64,
+    /// The newest attempt there was at the last success.
+    succeeded: u64,
+}
+
+/// A destination that cannot be reached.
+#[derive(Debug)]
+pub(super) struct Outage {
+    pub until: UnixMillis,
+    pub failures: u32,
+    pub said: Arc<str>,
+    /// The attempt that probes it now.
+    pub probe: Option<u64>,
+}
+
+impl Destination {
+    pub fn new(name: Arc<str>, window: u32) -> Destination {
+        Destination {
+            name,
+            held: false,
+            waiting: [0; LANES],
+            held_jobs: 0,
+            in_flight: 0,
+            window,
+            outage: None,
+            enlisted: [false; LANES],
+            timer: None,
+            turn: 0,
+            taken: 0,
+            idle: false,
+            successes: 0,
+            judged: 0,
+            succeeded: 0,
+        }
+    }
+
+    /// Returns how many jobs wait in line, held ones not counted.
+    pub fn in_line(&self) -> u32 {
+        self.waiting.iter().sum()
+    }
+
+    /// Returns whether it can be forgotten: nothing waits, runs or is held.
+    pub fn is_empty(&self) -> bool {
+        self.in_line() == 0 && self.held_jobs == 0 && self.in_flight == 0 && !self.held
+    }
+
+    /// Returns whether one more attempt fits, its back-off aside.
+    pub fn has_slot(&self) -> bool {
+        !self.held
+            && match &self.outage {
+                None => self.in_flight < self.window,
+                Some(outage) => outage.probe.is_none(),
+            }
+    }
+
+    /// Returns the time before which nothing starts; the beginning of time while it is open.
+    pub fn closed_until(&self) -> UnixMillis {
+        self.outage.as_ref().map_or(UnixMillis(0), |outage| outage.until)
+    }
+
+    /// Counts an attempt in; returns whether it is the probe.
+    pub fn started(&mut self, serial: u64) -> bool {
+        self.in_flight += 1;
+        self.turn = self.turn.wrapping_add(1);
+        if let Some(outage) = &mut self.outage {
+            outage.probe = Some(serial);
+        }
+        self.outage.is_some()
+    }
+
+    /// Counts an attempt out, without a judgement.
+    pub fn ended(&mut self, serial: u64) {
+        self.in_flight -= 1;
+        if let Some(outage) = self.outage.as_mut().filter(|outage| outage.probe == Some(serial)) {
+            outage.probe = None;
+        }
+    }
+
+    /// Notes that the destination answered. `newest` is the latest serial given out anywhere.
+    pub fn reached(&mut self, newest: u64, window_first: u32) {
+        self.succeeded = newest;
+        if self.outage.take().is_some() {
+            self.window = window_first;
+            self.successes = 0;
+            self.judged = newest;
+        }
+    }
+
+    /// Notes a completed transaction: after a whole window of them the window grows by one.
+    pub fn completed(&mut self, window_max: u32) {
+        self.successes += 1;
+        if self.successes >= self.window && self.window < window_max {
+            self.window += 1;
+            self.successes = 0;
+        }
+    }
+
+    /// Notes a session refused or lost: halves the window, or closes the destination when there
+    /// is nothing left to halve.
+    pub fn throttled(&mut self, attempt: &Blame<'_>, random: f64) {
+        if self.outage.is_none() && self.window > 1 {
+            self.cut(attempt);
+        } else {
+            self.close(attempt, random);
+        }
+    }
+
+    /// Notes that the destination could not be reached: closes it, unless another attempt came
+    /// through since this one started.
+    pub fn unreachable(&mut self, attempt: &Blame<'_>, random: f64) {
+        if self.outage.is_none() && self.succeeded >= attempt.serial && self.window > 1 {
+            self.cut(attempt);
+        } else {
+            self.close(attempt, random);
+        }
+    }
+
+    fn cut(&mut self, attempt: &Blame<'_>) {
+        if attempt.serial > self.judged {
+            self.window = (self.window / 2).max(1);
+            self.successes = 0;
+            self.judged = attempt.newest;
+        }
+    }
+
+    fn close(&mut self, attempt: &Blame<'_>, random: f64) {
+        if attempt.serial <= self.judged {
+            return;
+        }
+        self.judged = attempt.newest;
+        let failures = self.outage.as_ref().map_or(0, |outage| outage.failures).saturating_add(1);
+        let until = attempt.now.plus(attempt.backoff.delay(failures, random));
+        self.outage = Some(Box::new(Outage { until, failures, said: attempt.said.clone(), probe: None }));
+    }
+}
+
+/// A failed attempt, for the judgement.
+pub(super) struct Blame<'a> {
+    pub serial: u64,
+    /// The latest serial given out anywhere.
+    pub newest: u64,
+    pub now: UnixMillis,
+    pub said: &'a Arc<str>,
+    pub backoff: &'a RetryPolicy,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn blame<'a>(serial: u64, newest: u64, said: &'a Arc<str>) -> Blame<'a> {
+        Blame { serial, newest, now: UnixMillis(1_000), said, backoff: &RetryPolicy::DESTINATION }
+    }
+
+    #[test]
+    fn the_window_grows_by_one_a_round_and_stops_at_the_limit() {
+        let mut d = Destination::new("d".into(), 5);
+        (0..5).for_each(|_| d.completed(7));
+        assert_eq!(d.window, 6);
+        (0..5).for_each(|_| d.completed(7));
+        assert_eq!(d.window, 6);
+        (0..100).for_each(|_| d.completed(7));
+        assert_eq!(d.window, 7);
+    }
+
+    #[test]
+    fn sessions_lost_together_halve_the_window_once() {
+        let said: Arc<str> = "421 4.7.0 too many connections".into();
+        let mut d = Destination::new("d".into(), 20);
+        (1..=20).for_each(|serial| d.throttled(&blame(serial, 20, &said), 0.5));
+        assert_eq!(d.window, 10);
+        d.throttled(&blame(21, 30, &said), 0.5);
+        assert_eq!(d.window, 5);
+        assert!(d.outage.is_none());
+    }
+
+    #[test]
+    fn throttling_at_one_session_closes() {
+        let said: Arc<str> = "421".into();
+        let mut d = Destination::new("d".into(), 1);
+        d.throttled(&blame(1, 1, &said), 0.5);
+        assert_eq!(d.closed_until(), UnixMillis(11_000));
+    }
+
+    #[test]
+    fn one_unreachable_address_beside_successes_only_halves() {
+        let said: Arc<str> = "timeout".into();
+        let mut d = Destination::new("d".into(), 8);
+        d.reached(3, 5);
+        d.unreachable(&blame(2, 4, &said), 0.5);
+        assert_eq!((d.window, d.outage.is_some()), (4, false));
+        d.unreachable(&blame(5, 5, &said), 0.5);
+        assert!(d.outage.is_some());
+    }
+
+    #[test]
+    fn stragglers_of_before_the_outage_do_not_lengthen_it() {
+        let said: Arc<str> = "refused".into();
+        let mut d = Destination::new("d".into(), 5);
+        (1..=5).for_each(|serial| d.unreachable(&blame(serial, 5, &said), 0.5));
+        assert_eq!(d.outage.as_ref().map(|o| o.failures), Some(1));
+        d.unreachable(&blame(6, 6, &said), 0.5);
+        assert_eq!(d.outage.as_ref().map(|o| (o.failures, o.until)), Some((2, UnixMillis(21_000))));
+    }
+}

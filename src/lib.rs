@@ -1,1 +1,4 @@
 //! The agent: every socket, task, clock and setting of Postroad.
+
+pub mod config;
+pub mod policy;

@@ -1,0 +1,485 @@
+//! The keys of the file, section by section: name, form, range and default of each. What two
+//! sections must agree on is in `check`.
+
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::ops::{Range, RangeInclusive};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ipnet::IpNet;
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::fault::{Fault, Kind};
+use super::section::{Faults, Section};
+use super::settings::*;
+use super::value::{self, Read, refuse};
+use super::{Config, check, host};
+
+const HOUR: u64 = 3600;
+const DAY: u64 = 24 * HOUR;
+
+/// The places that checks across sections point at.
+#[derive(Default)]
+pub(super) struct Places {
+    pub listen: Vec<(Service, Spanned<SocketAddr>)>,
+    pub networks: Vec<Spanned<IpNet>>,
+    pub metrics: Option<Range<usize>>,
+    pub socket: Option<Range<usize>>,
+    pub locals: Vec<Range<usize>>,
+    pub routes: Vec<Range<usize>>,
+    pub postmaster: Option<Range<usize>>,
+}
+
+/// Reads the whole text.
+pub(super) fn read(text: &str, base_dir: &Path) -> Result<Config, Vec<Fault>> {
+    let faults = Faults::default();
+    let (table, syntax) = DeTable::parse_recoverable(text);
+    for fault in syntax {
+        let span = fault.span().unwrap_or(0..0);
+        faults.add(
+            Kind::Syntax,
+            span,
+            format!("this is not TOML: {}", fault.message()),
+            syntax_remedy(fault.message()),
+        );
+    }
+    let config = read_root(Section::root(table.get_ref(), &faults), base_dir, &faults);
+    let faults = faults.into_inner();
+    if faults.is_empty() { Ok(config) } else { Err(faults) }
+}
+
+fn syntax_remedy(message: &str) -> &'static str {
+    match message {
+        text if text.contains("duplicate key") => "keep one of the two",
+        text if text.contains("string") => "put texts into double quotes: key = \"text\"",
+        _ => "write key = value on a line of its own, below a [section]",
+    }
+}
+
+fn read_root(mut root: Section<'_>, base_dir: &Path, faults: &Faults) -> Config {
+    let mut places = Places::default();
+    let path = || value::path(base_dir);
+    let state_dir = root.or("state_dir", PathBuf::from("/var/lib/postroad"), path());
+    let hostname = root.get("hostname", value::domain).map(Spanned::into_inner);
+    let postmaster = root.get("postmaster", value::mailbox);
+    places.postmaster = postmaster.as_ref().map(Spanned::span);
+    let listen = listen(root.section("listen"), &mut places);
+    let tls = tls(root.section("tls"), base_dir, faults);
+    let relay = relay(root.section("relay"), &mut places);
+    let users = users(root.section("users"), base_dir, &state_dir);
+    let dns = dns(root.section("dns"));
+    let outbound = outbound(root.section("outbound"), faults);
+    let mut config = Config {
+        hostname: hostname.unwrap_or_else(host::system_name),
+        postmaster: postmaster.map(Spanned::into_inner),
+        listen,
+        tls,
+        relay,
+        users,
+        dns,
+        queue: queue(root.section("queue"), faults),
+        limits: limits(root.section("limits")),
+        timeouts: timeouts(root.section("timeouts")),
+        log: log(root.section("log")),
+        metrics: metrics(root.section("metrics"), &mut places),
+        control: control(root.section("control"), base_dir, &state_dir, &mut places),
+        locals: root.sections("local").into_iter().filter_map(|s| local(s, base_dir, &mut places, faults)).collect(),
+        routes: root
+            .sections("route")
+            .into_iter()
+            .filter_map(|s| route(s, base_dir, &outbound, &mut places, faults))
+            .collect(),
+        outbound,
+        state_dir,
+        warnings: Vec::new(),
+        checked: (),
+    };
+    root.finish();
+    config.warnings = check::check(&config, &places, faults);
+    config
+}
+
+fn plain<T>(list: Spanned<Vec<Spanned<T>>>) -> Vec<T> {
+    list.into_inner().into_iter().map(Spanned::into_inner).collect()
+}
+
+fn listen(mut s: Section<'_>, places: &mut Places) -> Listen {
+    let loopback = vec![(Ipv4Addr::LOCALHOST, 25).into(), (Ipv6Addr::LOCALHOST, 25).into()];
+    let mut read = |service: Service, default| {
+        let Some(list) = s.list(service.as_str(), value::listen_address) else { return default };
+        let place = |item: &Spanned<SocketAddr>| (service, Spanned::new(item.span(), *item.get_ref()));
+        places.listen.extend(list.get_ref().iter().map(place));
+        plain(list)
+    };
+    let listen = Listen {
+        smtp: read(Service::Smtp, loopback),
+        submission: read(Service::Submission, Vec::new()),
+        submissions: read(Service::Submissions, Vec::new()),
+    };
+    s.finish();
+    listen
+}
+
+fn tls(mut s: Section<'_>, base_dir: &Path, faults: &Faults) -> Tls {
+    let files = [s.get("certificate", value::path(base_dir)), s.get("key", value::path(base_dir))];
+    let missing = |found: &Spanned<PathBuf>, what: &str, key: &str| {
+        let message = format!("a {what} alone is of no use: the key `{key}` is missing");
+        faults.conflict(found.span(), message, format!("add {key} = \"…\" to [tls], or take this one out"));
+    };
+    let files = match files {
+        [Some(certificate), Some(key)] => {
+            check::pem_file(&certificate, "certificate", faults);
+            check::pem_file(&key, "private key", faults);
+            Some(TlsFiles { certificate: certificate.into_inner(), key: key.into_inner() })
+        }
+        [Some(found), None] if !s.holds("key") => {
+            missing(&found, "certificate", "key");
+            None
+        }
+        [None, Some(found)] if !s.holds("certificate") => {
+            missing(&found, "private key", "certificate");
+            None
+        }
+        _ => None,
+    };
+    s.finish();
+    Tls { files }
+}
+
+fn relay(mut s: Section<'_>, places: &mut Places) -> Relay {
+    let loopback = || ["127.0.0.0/8", "::1/128"].map(|net| net.parse().expect("a constant network")).to_vec();
+    let networks = match s.list("networks", value::network) {
+        Some(list) => {
+            places.networks = list.get_ref().iter().map(|n| Spanned::new(n.span(), *n.get_ref())).collect();
+            plain(list)
+        }
+        None => loopback(),
+    };
+    s.finish();
+    Relay { networks }
+}
+
+fn users(mut s: Section<'_>, base_dir: &Path, state_dir: &Path) -> Users {
+    let users = Users { file: s.or("file", state_dir.join("users"), value::path(base_dir)) };
+    s.finish();
+    users
+}
+
+fn dns(mut s: Section<'_>) -> Dns {
+    let dns = Dns {
+        servers: s.list("servers", value::server_address(53)).map(plain).unwrap_or_default(),
+        timeout: s.or("timeout", Duration::from_secs(5), seconds(1..=60)),
+    };
+    s.finish();
+    dns
+}
+
+fn seconds(range: RangeInclusive<u64>) -> impl Fn(&DeValue<'_>) -> Read<Duration> {
+    value::duration(Duration::from_secs(*range.start())..=Duration::from_secs(*range.end()))
+}
+
+/// A whole number that fits 32 bits.
+fn count(range: RangeInclusive<u32>) -> impl Fn(&DeValue<'_>) -> Read<u32> {
+    let read = value::integer(u64::from(*range.start())..=u64::from(*range.end()));
+    move |found| read(found).map(|number| u32::try_from(number).expect("the range fits 32 bits"))
+}
+
+fn port(found: &DeValue<'_>) -> Read<u16> {
+    value::integer(1..=65535)(found).map(|number| u16::try_from(number).expect("the range fits 16 bits"))
+}
+
+const TLS_USES: &[(&str, TlsUse)] = &[
+    ("opportunistic", TlsUse::Opportunistic),
+    ("required", TlsUse::Required),
+    ("verify", TlsUse::Verify),
+    ("never", TlsUse::Never),
+];
+
+fn outbound(mut s: Section<'_>, faults: &Faults) -> Outbound {
+    const FAMILIES: &[(&str, AddressFamily)] = &[("ipv6", AddressFamily::Ipv6), ("ipv4", AddressFamily::Ipv4)];
+    let families = s.list("address_families", value::choice(FAMILIES));
+    if let Some(list) = families.as_ref().filter(|_| s.holds_empty_list("address_families")) {
+        faults.conflict(
+            list.span(),
+            "`address_families` is empty: nothing could be delivered",
+            "name \"ipv4\", \"ipv6\" or both",
+        );
+    }
+    let outbound = Outbound {
+        port: s.or("port", 25, port),
+        address_families: families.map_or_else(|| vec![AddressFamily::Ipv6, AddressFamily::Ipv4], plain),
+        connections_per_destination: s.or("connections_per_destination", 20, count(1..=10_000)),
+        connections_max: s.or("connections_max", 500, count(1..=100_000)),
+        idle: s.or("idle", Duration::from_secs(10), seconds(0..=300)),
+        tls: s.or("tls", TlsUse::Opportunistic, value::choice(TLS_USES)),
+        helo: s.get("helo", value::domain).map(Spanned::into_inner),
+    };
+    s.finish();
+    outbound
+}
+
+fn queue(mut s: Section<'_>, faults: &Faults) -> Queue {
+    let notice = s.or("delay_notice", Duration::from_secs(4 * HOUR), seconds(0..=30 * DAY));
+    let retry_max_place = s.get("retry_max", seconds(1..=7 * DAY));
+    let queue = Queue {
+        expire: s.or("expire", Duration::from_secs(5 * DAY), seconds(60..=365 * DAY)),
+        delay_notice: Some(notice).filter(|notice| !notice.is_zero()),
+        reserve_octets: s.or("reserve", 256_000_000, value::size(0..=1 << 50)),
+        retry_first: s.or("retry_first", Duration::from_secs(300), seconds(1..=DAY)),
+        retry_max: retry_max_place.as_ref().map_or(Duration::from_secs(4 * HOUR), |place| *place.get_ref()),
+        retry_factor: s.or("retry_factor", 2.0, value::float(1.0..=10.0)),
+        hold: s.or("hold", false, value::boolean),
+    };
+    if queue.retry_max < queue.retry_first {
+        let place = retry_max_place.map_or_else(|| s.span(), |place| place.span());
+        let first = value::show_duration(queue.retry_first);
+        faults.conflict(place, "`retry_max` is shorter than `retry_first`", format!("make it at least \"{first}\""));
+    }
+    s.finish();
+    queue
+}
+
+fn limits(mut s: Section<'_>) -> Limits {
+    let limits = Limits {
+        message_octets_max: s.or("message_size", 50_000_000, value::size(65_536..=1 << 40)),
+        recipients_max: s.or("recipients", 1000, count(100..=100_000)),
+        sessions_max: s.or("sessions", 1000, count(1..=1_000_000)),
+        sessions_per_address_max: s.or("sessions_per_address", 50, count(1..=1_000_000)),
+        hops_max: s.or("hops", 50, count(5..=1000)),
+        errors_max: s.or("errors", 20, count(1..=1000)),
+        auth_failures_max: s.or("auth_failures", 10, count(1..=10_000)),
+    };
+    s.finish();
+    limits
+}
+
+fn timeouts(mut s: Section<'_>) -> Timeouts {
+    let mut read = |key, default, range| s.or(key, Duration::from_secs(default), seconds(range));
+    let timeouts = Timeouts {
+        command: read("command", 300, 1..=HOUR),
+        data: read("data", 180, 1..=HOUR),
+        connect: read("connect", 30, 1..=600),
+        reply: read("reply", 300, 1..=HOUR),
+        data_start: read("data_start", 120, 1..=HOUR),
+        data_end: read("data_end", 600, 1..=HOUR),
+        drain: read("drain", 30, 0..=HOUR),
+    };
+    s.finish();
+    timeouts
+}
+
+fn log(mut s: Section<'_>) -> Log {
+    const FORMATS: &[(&str, LogFormat)] = &[("text", LogFormat::Text), ("json", LogFormat::Json)];
+    const LEVELS: &[(&str, LogLevel)] = &[
+        ("error", LogLevel::Error),
+        ("warn", LogLevel::Warn),
+        ("info", LogLevel::Info),
+        ("debug", LogLevel::Debug),
+        ("trace", LogLevel::Trace),
+    ];
+    let log = Log {
+        format: s.or("format", LogFormat::Text, value::choice(FORMATS)),
+        level: s.or("level", LogLevel::Info, value::choice(LEVELS)),
+    };
+    s.finish();
+    log
+}
+
+fn metrics(mut s: Section<'_>, places: &mut Places) -> Metrics {
+    let listen = s.get("listen", value::listen_address);
+    places.metrics = listen.as_ref().map(Spanned::span);
+    let allow = s.list("allow", value::network).map(plain).unwrap_or_default();
+    s.finish();
+    Metrics { listen: listen.map(Spanned::into_inner), allow }
+}
+
+fn control(mut s: Section<'_>, base_dir: &Path, state_dir: &Path, places: &mut Places) -> Control {
+    let socket = s.get("socket", value::path(base_dir));
+    places.socket = socket.as_ref().map(Spanned::span);
+    s.finish();
+    Control { socket: socket.map_or_else(|| state_dir.join("control.sock"), Spanned::into_inner) }
+}
+
+fn local(mut s: Section<'_>, base_dir: &Path, places: &mut Places, faults: &Faults) -> Option<Local> {
+    let header = s.span();
+    let known = s.holds("domain");
+    let domain = s.get("domain", value::domain);
+    if !known {
+        faults.conflict(header.clone(), "a [[local]] without a domain", "add domain = \"example.org\"");
+    }
+    let maildir = s.get("maildir", maildir_template(base_dir));
+    let lmtp = s.get("lmtp", lmtp_address(base_dir));
+    let recipients = recipients(&mut s, faults);
+    let refused = (s.holds("maildir") && maildir.is_none()) || (s.holds("lmtp") && lmtp.is_none());
+    s.finish();
+    let delivery = match (maildir, lmtp) {
+        _ if refused => None,
+        (Some(maildir), None) => Some(LocalDelivery::Maildir(maildir.into_inner())),
+        (None, Some(lmtp)) => Some(LocalDelivery::Lmtp(lmtp.into_inner())),
+        (Some(_), Some(lmtp)) => {
+            faults.conflict(lmtp.span(), "`maildir` and `lmtp` for one domain", "keep one of the two");
+            None
+        }
+        (None, None) => {
+            let remedy = "add maildir = \"/var/mail/example.org/{user}\" or lmtp = \"unix:/run/dovecot/lmtp\"";
+            faults.conflict(header.clone(), "a [[local]] that does not say where its mail goes", remedy);
+            None
+        }
+    };
+    let (domain, delivery) = (domain?, delivery?);
+    let recipients = existing(recipients, &delivery, &header, faults)?;
+    places.locals.push(domain.span());
+    Some(Local { domain: domain.into_inner(), delivery, recipients })
+}
+
+/// Reads `recipients`, a list or the word "any"; the outer `None` is a fault.
+fn recipients(s: &mut Section<'_>, faults: &Faults) -> Option<Option<Spanned<Recipients>>> {
+    if !s.holds("recipients") {
+        s.get("recipients", value::local_name);
+        return Some(None);
+    }
+    let is_text = s.get("recipients", |found| Ok(found.as_str().map(str::to_owned)))?;
+    let Some(word) = is_text.get_ref() else {
+        let list = s.list("recipients", value::local_name)?;
+        let span = list.span();
+        let mut names = plain(list);
+        names.sort();
+        names.dedup();
+        return Some(Some(Spanned::new(span, Recipients::Listed(names))));
+    };
+    if word != "any" {
+        faults.add(
+            Kind::Value,
+            is_text.span(),
+            format!("`recipients`: \"{word}\" is neither a list nor \"any\""),
+            format!("write recipients = [\"{word}\"]"),
+        );
+        return None;
+    }
+    Some(Some(Spanned::new(is_text.span(), Recipients::Any)))
+}
+
+/// Which recipients exist, given where their mail goes.
+fn existing(
+    stated: Option<Option<Spanned<Recipients>>>,
+    delivery: &LocalDelivery,
+    header: &Range<usize>,
+    faults: &Faults,
+) -> Option<Recipients> {
+    match (stated?, delivery) {
+        (None, LocalDelivery::Maildir(_)) => Some(Recipients::Directories),
+        (None, LocalDelivery::Lmtp(_)) => {
+            let remedy = "add recipients = [\"alice\", \"bob\"], or recipients = \"any\" to leave it to the LMTP server, \
+                          which turns every mistyped address into a notification to its sender";
+            faults.conflict(header.clone(), "an LMTP domain that does not say which recipients exist", remedy);
+            None
+        }
+        (Some(stated), LocalDelivery::Maildir(_)) if *stated.get_ref() == Recipients::Any => {
+            let remedy = "take it out: every user with a directory exists; or list the names";
+            faults.conflict(stated.span(), "recipients = \"any\" would make a Maildir for every invented name", remedy);
+            None
+        }
+        (Some(stated), _) => Some(stated.into_inner()),
+    }
+}
+
+fn maildir_template(base_dir: &Path) -> impl Fn(&DeValue<'_>) -> Read<MaildirTemplate> {
+    move |found| {
+        let path = value::path(base_dir)(found)?;
+        let text = path.to_string_lossy().into_owned();
+        if !text.contains("{user}") {
+            return refuse("the path has no {user} in it", "write for example \"/var/mail/example.org/{user}\"");
+        }
+        if text.replace("{user}", "").contains(['{', '}']) {
+            return refuse("the path has braces beside {user}", "{user} is the only thing that is filled in");
+        }
+        Ok(MaildirTemplate(text))
+    }
+}
+
+fn lmtp_address(base_dir: &Path) -> impl Fn(&DeValue<'_>) -> Read<LmtpAddress> {
+    move |found| {
+        let Some(text) = found.as_str() else {
+            return refuse(
+                format!("expected an address, found {}", found.type_str()),
+                "write \"unix:/run/dovecot/lmtp\"",
+            );
+        };
+        if let Some(path) = text.strip_prefix("unix:").filter(|path| !path.is_empty() && !path.contains('\0')) {
+            return Ok(LmtpAddress::Unix(base_dir.join(path)));
+        }
+        text.parse().map(LmtpAddress::Tcp).or_else(|_| {
+            refuse(format!("\"{text}\" is no LMTP address"), "write \"unix:/run/dovecot/lmtp\" or \"127.0.0.1:24\"")
+        })
+    }
+}
+
+fn route(
+    mut s: Section<'_>,
+    base_dir: &Path,
+    outbound: &Outbound,
+    places: &mut Places,
+    faults: &Faults,
+) -> Option<Route> {
+    let header = s.span();
+    for key in ["domain", "via"] {
+        if !s.holds(key) {
+            let remedy = "a route says domain = \"example.org\" and via = \"smtp.isp.example:587\" (or \"mx\")";
+            faults.conflict(header.clone(), format!("a [[route]] without `{key}`"), remedy);
+        }
+    }
+    let matches = s.get("domain", route_match);
+    let via = s.get("via", via(outbound.port));
+    let tls = s.get("tls", value::choice(TLS_USES));
+    let user = s.get("user", login_name);
+    let password_file = s.get("password_file", value::path(base_dir));
+    let credentials = check::credentials(user, password_file, &via, &tls, &s, faults);
+    s.finish();
+    let tls_default = if credentials.is_some() { TlsUse::Verify } else { outbound.tls };
+    let (matches, via) = (matches?, via?);
+    places.routes.push(matches.span());
+    let tls = tls.map_or(tls_default, Spanned::into_inner);
+    Some(Route { matches: matches.into_inner(), via: via.into_inner(), tls, credentials })
+}
+
+fn route_match(found: &DeValue<'_>) -> Read<RouteMatch> {
+    match found.as_str() {
+        Some("*") => Ok(RouteMatch::Any),
+        Some(text) if text.starts_with("*.") => refuse(
+            format!("\"{text}\" has a star before a dot"),
+            format!("write \"{}\" for every domain below it", &text[1..]),
+        ),
+        Some(text) => match text.strip_prefix('.') {
+            Some(parent) => match parent.parse() {
+                Ok(parent) => Ok(RouteMatch::Below(parent)),
+                Err(fault) => refuse(format!("\"{text}\" is no domain: {fault}"), "write \".corp.example\""),
+            },
+            None => value::domain(found).map(RouteMatch::Domain),
+        },
+        None => value::domain(found).map(RouteMatch::Domain),
+    }
+}
+
+fn via(port_default: u16) -> impl Fn(&DeValue<'_>) -> Read<Via> {
+    move |found| {
+        let text = found.as_str().unwrap_or_default();
+        if text.eq_ignore_ascii_case("mx") {
+            return Ok(Via::Mx);
+        }
+        match value::host_port(text) {
+            Some((host, port)) => Ok(Via::Host { host, port: port.unwrap_or(port_default) }),
+            None => refuse(
+                format!("\"{text}\" is no next hop"),
+                "write \"smtp.isp.example:587\", \"[192.0.2.1]:25\", or \"mx\" for what DNS says",
+            ),
+        }
+    }
+}
+
+fn login_name(found: &DeValue<'_>) -> Read<String> {
+    match found.as_str() {
+        Some(text) if !text.is_empty() && !text.contains(char::is_control) => Ok(text.to_owned()),
+        _ => refuse("expected a user name in quotes", "write for example \"relay@isp.example\""),
+    }
+}

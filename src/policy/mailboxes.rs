@@ -1,0 +1,58 @@
+//! Which mailboxes of a local domain exist, and under which name. Whatever a stranger writes into
+//! RCPT, no directory outside the Maildir template is ever looked at: see [`UserName`].
+
+use std::path::Path;
+
+use postroad_smtp::LocalPart;
+
+use crate::config::{Local, LocalDelivery, Recipients, UserName};
+
+/// Looks at directories; a seam for tests.
+pub trait Directories: Send + Sync {
+    /// Returns whether there is a directory.
+    ///
+    /// # Errors
+    /// It cannot be told now.
+    fn exists(&self, path: &Path) -> std::io::Result<bool>;
+}
+
+/// The file system.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct OsDirectories;
+
+impl Directories for OsDirectories {
+    fn exists(&self, path: &Path) -> std::io::Result<bool> {
+        match std::fs::metadata(path) {
+            Ok(found) => Ok(found.is_dir()),
+            Err(fault) if matches!(fault.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => {
+                Ok(false)
+            }
+            Err(fault) => Err(fault),
+        }
+    }
+}
+
+/// Returns the mailbox that a local-part of a local domain means: the name as written when it
+/// exists, else the one before the `+`; `None` when neither exists.
+///
+/// # Errors
+/// A directory cannot be looked at now.
+pub fn find(local: &Local, local_part: &LocalPart, directories: &dyn Directories) -> std::io::Result<Option<UserName>> {
+    let Some(name) = UserName::new(local_part) else { return Ok(None) };
+    if has(local, &name, directories)? {
+        return Ok(Some(name));
+    }
+    match name.without_tag() {
+        Some(user) if has(local, &user, directories)? => Ok(Some(user)),
+        _ => Ok(None),
+    }
+}
+
+fn has(local: &Local, name: &UserName, directories: &dyn Directories) -> std::io::Result<bool> {
+    match (&local.recipients, &local.delivery) {
+        (Recipients::Any, _) => Ok(true),
+        (Recipients::Listed(names), _) => Ok(names.binary_search_by(|known| known.as_str().cmp(name.as_str())).is_ok()),
+        (Recipients::Directories, LocalDelivery::Maildir(template)) => directories.exists(&template.directory(name)),
+        (Recipients::Directories, LocalDelivery::Lmtp(_)) => Ok(false),
+    }
+}

@@ -1,14 +1,24 @@
 //! The language of mail: values whose grammar was checked, and the SMTP client and server as state
 //! machines. No socket, no clock, no runtime: octets and instants come in as arguments.
 
+pub mod command;
+pub mod data;
 pub mod domain;
 pub mod envelope;
+pub mod extension;
+pub mod line;
 pub mod mailbox;
+mod parameter;
 pub mod path;
 pub mod reply;
+pub mod sasl;
+pub mod server;
+pub mod trace;
+pub mod xtext;
 
 pub use domain::{Domain, Host};
 pub use envelope::{Envelope, MailParams, Notify, OriginalRecipient, Recipient, Ret};
+pub use line::Input;
 pub use mailbox::{LocalPart, Mailbox};
 pub use path::{ForwardPath, ReversePath};
 pub use reply::{Code, Reply, Severity, Status};

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::io::Write;
 
 /// The longest reply text kept of a peer, in octets; what is longer is cut (a reply may be quoted
 /// in a notification, so it is bounded here once).
@@ -128,9 +129,10 @@ impl Reply {
         let mut lines = self.text.split('\n').peekable();
         while let Some(line) = lines.next() {
             let dash = if lines.peek().is_some() { '-' } else { ' ' };
-            out.extend_from_slice(format!("{}{dash}", self.code.0).as_bytes());
+            // Writing to a Vec cannot fail.
+            let _ = write!(out, "{}{dash}", self.code.0);
             if let Some(status) = self.status {
-                out.extend_from_slice(format!("{status} ").as_bytes());
+                let _ = write!(out, "{status} ");
             }
             out.extend_from_slice(line.as_bytes());
             out.extend_from_slice(b"\r\n");

@@ -1,0 +1,146 @@
+//! What EHLO lists, both ways (RFC 5321 §4.1.1.1).
+//!
+//! [`Offer`] writes our list; [`Offered`] reads a peer's. A keyword that is not understood is
+//! passed over, and a malformed one counts as absent.
+
+use std::io::Write;
+
+use crate::parameter::number;
+use crate::sasl::Mechanism;
+
+/// What this host offers at one moment of a session.
+#[derive(Clone, Copy, Debug)]
+pub struct Offer {
+    /// The largest message, in octets (SIZE, RFC 1870).
+    pub message_octets_max: u64,
+    /// Whether STARTTLS is possible now.
+    pub starttls: bool,
+    /// Whether AUTH is possible now.
+    pub auth: bool,
+}
+
+impl Offer {
+    /// Appends the whole reply to EHLO or LHLO, greeting line included.
+    pub fn write_to(&self, hostname: &str, out: &mut Vec<u8>) {
+        // Writing to a Vec cannot fail.
+        let _ = write!(out, "250-{hostname}\r\n250-PIPELINING\r\n250-SIZE {}\r\n", self.message_octets_max);
+        if self.starttls {
+            out.extend_from_slice(b"250-STARTTLS\r\n");
+        }
+        if self.auth {
+            out.extend_from_slice(b"250-AUTH PLAIN LOGIN\r\n");
+        }
+        out.extend_from_slice(
+            b"250-ENHANCEDSTATUSCODES\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n250-DSN\r\n250 CHUNKING\r\n",
+        );
+    }
+}
+
+/// What a peer offers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[allow(clippy::struct_excessive_bools, reason = "each is one keyword of the list")]
+pub struct Offered {
+    /// PIPELINING (RFC 2920).
+    pub pipelining: bool,
+    /// CHUNKING (RFC 3030).
+    pub chunking: bool,
+    /// 8BITMIME (RFC 6152).
+    pub eight_bit_mime: bool,
+    /// SMTPUTF8 (RFC 6531).
+    pub smtputf8: bool,
+    /// DSN (RFC 3461).
+    pub dsn: bool,
+    /// STARTTLS (RFC 3207).
+    pub starttls: bool,
+    /// SIZE (RFC 1870): the outer value says whether it was listed, the inner one the limit in
+    /// octets when there is one.
+    pub size: Option<Option<u64>>,
+    /// AUTH PLAIN.
+    pub auth_plain: bool,
+    /// AUTH LOGIN.
+    pub auth_login: bool,
+}
+
+impl Offered {
+    /// Reads the text of a reply to EHLO or LHLO: its first line is the greeting.
+    pub fn parse(text: &str) -> Offered {
+        let mut offered = Offered::default();
+        for line in text.split('\n').skip(1) {
+            offered.read_line(line);
+        }
+        offered
+    }
+
+    fn read_line(&mut self, line: &str) {
+        let mut words = line.split_ascii_whitespace();
+        let Some(keyword) = words.next() else { return };
+        // RFC 5321 §4.1.1.1 has keywords in any case; `AUTH=` is how old servers wrote AUTH.
+        let keyword = keyword.to_ascii_uppercase();
+        match keyword.as_str() {
+            "PIPELINING" => self.pipelining = true,
+            "CHUNKING" => self.chunking = true,
+            "8BITMIME" => self.eight_bit_mime = true,
+            "SMTPUTF8" => self.smtputf8 = true,
+            "DSN" => self.dsn = true,
+            "STARTTLS" => self.starttls = true,
+            "SIZE" => self.size = Some(words.next().and_then(number).filter(|octets| *octets > 0)),
+            "AUTH" => words.for_each(|name| self.read_mechanism(name)),
+            other => {
+                if let Some(first) = other.strip_prefix("AUTH=") {
+                    std::iter::once(first).chain(words).for_each(|name| self.read_mechanism(name));
+                }
+            }
+        }
+    }
+
+    fn read_mechanism(&mut self, name: &str) {
+        match Mechanism::named(name) {
+            Some(Mechanism::Plain) => self.auth_plain = true,
+            Some(Mechanism::Login) => self.auth_login = true,
+            None => {}
+        }
+    }
+
+    /// Returns the mechanism to use: PLAIN before LOGIN.
+    pub fn mechanism(&self) -> Option<Mechanism> {
+        match (self.auth_plain, self.auth_login) {
+            (true, _) => Some(Mechanism::Plain),
+            (_, true) => Some(Mechanism::Login),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn our_list_is_one_reply() {
+        let mut out = Vec::new();
+        Offer { message_octets_max: 1000, starttls: true, auth: true }.write_to("mx.example.org", &mut out);
+        assert_eq!(
+            String::from_utf8_lossy(&out),
+            "250-mx.example.org\r\n250-PIPELINING\r\n250-SIZE 1000\r\n250-STARTTLS\r\n250-AUTH PLAIN LOGIN\r\n\
+             250-ENHANCEDSTATUSCODES\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n250-DSN\r\n250 CHUNKING\r\n"
+        );
+    }
+
+    #[test]
+    fn a_peers_list_is_read_in_any_case_and_order() {
+        let offered =
+            Offered::parse("PIPELINING greets\nsize 1000\nX-FOO a b\nauth LOGIN plain GSSAPI\nDsn\n\nStartTLS");
+        let want = Offered {
+            size: Some(Some(1000)),
+            auth_plain: true,
+            auth_login: true,
+            dsn: true,
+            starttls: true,
+            ..Offered::default()
+        };
+        assert_eq!(offered, want);
+        assert_eq!(Offered::parse("x\nSIZE 0").size, Some(None));
+        assert_eq!(Offered::parse("x\nSIZE -3").size, Some(None));
+        assert_eq!(Offered::parse("x\nAUTH=LOGIN").mechanism(), Some(Mechanism::Login));
+    }
+}

@@ -1,0 +1,224 @@
+//! The parameters of MAIL and RCPT, read and written (RFC 5321 §4.1.2 `Mail-parameters`).
+//!
+//! Unknown, doubled and malformed parameters are refused: a parameter that is dropped in silence
+//! is a promise broken in silence.
+
+use std::io::Write;
+
+use crate::command::CommandError;
+use crate::envelope::{MailParams, Notify, OriginalRecipient, Recipient, Ret};
+use crate::path::ForwardPath;
+use crate::xtext::{self, Utf8Xtext, Xtext};
+
+/// Reads a decimal number of at most 20 digits: no sign, no space.
+pub(crate) fn number(digits: &str) -> Option<u64> {
+    let good = (1..=20).contains(&digits.len()) && digits.bytes().all(|c| c.is_ascii_digit());
+    good.then(|| digits.parse().ok()).flatten()
+}
+
+/// Reads the parameters of MAIL: those that travel on, and SIZE.
+pub(crate) fn parse_mail(text: &str) -> Result<(MailParams, Option<u64>), CommandError> {
+    let mut params = MailParams::default();
+    let (mut size, mut body, mut auth) = (None, None, None);
+    for parameter in split(text) {
+        let (keyword, value) = parameter?;
+        let once = if is(keyword, "SIZE") {
+            size.replace(value.and_then(number).ok_or(CommandError::Size)?).is_none()
+        } else if is(keyword, "BODY") {
+            body.replace(parse_body(value)?).is_none()
+        } else if is(keyword, "SMTPUTF8") {
+            value.map_or(Ok(()), |_| Err(CommandError::SmtpUtf8))?;
+            !std::mem::replace(&mut params.smtputf8, true)
+        } else if is(keyword, "RET") {
+            params.ret.replace(parse_ret(value)?).is_none()
+        } else if is(keyword, "ENVID") {
+            params.envid.replace(value.and_then(xtext::decode).ok_or(CommandError::EnvId)?).is_none()
+        } else if is(keyword, "AUTH") {
+            auth.replace(check_auth(value)?).is_none()
+        } else {
+            return Err(CommandError::ParameterUnknown);
+        };
+        if !once {
+            return Err(CommandError::ParameterDuplicate);
+        }
+    }
+    params.eight_bit = body == Some(true);
+    Ok((params, size))
+}
+
+/// Reads the parameters of RCPT.
+pub(crate) fn parse_rcpt(forward_path: ForwardPath, text: &str) -> Result<Recipient, CommandError> {
+    let mut recipient = Recipient::new(forward_path);
+    for parameter in split(text) {
+        let (keyword, value) = parameter?;
+        let once = if is(keyword, "NOTIFY") {
+            recipient.notify.replace(value.and_then(parse_notify).ok_or(CommandError::Notify)?).is_none()
+        } else if is(keyword, "ORCPT") {
+            let original = value.and_then(parse_original).ok_or(CommandError::OriginalRecipient)?;
+            recipient.original.replace(original).is_none()
+        } else {
+            return Err(CommandError::ParameterUnknown);
+        };
+        if !once {
+            return Err(CommandError::ParameterDuplicate);
+        }
+    }
+    Ok(recipient)
+}
+
+fn is(keyword: &str, name: &str) -> bool {
+    keyword.eq_ignore_ascii_case(name)
+}
+
+type Parameter<'a> = (&'a str, Option<&'a str>);
+
+/// Splits ` KEY=value KEY` at single spaces.
+fn split(text: &str) -> impl Iterator<Item = Result<Parameter<'_>, CommandError>> {
+    let (fault, list) = match text.strip_prefix(' ') {
+        Some(list) => (None, Some(list)),
+        None if text.is_empty() => (None, None),
+        None => (Some(Err(CommandError::ParameterSyntax)), None),
+    };
+    fault.into_iter().chain(list.into_iter().flat_map(|list| list.split(' ')).map(|word| {
+        let (keyword, value) = match word.split_once('=') {
+            Some((keyword, value)) => (keyword, Some(value)),
+            None => (word, None),
+        };
+        let good = !keyword.is_empty() && keyword.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'-');
+        let good = good && value.is_none_or(|value| !value.is_empty() && !value.contains('='));
+        if good { Ok((keyword, value)) } else { Err(CommandError::ParameterSyntax) }
+    }))
+}
+
+fn parse_body(value: Option<&str>) -> Result<bool, CommandError> {
+    match value {
+        Some(value) if is(value, "8BITMIME") => Ok(true),
+        Some(value) if is(value, "7BIT") => Ok(false),
+        _ => Err(CommandError::Body),
+    }
+}
+
+fn parse_ret(value: Option<&str>) -> Result<Ret, CommandError> {
+    match value {
+        Some(value) if is(value, "FULL") => Ok(Ret::Full),
+        Some(value) if is(value, "HDRS") => Ok(Ret::Headers),
+        _ => Err(CommandError::Ret),
+    }
+}
+
+/// AUTH= is checked and dropped: no peer is trusted to vouch for another (RFC 4954 §5 allows it).
+fn check_auth(value: Option<&str>) -> Result<(), CommandError> {
+    match value {
+        Some("<>") => Ok(()),
+        Some(value) => xtext::decode(value).map(|_| ()).ok_or(CommandError::AuthParameter),
+        None => Err(CommandError::AuthParameter),
+    }
+}
+
+fn parse_notify(value: &str) -> Option<Notify> {
+    if is(value, "NEVER") {
+        return Some(Notify::NEVER);
+    }
+    let mut notify = Notify::NEVER;
+    for word in value.split(',') {
+        match word {
+            _ if is(word, "SUCCESS") => notify.success = true,
+            _ if is(word, "FAILURE") => notify.failure = true,
+            _ if is(word, "DELAY") => notify.delay = true,
+            _ => return None,
+        }
+    }
+    Some(notify)
+}
+
+fn parse_original(value: &str) -> Option<OriginalRecipient> {
+    let (addr_type, address) = value.split_once(';')?;
+    let atom = !addr_type.is_empty() && addr_type.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'-');
+    let addr_type: Box<str> = atom.then(|| addr_type.to_ascii_lowercase().into())?;
+    let address = if &*addr_type == "utf-8" { xtext::decode_utf8(address)? } else { xtext::decode(address)? };
+    Some(OriginalRecipient { addr_type, address })
+}
+
+/// Appends ` RET=…` and ` ENVID=…`.
+pub(crate) fn write_mail_dsn(params: &MailParams, out: &mut Vec<u8>) {
+    // Writing to a Vec cannot fail.
+    if let Some(ret) = params.ret {
+        let _ = write!(out, " RET={}", if ret == Ret::Full { "FULL" } else { "HDRS" });
+    }
+    if let Some(envid) = &params.envid {
+        let _ = write!(out, " ENVID={}", Xtext(envid));
+    }
+}
+
+/// Appends ` NOTIFY=…` and ` ORCPT=…`.
+pub(crate) fn write_rcpt_dsn(recipient: &Recipient, utf8: bool, out: &mut Vec<u8>) {
+    if let Some(notify) = recipient.notify {
+        let _ = write!(out, " NOTIFY={notify}");
+    }
+    if let Some(OriginalRecipient { addr_type, address }) = &recipient.original {
+        let _ = match &**addr_type {
+            "utf-8" => write!(out, " ORCPT=utf-8;{}", Utf8Xtext { address, utf8 }),
+            other => write!(out, " ORCPT={other};{}", Xtext(address)),
+        };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_parameter_of_mail_is_read() {
+        let text = " size=1000 BODY=8BITMIME SMTPUTF8 RET=HDRS ENVID=a+2Bb AUTH=<>";
+        let (params, size) = parse_mail(text).expect("valid");
+        assert_eq!(size, Some(1000));
+        assert_eq!(
+            params,
+            MailParams { eight_bit: true, smtputf8: true, ret: Some(Ret::Headers), envid: Some("a+b".into()) }
+        );
+    }
+
+    #[test]
+    fn a_fault_is_named() {
+        use CommandError as E;
+        for (text, want) in [
+            (" SIZE", E::Size),
+            (" SIZE=-1", E::Size),
+            (" SIZE=1 SIZE=1", E::ParameterDuplicate),
+            (" BODY=7BIT body=7bit", E::ParameterDuplicate),
+            (" SMTPUTF8 SMTPUTF8", E::ParameterDuplicate),
+            (" AUTH=a AUTH=<>", E::ParameterDuplicate),
+            (" BODY=BINARYMIME", E::Body),
+            (" SMTPUTF8=1", E::SmtpUtf8),
+            (" RET=ALL", E::Ret),
+            (" ENVID=a+0Db", E::EnvId),
+            (" AUTH=a+00", E::AuthParameter),
+            (" X-FOO=1", E::ParameterUnknown),
+            (" S\u{f6}=1", E::ParameterSyntax),
+            (" SIZE=", E::ParameterSyntax),
+            ("SIZE=1", E::ParameterSyntax),
+        ] {
+            assert_eq!(parse_mail(text), Err(want), "{text}");
+        }
+    }
+
+    #[test]
+    fn rcpt_parameters_come_back_as_they_were() {
+        for text in [
+            " NOTIFY=NEVER",
+            " NOTIFY=SUCCESS,DELAY ORCPT=rfc822;a+2Bb@c",
+            " ORCPT=utf-8;j\\x{FC}rgen@c",
+            " ORCPT=x400;a",
+        ] {
+            let recipient = parse_rcpt(ForwardPath::Postmaster, text).expect(text);
+            let mut out = Vec::new();
+            write_rcpt_dsn(&recipient, false, &mut out);
+            assert_eq!(String::from_utf8_lossy(&out), text);
+        }
+        for text in
+            [" NOTIFY=NEVER,DELAY", " NOTIFY=", " ORCPT=a", " ORCPT=;a", " ORCPT=rfc822;a+0A", " ORCPT=rfc822;\u{fc}"]
+        {
+            assert!(parse_rcpt(ForwardPath::Postmaster, text).is_err(), "{text}");
+        }
+    }
+}

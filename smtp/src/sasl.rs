@@ -1,0 +1,205 @@
+//! AUTH exchanges as small machines (RFC 4954; PLAIN: RFC 4616; LOGIN as deployed).
+//!
+//! They turn lines into [`Credentials`] and credentials into lines; whether a password is right is
+//! never decided here. Passwords are not shown by `Debug`.
+
+use std::fmt;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+
+/// A mechanism both halves speak.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mechanism {
+    /// RFC 4616.
+    Plain,
+    /// User name and password, each on request.
+    Login,
+}
+
+/// A user's name and password.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Credentials {
+    /// Who the client says it is: no NUL, never empty.
+    pub user: Box<str>,
+    /// The proof: no NUL, never empty.
+    pub password: Box<str>,
+}
+
+/// Why an exchange failed before anybody looked at the password.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SaslError {
+    /// The client sent `*`.
+    #[error("authentication cancelled")]
+    Cancelled,
+    /// No base64, or not what the mechanism says.
+    #[error("malformed authentication response")]
+    Malformed,
+    /// PLAIN asks to act as somebody else, which nobody may.
+    #[error("acting for another user is not allowed")]
+    ForeignIdentity,
+}
+
+/// The server's half of one exchange.
+#[derive(Debug)]
+pub struct Exchange(Step);
+
+#[derive(Debug)]
+enum Step {
+    ExpectPlain,
+    ExpectUser,
+    ExpectPassword { user: Box<str> },
+}
+
+/// What comes next in an exchange.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// Send `334 ` and this text, then give the next line to [`Exchange::respond`].
+    Challenge(&'static str),
+    /// The client said who it is.
+    Credentials(Credentials),
+}
+
+impl Mechanism {
+    /// Returns the mechanism of this name, if we speak it.
+    pub fn named(name: &str) -> Option<Mechanism> {
+        [Mechanism::Plain, Mechanism::Login].into_iter().find(|m| name.eq_ignore_ascii_case(m.name()))
+    }
+
+    /// Returns the name on the wire.
+    pub fn name(self) -> &'static str {
+        match self {
+            Mechanism::Plain => "PLAIN",
+            Mechanism::Login => "LOGIN",
+        }
+    }
+}
+
+impl Exchange {
+    /// Begins an exchange.
+    pub fn new(mechanism: Mechanism) -> Exchange {
+        Exchange(match mechanism {
+            Mechanism::Plain => Step::ExpectPlain,
+            Mechanism::Login => Step::ExpectUser,
+        })
+    }
+
+    /// Returns the challenge to send when the client gave no initial response.
+    pub fn challenge(&self) -> &'static str {
+        match self.0 {
+            Step::ExpectPlain => "",
+            Step::ExpectUser => "VXNlcm5hbWU6",
+            Step::ExpectPassword { .. } => "UGFzc3dvcmQ6",
+        }
+    }
+
+    /// Reads the client's next response, in base64; `=` is the empty one.
+    ///
+    /// # Errors
+    /// Why the exchange has failed; it is over then.
+    pub fn respond(&mut self, line: &[u8]) -> Result<Progress, SaslError> {
+        let text = match line {
+            b"*" => return Err(SaslError::Cancelled),
+            b"=" => String::new(),
+            line => decode(line).ok_or(SaslError::Malformed)?,
+        };
+        match std::mem::replace(&mut self.0, Step::ExpectPlain) {
+            Step::ExpectPlain => read_plain(&text).map(Progress::Credentials),
+            Step::ExpectUser => {
+                self.0 = Step::ExpectPassword { user: text.into() };
+                Ok(Progress::Challenge(self.challenge()))
+            }
+            Step::ExpectPassword { user } => Credentials::new(&user, &text).map(Progress::Credentials),
+        }
+    }
+}
+
+fn decode(line: &[u8]) -> Option<String> {
+    String::from_utf8(STANDARD.decode(line).ok()?).ok()
+}
+
+/// `[authzid] NUL authcid NUL passwd`.
+fn read_plain(text: &str) -> Result<Credentials, SaslError> {
+    let (authzid, rest) = text.split_once('\0').ok_or(SaslError::Malformed)?;
+    let (user, password) = rest.split_once('\0').ok_or(SaslError::Malformed)?;
+    if !authzid.is_empty() && authzid != user {
+        return Err(SaslError::ForeignIdentity);
+    }
+    Credentials::new(user, password)
+}
+
+impl Credentials {
+    /// Checks that both are there and carry no NUL.
+    ///
+    /// # Errors
+    /// [`SaslError::Malformed`] when one does not.
+    pub fn new(user: &str, password: &str) -> Result<Credentials, SaslError> {
+        let good = |text: &str| !text.is_empty() && !text.contains('\0');
+        if good(user) && good(password) {
+            Ok(Credentials { user: user.into(), password: password.into() })
+        } else {
+            Err(SaslError::Malformed)
+        }
+    }
+
+    /// Returns the one response of PLAIN, in base64.
+    pub fn plain(&self) -> String {
+        STANDARD.encode(format!("\0{}\0{}", self.user, self.password))
+    }
+
+    /// Returns the two responses of LOGIN, in base64.
+    pub fn login(&self) -> [String; 2] {
+        [STANDARD.encode(self.user.as_bytes()), STANDARD.encode(self.password.as_bytes())]
+    }
+}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Credentials({:?}, ***)", self.user)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn respond(exchange: &mut Exchange, text: &str) -> Result<Progress, SaslError> {
+        exchange.respond(STANDARD.encode(text).as_bytes())
+    }
+
+    #[test]
+    fn each_mechanism_reads_what_the_client_half_writes() {
+        let credentials = Credentials::new("alice", "a secret").expect("valid");
+        let want = Ok(Progress::Credentials(credentials.clone()));
+        assert_eq!(Exchange::new(Mechanism::Plain).respond(credentials.plain().as_bytes()), want);
+
+        let mut login = Exchange::new(Mechanism::Login);
+        let [user, password] = credentials.login();
+        assert_eq!(login.respond(user.as_bytes()), Ok(Progress::Challenge("UGFzc3dvcmQ6")));
+        assert_eq!(login.respond(password.as_bytes()), want);
+    }
+
+    #[test]
+    fn nobody_acts_for_another() {
+        let plain = || Exchange::new(Mechanism::Plain);
+        assert_eq!(respond(&mut plain(), "root\0alice\0secret"), Err(SaslError::ForeignIdentity));
+        assert!(respond(&mut plain(), "alice\0alice\0secret").is_ok());
+    }
+
+    #[test]
+    fn malformed_responses_fail() {
+        for text in ["", "alice", "\0alice", "\0\0secret", "\0alice\0", "\0alice\0sec\0ret"] {
+            assert_eq!(respond(&mut Exchange::new(Mechanism::Plain), text), Err(SaslError::Malformed), "{text:?}");
+        }
+        for line in [&b"!"[..], b"AGFsaWNl\xff", b"AGFsaWNlAHNlY3JldA", b"/////w=="] {
+            assert_eq!(Exchange::new(Mechanism::Plain).respond(line), Err(SaslError::Malformed), "{line:?}");
+        }
+        assert_eq!(Exchange::new(Mechanism::Login).respond(b"*"), Err(SaslError::Cancelled));
+    }
+
+    #[test]
+    fn a_password_is_not_shown() {
+        let shown = format!("{:?}", Credentials::new("alice", "a secret"));
+        assert!(shown.contains("alice") && !shown.contains("secret"), "{shown}");
+    }
+}

@@ -1,0 +1,93 @@
+//! What the server session and its shell say to each other.
+
+use std::time::Instant;
+
+use crate::envelope::{Envelope, MailParams, Recipient};
+use crate::path::ReversePath;
+use crate::reply::Reply;
+use crate::sasl::Credentials;
+use crate::trace::TlsFacts;
+
+/// What the shell does next. Output waits in [`Session::output`](super::Session::output).
+#[derive(Debug)]
+pub enum Action<'a> {
+    /// Decide this, then call `handle_verdict`. The machine stands still until then.
+    Ask(Question<'a>),
+    /// Append this piece of content to the open draft. Never empty; dots are unstuffed.
+    Body(&'a [u8]),
+    /// The content is complete: make it durable, then call `handle_stored`.
+    Commit(Box<Envelope>),
+    /// The open draft is void; drop it.
+    Discard,
+    /// Flush the output, then poll again.
+    Flush,
+    /// Flush the output, start TLS as the server, then call `handle_tls`. When the handshake
+    /// fails, close the connection.
+    StartTls,
+    /// Flush the output, then wait for octets (append them to the input and poll) or for the
+    /// deadline (`handle_timeout`) or for the end of the stream (`handle_eof`).
+    Read {
+        /// When the peer's time is over.
+        until: Instant,
+    },
+    /// Flush the output and close the connection.
+    Close,
+}
+
+/// What the machine cannot decide itself.
+#[derive(Debug)]
+pub enum Question<'a> {
+    /// Is the connection welcome? Asked once, before the greeting.
+    Connect,
+    /// Is this name acceptable? Printable and without spaces, otherwise unchecked.
+    Helo(&'a str),
+    /// May this sender begin a transaction?
+    Mail {
+        /// Who hears of failures.
+        reverse_path: &'a ReversePath,
+        /// The parameters that travel on.
+        params: &'a MailParams,
+        /// The size the client announces, in octets; within the limit.
+        size: Option<u64>,
+    },
+    /// Is mail for this recipient accepted?
+    Rcpt {
+        /// Who hears of failures.
+        reverse_path: &'a ReversePath,
+        /// The recipient.
+        recipient: &'a Recipient,
+        /// How many recipients were accepted before.
+        accepted: usize,
+    },
+    /// Can content be stored? Accepting means that a draft is open from here on, until `Commit`
+    /// or `Discard`.
+    Content,
+    /// Are these credentials right? The answer is `Authenticated` or a refusal.
+    Auth(&'a Credentials),
+}
+
+/// The shell's answer to a [`Question`].
+#[derive(Clone, Debug)]
+pub enum Verdict {
+    /// Go on.
+    Accept,
+    /// The credentials are those of this user.
+    Authenticated(Box<str>),
+    /// Say this to the client; the session goes on.
+    Refuse(Reply),
+    /// Say this to the client and close.
+    Close(Reply),
+}
+
+/// What is known of a session.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Facts {
+    /// What the client called itself.
+    pub helo: Option<Box<str>>,
+    /// The session's TLS.
+    pub tls: Option<TlsFacts>,
+    /// The authenticated user.
+    pub user: Option<Box<str>>,
+    /// Whether the client said EHLO or LHLO.
+    pub esmtp: bool,
+}

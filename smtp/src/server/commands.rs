@@ -1,0 +1,227 @@
+//! Which command is possible in which state, and what it leads to.
+
+use super::state::{Asking, Opening, State, Transaction};
+use super::{AuthOffer, Service, Session, replies};
+use crate::command::{COMMAND_OCTETS_MAX, Command, CommandError, Mail};
+use crate::envelope::Recipient;
+use crate::extension::Offer;
+use crate::reply::Reply;
+use crate::sasl::{Exchange, Mechanism, Progress, SaslError};
+
+impl Session {
+    pub(super) fn handle_line(&mut self, line: &[u8]) {
+        if matches!(self.state, State::ExpectAuth(_)) {
+            return self.handle_auth_response(line);
+        }
+        let is_auth = line.get(..5).is_some_and(|verb| verb.eq_ignore_ascii_case(b"AUTH "));
+        if line.len() + 2 > COMMAND_OCTETS_MAX && !is_auth {
+            return self.refuse_line(CommandError::TooLong);
+        }
+        match Command::parse(line) {
+            Ok(command) => self.handle_command(command),
+            Err(error) if error.is_fatal() => self.say_last(&error.reply()),
+            Err(CommandError::Unknown) if is_http(line) => self.say_last(&replies::NOT_SMTP),
+            Err(error) => self.fault(&error.reply()),
+        }
+    }
+
+    /// A line that could not be read at all. In an AUTH exchange it ends the exchange.
+    pub(super) fn refuse_line(&mut self, error: CommandError) {
+        let exchange = matches!(self.state, State::ExpectAuth(_));
+        if exchange {
+            self.state = State::ExpectMail;
+        }
+        match error {
+            CommandError::TooLong if exchange => self.fault(&replies::AUTH_TOO_LONG),
+            error => self.fault(&error.reply()),
+        }
+    }
+
+    fn handle_command(&mut self, command: Command<'_>) {
+        match command {
+            Command::Mail(mail) => return self.handle_mail(mail),
+            Command::Rcpt(recipient) => return self.handle_rcpt(recipient),
+            Command::Data => return self.handle_data(),
+            Command::Bdat { octets, last } => return self.handle_bdat(octets, last),
+            Command::Quit => return self.say_last(&replies::BYE),
+            _ => {}
+        }
+        self.tally.idle_commands += 1;
+        if self.tally.idle_commands > self.config.limits.idle_commands_max {
+            return self.say(&replies::TOO_MANY_COMMANDS);
+        }
+        match command {
+            Command::Ehlo(name) => self.handle_hello(name, true, self.config.service != Service::Lmtp),
+            Command::Helo(name) => self.handle_hello(name, false, self.config.service != Service::Lmtp),
+            Command::Lhlo(name) => self.handle_hello(name, true, self.config.service == Service::Lmtp),
+            Command::Rset => self.handle_rset(),
+            Command::StartTls => self.handle_starttls(),
+            Command::Auth { mechanism, initial } => self.handle_auth(mechanism, initial),
+            Command::Vrfy => self.say(&replies::CANNOT_VERIFY),
+            Command::Help => self.say(&replies::HELP),
+            _ => self.say(&replies::OK),
+        }
+    }
+
+    /// EHLO abandons an open transaction (RFC 5321 §4.1.4).
+    fn handle_hello(&mut self, name: &str, esmtp: bool, fits_service: bool) {
+        if !fits_service {
+            return self.fault(&replies::WRONG_HELLO);
+        }
+        self.void_draft();
+        self.state = State::Asking(Asking::Helo { name: name.into(), esmtp });
+    }
+
+    pub(super) fn offer(&self) -> Offer {
+        Offer {
+            message_octets_max: self.config.limits.message_octets_max,
+            starttls: self.can_start_tls(),
+            auth: self.config.auth == AuthOffer::OverTls && self.facts.tls.is_some() && self.facts.user.is_none(),
+        }
+    }
+
+    fn can_start_tls(&self) -> bool {
+        self.config.offer_starttls && self.facts.tls.is_none()
+    }
+
+    fn handle_rset(&mut self) {
+        self.void_draft();
+        self.state = self.idle_state();
+        self.say(&replies::OK);
+    }
+
+    fn handle_mail(&mut self, mail: Box<Mail>) {
+        match self.state {
+            State::ExpectMail => {}
+            State::ExpectHello => return self.fault(&replies::HELLO_FIRST),
+            _ => return self.fault(&replies::NESTED_MAIL),
+        }
+        if self.config.require_auth && self.facts.user.is_none() {
+            let reply = if self.can_start_tls() { &replies::TLS_FIRST } else { &replies::AUTH_FIRST };
+            return self.fault(reply);
+        }
+        if mail.size.is_some_and(|octets| octets > self.config.limits.message_octets_max) {
+            return self.refuse(&replies::TOO_LARGE);
+        }
+        self.state = State::Asking(Asking::Mail(mail));
+    }
+
+    fn handle_rcpt(&mut self, recipient: Box<Recipient>) {
+        let State::ExpectRcpt(transaction) = &self.state else { return self.fault(self.out_of_order()) };
+        if !transaction.params.smtputf8 && !recipient.forward_path.is_ascii() {
+            return self.fault(&CommandError::NeedsSmtpUtf8.reply());
+        }
+        if transaction.recipients.len() >= self.config.limits.recipients_max {
+            return self.say(&replies::TOO_MANY_RECIPIENTS);
+        }
+        self.with_transaction(|transaction| Asking::Rcpt(transaction, recipient));
+    }
+
+    fn handle_data(&mut self) {
+        match &self.state {
+            State::ExpectRcpt(transaction) if !transaction.recipients.is_empty() => {
+                self.with_transaction(|transaction| Asking::Content(transaction, Opening::Data));
+            }
+            _ => self.fault(self.out_of_order()),
+        }
+    }
+
+    /// The octets of a chunk follow its command without waiting: whatever is wrong, they are read
+    /// before the next command is looked for (RFC 3030 §2).
+    fn handle_bdat(&mut self, octets: u64, last: bool) {
+        match std::mem::replace(&mut self.state, State::Closing) {
+            State::ExpectRcpt(transaction) if !transaction.recipients.is_empty() => {
+                self.state = State::Asking(Asking::Content(transaction, Opening::Chunk { octets, last }));
+            }
+            State::ExpectChunk(incoming) => self.state = State::ReceiveChunk { incoming, left: octets, last },
+            other => {
+                self.state = other;
+                let reply = Box::new(self.out_of_order().clone());
+                self.state = State::SwallowChunk { left: octets, reply };
+            }
+        }
+    }
+
+    fn with_transaction(&mut self, ask: impl FnOnce(Box<Transaction>) -> Asking) {
+        let state = std::mem::replace(&mut self.state, State::Closing);
+        self.state = match state {
+            State::ExpectRcpt(transaction) => State::Asking(ask(transaction)),
+            other => other,
+        };
+    }
+
+    /// Returns what is missing when a command of a transaction comes too early or too late.
+    fn out_of_order(&self) -> &'static Reply {
+        match &self.state {
+            State::ExpectHello => &replies::HELLO_FIRST,
+            State::ExpectMail => &replies::MAIL_FIRST,
+            State::ExpectRcpt(transaction) if transaction.refused => &replies::NO_RECIPIENTS,
+            State::ExpectRcpt(_) => &replies::RCPT_FIRST,
+            _ => &replies::AMID_CHUNKS,
+        }
+    }
+
+    fn handle_starttls(&mut self) {
+        match self.state {
+            _ if !self.config.offer_starttls => self.fault(&replies::NOT_OFFERED),
+            _ if self.facts.tls.is_some() => self.fault(&replies::ALREADY_TLS),
+            State::ExpectHello | State::ExpectMail => self.state = State::StartTlsDue,
+            _ => self.fault(&replies::AMID_TRANSACTION),
+        }
+    }
+
+    fn handle_auth(&mut self, mechanism: &str, initial: Option<&str>) {
+        let refusal = match self.state {
+            _ if self.config.auth == AuthOffer::Never => Some(&replies::NOT_OFFERED),
+            _ if self.facts.tls.is_none() => Some(&replies::AUTH_NEEDS_TLS),
+            State::ExpectHello => Some(&replies::HELLO_FIRST),
+            State::ExpectMail => self.facts.user.is_some().then_some(&replies::ALREADY_AUTHENTICATED),
+            _ => Some(&replies::AMID_TRANSACTION),
+        };
+        if let Some(reply) = refusal {
+            return self.fault(reply);
+        }
+        let Some(mechanism) = Mechanism::named(mechanism) else { return self.fault(&replies::AUTH_MECHANISM) };
+        let exchange = Exchange::new(mechanism);
+        match initial {
+            Some(initial) => self.step_exchange(exchange, initial.as_bytes()),
+            None => self.challenge(exchange),
+        }
+    }
+
+    fn handle_auth_response(&mut self, line: &[u8]) {
+        match std::mem::replace(&mut self.state, State::ExpectMail) {
+            State::ExpectAuth(exchange) => self.step_exchange(*exchange, line),
+            other => self.state = other,
+        }
+    }
+
+    fn step_exchange(&mut self, mut exchange: Exchange, response: &[u8]) {
+        match exchange.respond(response) {
+            Ok(Progress::Challenge(_)) => self.challenge(exchange),
+            Ok(Progress::Credentials(credentials)) => self.state = State::Asking(Asking::Auth(Box::new(credentials))),
+            Err(SaslError::Cancelled) => self.fault(&replies::AUTH_CANCELLED),
+            Err(SaslError::Malformed) => self.fault(&replies::AUTH_MALFORMED),
+            Err(SaslError::ForeignIdentity) => self.fail_auth(&replies::AUTH_FOREIGN),
+        }
+    }
+
+    fn challenge(&mut self, exchange: Exchange) {
+        self.output.extend_from_slice(b"334 ");
+        self.output.extend_from_slice(exchange.challenge().as_bytes());
+        self.output.extend_from_slice(b"\r\n");
+        self.state = State::ExpectAuth(Box::new(exchange));
+    }
+
+    /// Says that nobody was authenticated; guessing has an end.
+    pub(super) fn fail_auth(&mut self, reply: &Reply) {
+        self.tally.auth_failures += 1;
+        let too_many = self.tally.auth_failures > self.config.limits.auth_failures_max;
+        self.say(if too_many { &replies::TOO_MANY_ERRORS } else { reply });
+    }
+}
+
+/// A browser, or a request forged by one: nothing behind this line may be executed.
+fn is_http(line: &[u8]) -> bool {
+    memchr::memmem::find(line, b" HTTP/").is_some()
+}

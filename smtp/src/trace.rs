@@ -1,0 +1,337 @@
+//! Trace information (RFC 5321 §4.4): the Received field this host adds, the Return-Path field a
+//! final delivery adds, and counting the hops a message has made.
+//!
+//! A field made here is one header field whatever its parts were: nothing from outside adds a
+//! line end or leaves its comment.
+
+use std::fmt::{self, Write};
+use std::net::IpAddr;
+
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+
+use crate::domain::{Domain, Host};
+use crate::path::{ForwardPath, ReversePath};
+
+/// Where lines of a field are folded, in octets without CR LF (RFC 5322 §2.1.1).
+pub const FOLD_OCTETS: usize = 78;
+
+/// What is known of a session's TLS.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsFacts {
+    /// The protocol version, such as `TLSv1.3`.
+    pub version: Box<str>,
+    /// The cipher suite.
+    pub cipher: Box<str>,
+}
+
+/// How a message was transmitted: the `with` clause (RFC 3848, RFC 6531 §4.3).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[allow(clippy::struct_excessive_bools, reason = "each is one letter of the keyword")]
+pub struct With {
+    /// LMTP rather than SMTP.
+    pub lmtp: bool,
+    /// EHLO rather than HELO.
+    pub esmtp: bool,
+    /// Under TLS.
+    pub tls: bool,
+    /// From an authenticated user.
+    pub authenticated: bool,
+    /// With the SMTPUTF8 parameter.
+    pub smtputf8: bool,
+}
+
+impl With {
+    /// Returns the registered keyword.
+    pub fn keyword(self) -> &'static str {
+        const NAMES: [[&str; 4]; 4] = [
+            ["ESMTP", "ESMTPA", "ESMTPS", "ESMTPSA"],
+            ["LMTP", "LMTPA", "LMTPS", "LMTPSA"],
+            ["UTF8SMTP", "UTF8SMTPA", "UTF8SMTPS", "UTF8SMTPSA"],
+            ["UTF8LMTP", "UTF8LMTPA", "UTF8LMTPS", "UTF8LMTPSA"],
+        ];
+        if !self.esmtp && !self.lmtp {
+            return "SMTP";
+        }
+        let row = usize::from(self.lmtp) + 2 * usize::from(self.smtputf8);
+        NAMES[row][usize::from(self.authenticated) + 2 * usize::from(self.tls)]
+    }
+}
+
+/// A Received field; `Display` writes it folded, with its final CR LF.
+#[derive(Clone, Copy, Debug)]
+pub struct Received<'a> {
+    /// What the client called itself; `None` for mail that came through no session.
+    pub helo: Option<&'a str>,
+    /// Where the connection came from; `None` for a local socket.
+    pub peer: Option<IpAddr>,
+    /// This host.
+    pub by: &'a Domain,
+    /// How it came: [`With::keyword`] or another atom.
+    pub with: &'a str,
+    /// The session's TLS.
+    pub tls: Option<&'a TlsFacts>,
+    /// The queue id.
+    pub id: &'a str,
+    /// The recipient, only when there is exactly one: more would disclose them to each other.
+    pub recipient: Option<&'a ForwardPath>,
+    /// When, in milliseconds since the Unix epoch.
+    pub unix_ms: u64,
+}
+
+impl fmt::Display for Received<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut line = Folder { f, column: 0 };
+        line.word(format_args!("Received:"))?;
+        self.write_from(&mut line)?;
+        line.words(format_args!("by {}", self.by))?;
+        line.words(format_args!("with {}", Atom(self.with)))?;
+        if let Some(tls) = self.tls {
+            line.words(format_args!("({} {})", Atom(&tls.version), Atom(&tls.cipher)))?;
+        }
+        line.words(format_args!("id {}", Atom(self.id)))?;
+        match self.recipient {
+            Some(path) => line.words(format_args!("for {path};"))?,
+            None => line.f.write_str(";")?,
+        }
+        line.words(format_args!("{}", Date(self.unix_ms)))?;
+        line.f.write_str("\r\n")
+    }
+}
+
+impl Received<'_> {
+    /// A name that is none is shown in a comment, behind the address literal.
+    fn write_from(&self, line: &mut Folder<'_, '_>) -> fmt::Result {
+        let Some(helo) = self.helo else { return Ok(()) };
+        let peer = self.peer.map(Host::Literal);
+        match (helo.parse::<Host>(), peer) {
+            (Ok(host), None) => line.words(format_args!("from {host}")),
+            (Ok(host), Some(peer)) => line.words(format_args!("from {host} ({peer})")),
+            (Err(_), None) => line.words(format_args!("from unknown (helo {})", Atom(helo))),
+            (Err(_), Some(peer)) => line.words(format_args!("from {peer} (helo {})", Atom(helo))),
+        }
+    }
+}
+
+/// Text from outside inside a field: printable ASCII without what opens, closes or quotes.
+struct Atom<'a>(&'a str);
+
+impl fmt::Display for Atom<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let safe = |c: char| c.is_ascii_graphic() && !"()<>\\\";,".contains(c);
+        self.0.chars().try_for_each(|c| f.write_char(if safe(c) { c } else { '?' }))
+    }
+}
+
+/// An RFC 5322 date-time in UTC.
+pub struct Date(pub u64);
+
+impl fmt::Display for Date {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ms = i64::try_from(self.0).unwrap_or(i64::MAX);
+        let time = Timestamp::from_millisecond(ms).unwrap_or(Timestamp::MAX).to_zoned(TimeZone::UTC);
+        write!(f, "{}", time.strftime("%a, %d %b %Y %H:%M:%S +0000"))
+    }
+}
+
+/// Writes words with one space between them, or a fold where the line would grow too long.
+struct Folder<'a, 'b> {
+    f: &'a mut fmt::Formatter<'b>,
+    column: usize,
+}
+
+impl Folder<'_, '_> {
+    fn words(&mut self, text: fmt::Arguments<'_>) -> fmt::Result {
+        let text = text.to_string();
+        text.split(' ').try_for_each(|word| self.word(format_args!("{word}")))
+    }
+
+    fn word(&mut self, word: fmt::Arguments<'_>) -> fmt::Result {
+        let word = word.to_string();
+        if self.column > 0 {
+            let fits = self.column + 1 + word.len() < FOLD_OCTETS;
+            self.f.write_str(if fits { " " } else { "\r\n " })?;
+            self.column = if fits { self.column + 1 } else { 1 };
+        }
+        self.column += word.len();
+        self.f.write_str(&word)
+    }
+}
+
+/// The Return-Path field of a final delivery, with its CR LF.
+pub struct ReturnPath<'a>(pub &'a ReversePath);
+
+impl fmt::Display for ReturnPath<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Return-Path: {}\r\n", self.0)
+    }
+}
+
+/// Reads the header section of content that passes by, in pieces of any size.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct HeaderScanner {
+    place: Place,
+    hops: u32,
+    octets: u64,
+    eight_bit: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Place {
+    /// At the start of a line: no octet of it was seen.
+    #[default]
+    Start,
+    /// So many octets of the line agree with [`FIELD_NAME`].
+    Name(u8),
+    /// In a line that is not interesting any more.
+    Line,
+    /// Behind CR at the start of a line.
+    EmptyCr,
+    /// Behind the header section.
+    Body,
+}
+
+const FIELD_NAME: &[u8] = b"received:";
+
+impl HeaderScanner {
+    /// Makes a scanner at the start of content.
+    pub fn new() -> HeaderScanner {
+        HeaderScanner::default()
+    }
+
+    /// Reads the next piece. Behind the header section this costs nothing.
+    pub fn scan(&mut self, piece: &[u8]) {
+        if self.is_complete() {
+            return;
+        }
+        let mut at = 0;
+        while let Some(&c) = piece.get(at) {
+            at += self.step(c, &piece[at..]);
+            if self.is_complete() {
+                break;
+            }
+        }
+        self.octets += at as u64;
+        self.eight_bit |= !piece[..at].is_ascii();
+    }
+
+    /// Moves on behind at least one octet and returns how many.
+    fn step(&mut self, c: u8, rest: &[u8]) -> usize {
+        self.place = match (self.place, c) {
+            (Place::EmptyCr, b'\n') => Place::Body,
+            (_, b'\n') => Place::Start,
+            (Place::Start, b'\r') => Place::EmptyCr,
+            (Place::Start, c) => self.match_name(0, c),
+            (Place::Name(matched), c) => self.match_name(matched, c),
+            _ => {
+                let line_end = memchr::memchr(b'\n', rest);
+                self.place = if line_end.is_some() { Place::Start } else { Place::Line };
+                return line_end.map_or(rest.len(), |lf| lf + 1);
+            }
+        };
+        1
+    }
+
+    fn match_name(&mut self, matched: u8, c: u8) -> Place {
+        if c.to_ascii_lowercase() != FIELD_NAME[usize::from(matched)] {
+            return Place::Line;
+        }
+        if usize::from(matched) + 1 < FIELD_NAME.len() {
+            return Place::Name(matched + 1);
+        }
+        self.hops += 1;
+        Place::Line
+    }
+
+    /// Returns how many Received fields were seen (RFC 5321 §6.3).
+    pub fn hops(&self) -> u32 {
+        self.hops
+    }
+
+    /// Returns whether an octet above 127 stands in the header section.
+    pub fn has_eight_bit(&self) -> bool {
+        self.eight_bit
+    }
+
+    /// Returns whether the empty line behind the header section was seen.
+    pub fn is_complete(&self) -> bool {
+        self.place == Place::Body
+    }
+
+    /// Returns how many octets the header section has so far, the empty line included.
+    pub fn header_octets(&self) -> u64 {
+        self.octets
+    }
+}
+
+/// Returns how many Received fields the start of a message has.
+pub fn hop_count(content: &[u8]) -> u32 {
+    let mut scanner = HeaderScanner::new();
+    scanner.scan(content);
+    scanner.hops()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn received<'a>(by: &'a Domain, helo: &'a str) -> Received<'a> {
+        Received {
+            helo: Some(helo),
+            peer: Some(IpAddr::from([192, 0, 2, 1])),
+            by,
+            with: "ESMTPS",
+            tls: None,
+            id: "0123456789ABC",
+            recipient: None,
+            unix_ms: 1_795_331_045_000,
+        }
+    }
+
+    #[test]
+    fn a_received_field_is_folded() {
+        let by = "mx.example.org".parse().expect("valid");
+        let tls = TlsFacts { version: "TLSv1.3".into(), cipher: "TLS13_AES_256_GCM_SHA384".into() };
+        let path: ForwardPath = "alice@example.org".parse().expect("valid");
+        let field = Received { tls: Some(&tls), recipient: Some(&path), ..received(&by, "client.example") }.to_string();
+        assert_eq!(
+            field,
+            "Received: from client.example ([192.0.2.1]) by mx.example.org with ESMTPS\r\n \
+             (TLSv1.3 TLS13_AES_256_GCM_SHA384) id 0123456789ABC for <alice@example.org>;\r\n \
+             Sun, 22 Nov 2026 07:04:05 +0000\r\n"
+        );
+    }
+
+    #[test]
+    fn a_name_from_outside_stays_in_its_comment() {
+        let by = "mx.example.org".parse().expect("valid");
+        let field = received(&by, "x)\r\nEvil:;(\\").to_string();
+        assert!(field.starts_with("Received: from [192.0.2.1] (helo x???Evil:???) by "), "{field}");
+        let local = Received { helo: None, peer: None, with: "local", ..received(&by, "") }.to_string();
+        assert!(local.starts_with("Received: by mx.example.org with local id 0123456789ABC; Sun,"), "{local}");
+    }
+
+    #[test]
+    fn the_protocol_is_named_as_registered() {
+        let with = With::default();
+        assert_eq!(with.keyword(), "SMTP");
+        let with = With { esmtp: true, tls: true, authenticated: true, ..with };
+        assert_eq!(with.keyword(), "ESMTPSA");
+        assert_eq!(With { smtputf8: true, ..with }.keyword(), "UTF8SMTPSA");
+        assert_eq!(With { lmtp: true, authenticated: false, tls: false, ..with }.keyword(), "LMTP");
+    }
+
+    #[test]
+    fn hops_are_counted_in_every_chunking_and_only_in_the_header() {
+        let content = "RECEIVED: a\r\n received: folded\r\nreceivedx: no\r\nSubject: \u{fc}\r\nreceived:b\r\nReceive\r\n\r\n\
+                       Received: body\r\n";
+        for size in 1..content.len() {
+            let mut scanner = HeaderScanner::new();
+            content.as_bytes().chunks(size).for_each(|piece| scanner.scan(piece));
+            assert_eq!((scanner.hops(), scanner.has_eight_bit(), scanner.is_complete()), (2, true, true), "{size}");
+            assert_eq!(scanner.header_octets(), content.find("Received: body").expect("there") as u64);
+        }
+        assert_eq!(hop_count(b""), 0);
+        assert_eq!(hop_count(b"\r\nReceived: x\r\n"), 0);
+    }
+}

@@ -1,6 +1,7 @@
 //! The language of mail: values whose grammar was checked, and the SMTP client and server as state
 //! machines. No socket, no clock, no runtime: octets and instants come in as arguments.
 
+pub mod client;
 pub mod command;
 pub mod data;
 pub mod domain;

@@ -44,11 +44,12 @@ pub enum SaslError {
 #[derive(Debug)]
 pub struct Exchange(Step);
 
+/// Which response is expected.
 #[derive(Debug)]
 enum Step {
-    ExpectPlain,
-    ExpectUser,
-    ExpectPassword { user: Box<str> },
+    Plain,
+    User,
+    Password { user: Box<str> },
 }
 
 /// What comes next in an exchange.
@@ -79,17 +80,17 @@ impl Exchange {
     /// Begins an exchange.
     pub fn new(mechanism: Mechanism) -> Exchange {
         Exchange(match mechanism {
-            Mechanism::Plain => Step::ExpectPlain,
-            Mechanism::Login => Step::ExpectUser,
+            Mechanism::Plain => Step::Plain,
+            Mechanism::Login => Step::User,
         })
     }
 
     /// Returns the challenge to send when the client gave no initial response.
     pub fn challenge(&self) -> &'static str {
         match self.0 {
-            Step::ExpectPlain => "",
-            Step::ExpectUser => "VXNlcm5hbWU6",
-            Step::ExpectPassword { .. } => "UGFzc3dvcmQ6",
+            Step::Plain => "",
+            Step::User => "VXNlcm5hbWU6",
+            Step::Password { .. } => "UGFzc3dvcmQ6",
         }
     }
 
@@ -103,13 +104,13 @@ impl Exchange {
             b"=" => String::new(),
             line => decode(line).ok_or(SaslError::Malformed)?,
         };
-        match std::mem::replace(&mut self.0, Step::ExpectPlain) {
-            Step::ExpectPlain => read_plain(&text).map(Progress::Credentials),
-            Step::ExpectUser => {
-                self.0 = Step::ExpectPassword { user: text.into() };
+        match std::mem::replace(&mut self.0, Step::Plain) {
+            Step::Plain => read_plain(&text).map(Progress::Credentials),
+            Step::User => {
+                self.0 = Step::Password { user: text.into() };
                 Ok(Progress::Challenge(self.challenge()))
             }
-            Step::ExpectPassword { user } => Credentials::new(&user, &text).map(Progress::Credentials),
+            Step::Password { user } => Credentials::new(&user, &text).map(Progress::Credentials),
         }
     }
 }

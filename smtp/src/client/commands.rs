@@ -1,0 +1,49 @@
+//! The commands of a transaction as they go on the wire. A parameter is written only where its
+//! extension was offered.
+
+use std::io::Write;
+
+use super::Transaction;
+use crate::envelope::Recipient;
+use crate::extension::Offered;
+use crate::parameter;
+
+/// Returns whether a message can only travel with SMTPUTF8.
+pub(super) fn needs_smtputf8(transaction: &Transaction) -> bool {
+    transaction.needs_smtputf8
+        || !transaction.reverse_path.is_ascii()
+        || transaction.recipients.iter().any(|recipient| !recipient.forward_path.is_ascii())
+}
+
+/// Returns whether SMTPUTF8 is said: when it is needed, and when the sender said it and it may be.
+fn says_smtputf8(transaction: &Transaction, offered: &Offered) -> bool {
+    offered.smtputf8 && (transaction.params.smtputf8 || needs_smtputf8(transaction))
+}
+
+pub(super) fn write_mail(transaction: &Transaction, offered: &Offered, out: &mut Vec<u8>) {
+    // Writing to a Vec cannot fail.
+    let _ = write!(out, "MAIL FROM:{}", transaction.reverse_path);
+    if offered.size.is_some() {
+        let _ = write!(out, " SIZE={}", transaction.content_octets);
+    }
+    // Where 8BITMIME is not offered the content goes as it is, as it does from other MTAs: hosts
+    // that cannot take it died out, and refusing would lose mail.
+    if transaction.params.eight_bit && offered.eight_bit_mime {
+        out.extend_from_slice(b" BODY=8BITMIME");
+    }
+    if says_smtputf8(transaction, offered) {
+        out.extend_from_slice(b" SMTPUTF8");
+    }
+    if offered.dsn {
+        parameter::write_mail_dsn(&transaction.params, out);
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+pub(super) fn write_rcpt(transaction: &Transaction, recipient: &Recipient, offered: &Offered, out: &mut Vec<u8>) {
+    let _ = write!(out, "RCPT TO:{}", recipient.forward_path);
+    if offered.dsn {
+        parameter::write_rcpt_dsn(recipient, says_smtputf8(transaction, offered), out);
+    }
+    out.extend_from_slice(b"\r\n");
+}

@@ -1,0 +1,243 @@
+//! The client's half of an SMTP or LMTP session (RFC 5321, RFC 2033) as a machine without IO.
+//!
+//! The shell polls and performs. The machine greets, starts TLS, authenticates, and runs one
+//! transaction after the other in as few round trips as the peer allows: with PIPELINING the whole
+//! envelope in one write, with CHUNKING besides the content in the same. Every recipient gets
+//! exactly one [`Answer`]. It never sends a password without TLS, never a bare CR, LF or NUL, and
+//! never believes what came before TLS began.
+
+mod commands;
+mod config;
+mod exchange;
+mod hello;
+mod reply_reader;
+
+use std::time::{Duration, Instant};
+
+pub use config::{Action, Answer, Config, Failure, Protocol, Timeouts, TlsNeed, Transaction};
+use exchange::Exchange;
+pub use reply_reader::{REPLY_LINE_OCTETS_MAX, REPLY_LINES_MAX, REPLY_OCTETS_MAX, ReplyError, ReplyReader};
+
+use crate::data::ContentFault;
+use crate::extension::Offered;
+use crate::line::Input;
+use crate::reply::Reply;
+
+/// The client's half of one session.
+#[derive(Debug)]
+pub struct Session {
+    config: Config,
+    offered: Offered,
+    secure: bool,
+    state: State,
+    reader: ReplyReader,
+    output: Vec<u8>,
+    deadline: Instant,
+    /// Replies to RSET that are due before any other.
+    resets_due: u32,
+    /// Answers the shell has not heard yet.
+    done: Option<Vec<Answer>>,
+}
+
+/// Where a session stands, named by what it expects.
+#[derive(Debug)]
+enum State {
+    ExpectGreeting,
+    ExpectHello,
+    /// HELO, after EHLO was refused.
+    ExpectHelo,
+    ExpectStartTls,
+    /// The shell owes the handshake.
+    ExpectTls,
+    ExpectAuth(hello::AuthStep),
+    /// The reply to RSET, of a peer without PIPELINING.
+    ExpectReset,
+    Ready,
+    Sending(Box<Exchange>),
+    ExpectBye,
+    Closed,
+    Failed(Failure),
+}
+
+impl Session {
+    /// Begins a session on a new connection; `tls_already` when the connection began with TLS.
+    pub fn new(config: Config, tls_already: bool, now: Instant) -> Session {
+        Session {
+            deadline: now + config.timeouts.greeting,
+            config,
+            offered: Offered::default(),
+            secure: tls_already,
+            state: State::ExpectGreeting,
+            reader: ReplyReader::new(),
+            output: Vec::new(),
+            resets_due: 0,
+            done: None,
+        }
+    }
+
+    /// Returns the octets that wait to be written. The shell writes them and empties the vector.
+    pub fn output(&mut self) -> &mut Vec<u8> {
+        &mut self.output
+    }
+
+    /// Returns what the peer offered last; nothing before EHLO was answered.
+    pub fn offered(&self) -> &Offered {
+        &self.offered
+    }
+
+    /// Returns whether the session is under TLS.
+    pub fn is_secure(&self) -> bool {
+        self.secure
+    }
+
+    /// Returns what to do next.
+    pub fn poll(&mut self, input: &mut Input, now: Instant) -> Action {
+        loop {
+            if let Some(answers) = self.done.take() {
+                return Action::Done(answers);
+            }
+            match &self.state {
+                State::Failed(failure) => return Action::Failed(failure.clone()),
+                State::Closed => return Action::Closed,
+                State::ExpectTls if input.is_empty() => return Action::StartTls,
+                State::ExpectTls => self.fail(Failure::TlsInjected),
+                State::Sending(_) => {
+                    if let Some(action) = self.poll_exchange(input, now) {
+                        return action;
+                    }
+                }
+                State::Ready if input.is_empty() => return Action::Ready,
+                _ => match self.next_reply(input) {
+                    Some(reply) => self.handle_reply(reply, input, now),
+                    None if matches!(self.state, State::Failed(_)) => {}
+                    None if matches!(self.state, State::Ready) => return Action::Ready,
+                    None => return Action::Read { until: self.deadline },
+                },
+            }
+        }
+    }
+
+    /// Takes the next reply that is not the one to a RSET; a malformed one fails the session.
+    fn next_reply(&mut self, input: &mut Input) -> Option<Reply> {
+        loop {
+            let whole = matches!(self.state, State::ExpectHello);
+            let reply = if whole { self.reader.next_whole(input) } else { self.reader.next(input) };
+            match reply {
+                Ok(Some(reply)) if self.resets_due > 0 && reply.code.get() != 421 => self.resets_due -= 1,
+                Ok(reply) => return reply,
+                Err(error) => {
+                    self.fail(Failure::Protocol(error));
+                    return None;
+                }
+            }
+        }
+    }
+
+    /// Begins a transaction. The session is to be [`Action::Ready`]; otherwise every recipient is
+    /// answered with the reason.
+    pub fn begin(&mut self, transaction: Transaction, now: Instant) {
+        let refusal = match &self.state {
+            State::Ready => self.local_refusal(&transaction),
+            State::Failed(failure) => Some(Answer::Transient(failure.reply())),
+            _ => Some(Answer::Transient(Failure::Lost.reply())),
+        };
+        match refusal {
+            Some(answer) => self.done = Some(vec![answer; transaction.recipients.len()]),
+            None => {
+                let early = self.offered.pipelining && transaction.content_octets <= exchange::EARLY_OCTETS_MAX;
+                self.state = State::Sending(Box::new(Exchange::new(transaction, self.offered.chunking, early)));
+                self.restart(self.config.timeouts.command, now);
+            }
+        }
+    }
+
+    /// Gives the next piece of content, when [`Action::WantContent`] asks for it.
+    pub fn content(&mut self, piece: &[u8]) {
+        if let State::Sending(exchange) = &mut self.state
+            && let Err(fault) = exchange.content(piece, &mut self.output)
+        {
+            self.abort_content(fault);
+        }
+    }
+
+    /// The content is complete.
+    pub fn content_end(&mut self, now: Instant) {
+        self.restart(self.config.timeouts.final_reply, now);
+        if let State::Sending(exchange) = &mut self.state
+            && let Err(fault) = exchange.content_end(&mut self.output)
+        {
+            self.abort_content(fault);
+        }
+    }
+
+    /// Says QUIT. Without an open transaction only.
+    pub fn quit(&mut self, now: Instant) {
+        if matches!(self.state, State::Ready | State::ExpectReset) {
+            self.output.extend_from_slice(b"QUIT\r\n");
+            self.state = State::ExpectBye;
+            self.restart(self.config.timeouts.quit, now);
+        }
+    }
+
+    /// The TLS handshake succeeded: what was offered before is forgotten (RFC 3207 §4.2).
+    pub fn handle_tls(&mut self, now: Instant) {
+        if matches!(self.state, State::ExpectTls) {
+            self.secure = true;
+            self.offered = Offered::default();
+            self.say_hello(now);
+        }
+    }
+
+    /// The deadline of the last `Read` has passed, or a write took too long.
+    pub fn handle_timeout(&mut self) {
+        self.fail(Failure::TimedOut);
+    }
+
+    /// The peer sends no more, or the connection broke.
+    pub fn handle_eof(&mut self) {
+        self.fail(Failure::Lost);
+    }
+
+    fn restart(&mut self, time: Duration, now: Instant) {
+        self.deadline = now + time;
+    }
+
+    /// Ends the session; an open transaction is answered first.
+    fn fail(&mut self, failure: Failure) {
+        match std::mem::replace(&mut self.state, State::Closed) {
+            State::ExpectBye | State::Closed => return,
+            State::Failed(first) => {
+                self.state = State::Failed(first);
+                return;
+            }
+            State::Sending(exchange) => self.done = Some(exchange.lost(&failure)),
+            _ => {}
+        }
+        self.state = State::Failed(failure);
+    }
+
+    /// Content that must not be sent: the connection is cut in the middle, so the peer drops it.
+    fn abort_content(&mut self, fault: exchange::ContentError) {
+        let (answer, text) = match fault {
+            exchange::ContentError::Fault(fault) => {
+                (Answer::Permanent(exchange::bad_content(fault)), fault_text(fault))
+            }
+            exchange::ContentError::Length => {
+                let failure = Failure::Content("its length is not what was announced");
+                (Answer::Transient(failure.reply()), "its length is not what was announced")
+            }
+        };
+        if let State::Sending(exchange) = std::mem::replace(&mut self.state, State::Closed) {
+            self.done = Some(exchange.answer_open(&answer));
+        }
+        self.output.clear();
+        self.state = State::Failed(Failure::Content(text));
+    }
+}
+
+fn fault_text(fault: ContentFault) -> &'static str {
+    match fault {
+        ContentFault::LineEnd => "it has a bare CR or LF",
+        ContentFault::Nul => "it has a NUL octet",
+    }
+}

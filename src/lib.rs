@@ -2,3 +2,6 @@
 
 pub mod config;
 pub mod policy;
+pub mod dns_zone;
+pub mod route;
+pub mod tls;

@@ -1,0 +1,52 @@
+//! TLS on both sides, version 1.2 and later, with aws-lc-rs as the one crypto provider.
+//!
+//! The provider is always named explicitly, never the process default. [`server`] answers with the
+//! certificate of this host, [`client`] checks that of the next hop as far as its policy says.
+
+pub mod client;
+pub mod server;
+
+use std::sync::{Arc, LazyLock};
+
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+
+pub use client::ClientTls;
+pub use server::{Identity, ServerTls, TlsError};
+
+/// What a handshake came to, for Received fields and the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Negotiated {
+    /// `TLSv1.2` or `TLSv1.3`.
+    pub version: &'static str,
+    /// The cipher suite as IANA registers it, such as `TLS_AES_256_GCM_SHA384`.
+    pub cipher: &'static str,
+}
+
+/// Returns what a finished handshake came to; works on both sides of a connection.
+pub fn negotiated(connection: &rustls::CommonState) -> Negotiated {
+    let version = match connection.protocol_version() {
+        Some(rustls::ProtocolVersion::TLSv1_3) => "TLSv1.3",
+        Some(rustls::ProtocolVersion::TLSv1_2) => "TLSv1.2",
+        _ => "unknown",
+    };
+    let suite = connection.negotiated_cipher_suite().and_then(|suite| suite.suite().as_str());
+    Negotiated { version, cipher: suite.map_or("unknown", registered_name) }
+}
+
+/// rustls prefixes the suites of TLS 1.3 with `TLS13_`; IANA has `TLS_`.
+fn registered_name(suite: &'static str) -> &'static str {
+    match suite {
+        "TLS13_AES_128_GCM_SHA256" => "TLS_AES_128_GCM_SHA256",
+        "TLS13_AES_256_GCM_SHA384" => "TLS_AES_256_GCM_SHA384",
+        "TLS13_CHACHA20_POLY1305_SHA256" => "TLS_CHACHA20_POLY1305_SHA256",
+        other => other,
+    }
+}
+
+fn provider() -> Arc<CryptoProvider> {
+    static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| Arc::new(aws_lc_rs::default_provider()));
+    PROVIDER.clone()
+}
+
+#[cfg(test)]
+mod tests;

@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::fault::{Fault, Kind};
+use super::fault::{self, Fault, Kind};
 use super::section::{Faults, Section};
 use super::settings::*;
 use super::value::{self, Read, refuse};
@@ -44,9 +44,21 @@ pub(super) fn read(text: &str, base_dir: &Path) -> Result<Config, Vec<Fault>> {
             syntax_remedy(fault.message()),
         );
     }
-    let config = read_root(Section::root(table.get_ref(), &faults), base_dir, &faults);
+    let (mut config, places) = read_root(Section::root(table.get_ref(), &faults), base_dir, &faults);
+    number_lines(&mut config, &places, text);
     let faults = faults.into_inner();
     if faults.is_empty() { Ok(config) } else { Err(faults) }
+}
+
+/// Fills in the lines, which only whoever has the text knows.
+fn number_lines(config: &mut Config, places: &Places, text: &str) {
+    let line = |place: &Range<usize>| fault::line_column(text, place.start).0;
+    for (local, place) in config.locals.iter_mut().zip(&places.locals) {
+        local.line = line(place);
+    }
+    for (route, place) in config.routes.iter_mut().zip(&places.routes) {
+        route.line = line(place);
+    }
 }
 
 fn syntax_remedy(message: &str) -> &'static str {
@@ -57,7 +69,7 @@ fn syntax_remedy(message: &str) -> &'static str {
     }
 }
 
-fn read_root(mut root: Section<'_>, base_dir: &Path, faults: &Faults) -> Config {
+fn read_root(mut root: Section<'_>, base_dir: &Path, faults: &Faults) -> (Config, Places) {
     let mut places = Places::default();
     let path = || value::path(base_dir);
     let state_dir = root.or("state_dir", PathBuf::from("/var/lib/postroad"), path());
@@ -97,7 +109,7 @@ fn read_root(mut root: Section<'_>, base_dir: &Path, faults: &Faults) -> Config 
     };
     root.finish();
     config.warnings = check::check(&config, &places, faults);
-    config
+    (config, places)
 }
 
 fn plain<T>(list: Spanned<Vec<Spanned<T>>>) -> Vec<T> {
@@ -214,6 +226,7 @@ fn outbound(mut s: Section<'_>, faults: &Faults) -> Outbound {
         idle: s.or("idle", Duration::from_secs(10), seconds(0..=300)),
         tls: s.or("tls", TlsUse::Opportunistic, value::choice(TLS_USES)),
         helo: s.get("helo", value::domain).map(Spanned::into_inner),
+        allow_loopback: s.or("allow_loopback", false, value::boolean),
     };
     s.finish();
     outbound
@@ -330,7 +343,7 @@ fn local(mut s: Section<'_>, base_dir: &Path, places: &mut Places, faults: &Faul
     let (domain, delivery) = (domain?, delivery?);
     let recipients = existing(recipients, &delivery, &header, faults)?;
     places.locals.push(domain.span());
-    Some(Local { domain: domain.into_inner(), delivery, recipients })
+    Some(Local { domain: domain.into_inner(), delivery, recipients, line: 0 })
 }
 
 /// Reads `recipients`, a list or the word "any"; the outer `None` is a fault.
@@ -440,7 +453,7 @@ fn route(
     let (matches, via) = (matches?, via?);
     places.routes.push(matches.span());
     let tls = tls.map_or(tls_default, Spanned::into_inner);
-    Some(Route { matches: matches.into_inner(), via: via.into_inner(), tls, credentials })
+    Some(Route { matches: matches.into_inner(), via: via.into_inner(), tls, credentials, line: 0 })
 }
 
 fn route_match(found: &DeValue<'_>) -> Read<RouteMatch> {

@@ -110,6 +110,9 @@ pub struct Outbound {
     pub tls: TlsUse,
     /// The name said in EHLO; `None`: the hostname.
     pub helo: Option<Domain>,
+    /// Whether loopback addresses that DNS names are used; default false: a stranger's MX could
+    /// point at services of this host that trust it.
+    pub allow_loopback: bool,
 }
 
 /// `[queue]`.
@@ -227,6 +230,8 @@ pub struct Local {
     pub delivery: LocalDelivery,
     /// Which local-parts exist.
     pub recipients: Recipients,
+    /// The line of the file that names its domain.
+    pub line: usize,
 }
 
 /// Where local mail goes.
@@ -273,6 +278,8 @@ pub struct Route {
     pub tls: TlsUse,
     /// Said to this next hop only, and only over TLS.
     pub credentials: Option<RouteCredentials>,
+    /// The line of the file that names its domain.
+    pub line: usize,
 }
 
 /// Which domains a route is for. An exact domain goes before `.domain`, the longest of these

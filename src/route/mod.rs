@@ -1,4 +1,166 @@
-//! Forward-path to route, and route to hops.
+//! Forward-path to [`Route`], and a next hop to the [`Hop`]s that are tried in turn.
+//!
+//! [`Router`] is pure: it answers from the configuration alone, so policy asks it for every RCPT.
+//! [`Resolver`] asks DNS, for delivery only. Both record what they decide and why in a
+//! [`Recorder`], which is how `postroad explain` shows the router itself and not a copy of it.
+
+pub mod failures;
 pub mod fault;
 pub mod mx;
+pub mod own;
 pub mod recorder;
+pub mod resolver;
+pub mod router;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use postroad_smtp::{Domain, Reply};
+
+use crate::config::{RouteCredentials, TlsUse};
+
+pub use fault::ResolveError;
+pub use own::OwnAddresses;
+pub use recorder::{Recorder, Step};
+pub use resolver::{Resolver, ResolverError};
+pub use router::Router;
+
+/// Where mail for a forward-path goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Route {
+    /// To a mailbox of a local domain.
+    Local(LocalHop),
+    /// To another host, by SMTP.
+    Smtp(NextHop),
+    /// Nowhere; the reply says why and is permanent.
+    Refused(Reply),
+}
+
+/// A local domain as a destination.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LocalHop {
+    key: Arc<str>,
+    domain: Domain,
+}
+
+/// Another host, or the exchanges of a domain, as a destination. Cheap to clone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NextHop(Arc<Destination>);
+
+#[derive(Debug, PartialEq, Eq)]
+struct Destination {
+    key: Arc<str>,
+    target: Target,
+    tls: TlsUse,
+    credentials: Option<Arc<RouteCredentials>>,
+}
+
+/// What a next hop's addresses are found by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// The MX records of a domain.
+    Mx(Domain),
+    /// The addresses of the one host a route names.
+    Host {
+        /// The host.
+        name: Domain,
+        /// Its port.
+        port: u16,
+    },
+    /// An address that a route names.
+    Address(SocketAddr),
+    /// An address literal that a sender wrote.
+    Literal(SocketAddr),
+}
+
+/// One address to try.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hop {
+    /// The host name, or the address literal in brackets: for TLS and for reports.
+    pub name: Box<str>,
+    /// Where to connect.
+    pub addr: SocketAddr,
+    /// How far TLS is insisted on.
+    pub tls: TlsUse,
+    /// Whether TLS starts with the first octet (port 465, RFC 8314).
+    pub implicit_tls: bool,
+    /// Who this host says it is, and the file with the password. Only ever over TLS.
+    pub credentials: Option<Arc<RouteCredentials>>,
+}
+
+impl LocalHop {
+    fn new(domain: Domain) -> LocalHop {
+        LocalHop { key: format!("local:{domain}").into(), domain }
+    }
+
+    /// Returns what attempts are grouped by: `local:` and the domain.
+    pub fn key(&self) -> &Arc<str> {
+        &self.key
+    }
+
+    /// Returns the local domain.
+    pub fn domain(&self) -> &Domain {
+        &self.domain
+    }
+}
+
+impl NextHop {
+    fn new(target: Target, tls: TlsUse, credentials: Option<Arc<RouteCredentials>>) -> NextHop {
+        let key = key_of(&target, tls, credentials.as_deref());
+        NextHop(Arc::new(Destination { key, target, tls, credentials }))
+    }
+
+    /// Returns what attempts are grouped by: two next hops have the same key only if mail for both
+    /// may share a connection. `mx:example.org`, `host:smtp.isp.example:587`, with `user@` before
+    /// the host and `/verify` and its kind behind it.
+    pub fn key(&self) -> &Arc<str> {
+        &self.0.key
+    }
+
+    /// Returns what the addresses are found by.
+    pub fn target(&self) -> &Target {
+        &self.0.target
+    }
+
+    /// Returns how far TLS is insisted on.
+    pub fn tls(&self) -> TlsUse {
+        self.0.tls
+    }
+
+    /// Returns the login of the route, where it has one.
+    pub fn credentials(&self) -> Option<&Arc<RouteCredentials>> {
+        self.0.credentials.as_ref()
+    }
+
+    fn hop(&self, name: &str, addr: SocketAddr) -> Hop {
+        let Destination { target, tls, credentials, .. } = &*self.0;
+        // Only a port that the configuration names can mean TLS from the first octet.
+        let implicit_tls = addr.port() == 465 && matches!(target, Target::Host { .. } | Target::Address(_));
+        Hop { name: name.into(), addr, tls: *tls, implicit_tls, credentials: credentials.clone() }
+    }
+}
+
+/// The policy belongs to the key: a connection is reused for all mail of one key, and mail that
+/// insists on a verified host must not go over one that was not.
+fn key_of(target: &Target, tls: TlsUse, credentials: Option<&RouteCredentials>) -> Arc<str> {
+    let user = credentials.map(|login| format!("{}@", login.user)).unwrap_or_default();
+    let policy = match tls {
+        TlsUse::Opportunistic => String::new(),
+        tls => format!("/{}", tls_name(tls)),
+    };
+    match target {
+        Target::Mx(domain) => format!("mx:{user}{domain}{policy}").into(),
+        Target::Host { name, port } => format!("host:{user}{name}:{port}{policy}").into(),
+        Target::Address(addr) | Target::Literal(addr) => format!("host:{user}{addr}{policy}").into(),
+    }
+}
+
+/// Returns the policy's name in the configuration.
+pub fn tls_name(tls: TlsUse) -> &'static str {
+    match tls {
+        TlsUse::Never => "never",
+        TlsUse::Opportunistic => "opportunistic",
+        TlsUse::Required => "required",
+        TlsUse::Verify => "verify",
+    }
+}

@@ -11,6 +11,7 @@ use postroad_smtp::Domain;
 
 use super::fault::ResolveError;
 use super::recorder::{Drop, Recorder};
+use crate::config::AddressFamily;
 
 /// The most exchanges of one domain that are looked up.
 pub const EXCHANGES_MAX: usize = 16;
@@ -55,30 +56,14 @@ pub struct Candidate {
     pub ip: IpAddr,
 }
 
-/// An address family (`outbound.address_families`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Family {
-    /// IPv6 (AAAA).
-    Ipv6,
-    /// IPv4 (A).
-    Ipv4,
-}
-
 /// Which addresses may be tried, and in which order.
 pub struct AddressRules<'a> {
     /// The families used, the preferred one first; never empty.
-    pub families: &'a [Family],
+    pub families: &'a [AddressFamily],
     /// Whether loopback addresses out of DNS are used.
     pub allow_loopback: bool,
     /// Whether an address is this host's own.
     pub is_self: &'a dyn Fn(IpAddr) -> bool,
-}
-
-impl Family {
-    /// Returns the family of an address.
-    pub fn of(ip: IpAddr) -> Family {
-        if ip.is_ipv6() { Family::Ipv6 } else { Family::Ipv4 }
-    }
 }
 
 /// Chooses the exchanges to look up: better preference first, equal ones shuffled, at most
@@ -236,9 +221,14 @@ fn is_nobodys_v6(ip: Ipv6Addr) -> bool {
     ip.segments()[..6] == [0; 6] || ip.is_unicast_link_local() || ip.is_multicast()
 }
 
+fn family_of(ip: IpAddr) -> AddressFamily {
+    if ip.is_ipv6() { AddressFamily::Ipv6 } else { AddressFamily::Ipv4 }
+}
+
 /// Alternates between the families in the order given; within a family the order is kept.
-fn interleave(addresses: Vec<IpAddr>, families: &[Family]) -> Vec<IpAddr> {
-    let of = |family: &Family| addresses.iter().copied().filter(|ip| Family::of(*ip) == *family).collect::<Vec<_>>();
+fn interleave(addresses: Vec<IpAddr>, families: &[AddressFamily]) -> Vec<IpAddr> {
+    let of =
+        |family: &AddressFamily| addresses.iter().copied().filter(|ip| family_of(*ip) == *family).collect::<Vec<_>>();
     let columns: Vec<Vec<IpAddr>> = families.iter().map(of).collect();
     let rows = columns.iter().map(Vec::len).max().unwrap_or(0);
     (0..rows).flat_map(|row| columns.iter().filter_map(move |column| column.get(row).copied())).collect()

@@ -20,8 +20,8 @@ pub enum Step {
     Local {
         /// The local domain.
         domain: String,
-        /// `file:line` of its `[[local]]` entry.
-        place: Option<String>,
+        /// The line of the configuration its `[[local]]` entry names it on.
+        line: usize,
     },
     /// A `[[route]]` entry matches.
     Rule {
@@ -29,8 +29,8 @@ pub enum Step {
         pattern: String,
         /// Its `via`, as configured.
         via: String,
-        /// `file:line` of the entry.
-        place: Option<String>,
+        /// The line of the configuration the entry names it on.
+        line: usize,
     },
     /// No `[[route]]` entry matches: mail goes where MX says.
     NoRule,
@@ -145,6 +145,18 @@ impl Recorder {
         }
     }
 
+    /// Returns an empty recorder that is on when this one is, for steps taken at the same time.
+    pub(super) fn fork(&self) -> Recorder {
+        Recorder(self.0.as_ref().map(|_| Vec::new()))
+    }
+
+    /// Adds the steps of a fork.
+    pub(super) fn append(&mut self, fork: Recorder) {
+        if let (Some(steps), Some(more)) = (&mut self.0, fork.0) {
+            steps.extend(more);
+        }
+    }
+
     /// Notes that something is left out.
     pub(super) fn dropped(&mut self, what: impl fmt::Display, why: Drop) {
         self.note(|| Step::Dropped { what: what.to_string(), why });
@@ -172,10 +184,11 @@ impl fmt::Display for Drop {
 
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let at = |place: &Option<String>| place.as_ref().map(|p| format!(" ({p})")).unwrap_or_default();
         match self {
-            Step::Local { domain, place } => write!(f, "{domain} is delivered on this host{}", at(place)),
-            Step::Rule { pattern, via, place } => write!(f, "route \"{pattern}\" matches: via {via}{}", at(place)),
+            Step::Local { domain, line } => write!(f, "{domain} is delivered on this host (configuration line {line})"),
+            Step::Rule { pattern, via, line } => {
+                write!(f, "route \"{pattern}\" matches: via {via} (configuration line {line})")
+            }
             Step::NoRule => f.write_str("no route matches: the next hop is found by MX"),
             Step::Refused { reply } => write!(f, "refused: {reply}"),
             Step::Destination { key } => write!(f, "destination {key}"),

@@ -8,29 +8,22 @@ pub mod server;
 
 use std::sync::{Arc, LazyLock};
 
+use postroad_smtp::server::TlsFacts;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 
 pub use client::ClientTls;
 pub use server::{Identity, ServerTls, TlsError};
 
-/// What a handshake came to, for Received fields and the log.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Negotiated {
-    /// `TLSv1.2` or `TLSv1.3`.
-    pub version: &'static str,
-    /// The cipher suite as IANA registers it, such as `TLS_AES_256_GCM_SHA384`.
-    pub cipher: &'static str,
-}
-
-/// Returns what a finished handshake came to; works on both sides of a connection.
-pub fn negotiated(connection: &rustls::CommonState) -> Negotiated {
+/// Returns what a finished handshake came to, on either side of a connection: `TLSv1.2` or
+/// `TLSv1.3`, and the suite as IANA registers it.
+pub fn facts(connection: &rustls::CommonState) -> TlsFacts {
     let version = match connection.protocol_version() {
         Some(rustls::ProtocolVersion::TLSv1_3) => "TLSv1.3",
         Some(rustls::ProtocolVersion::TLSv1_2) => "TLSv1.2",
         _ => "unknown",
     };
     let suite = connection.negotiated_cipher_suite().and_then(|suite| suite.suite().as_str());
-    Negotiated { version, cipher: suite.map_or("unknown", registered_name) }
+    TlsFacts { version: version.into(), cipher: suite.map_or("unknown", registered_name).into() }
 }
 
 /// rustls prefixes the suites of TLS 1.3 with `TLS13_`; IANA has `TLS_`.

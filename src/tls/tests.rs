@@ -58,8 +58,8 @@ async fn any_certificate_does_and_the_second_session_is_resumed() {
     let server = ServerTls::load(&self_signed(dir.path())).expect("made");
     let client = ClientTls::new();
     let stream = handshake(&server, client.any_certificate(), "other.example").await.expect("any name does");
-    let facts = negotiated(stream.get_ref().1);
-    assert_eq!(facts.version, "TLSv1.3");
+    let facts = facts(stream.get_ref().1);
+    assert_eq!(&*facts.version, "TLSv1.3");
     assert!(facts.cipher.starts_with("TLS_"), "{facts:?}");
     assert_eq!(stream.get_ref().1.handshake_kind(), Some(HandshakeKind::Full));
     let stream = handshake(&server, client.any_certificate(), "other.example").await.expect("resumes");
@@ -89,12 +89,18 @@ async fn a_reload_changes_new_handshakes_and_a_bad_one_changes_nothing() {
     let server = ServerTls::load(&self_signed(old.path())).expect("made");
     let before = server.certificate();
     let clone = server.clone();
-    let mut running = handshake(&server, ClientTls::new().any_certificate(), "mx.example").await.expect("connects");
+    let (near, far) = duplex(64 * 1024);
+    let acceptor = server.acceptor().clone();
+    let serving = tokio::spawn(async move { acceptor.accept(far).await?.read_u8().await });
+    let name = server_name("mx.example", "192.0.2.1".parse().expect("valid"));
+    let mut running = ClientTls::new().any_certificate().connect(name, near).await.expect("connects");
 
     server.reload(&self_signed(new.path())).expect("made");
     assert_ne!(clone.certificate(), before);
     assert_eq!(running.get_ref().1.peer_certificates(), Some(&[before][..]));
-    running.shutdown().await.expect("the running session still ends well");
+    running.write_all(b"z").await.expect("the running session goes on");
+    running.flush().await.expect("the running session goes on");
+    assert_eq!(serving.await.expect("no panic").expect("received"), b'z');
     let after = server.certificate();
     let missing = Identity::Files { certificate: new.path().join("none.pem"), key: new.path().join("none.pem") };
     server.reload(&missing).expect_err("no such file");

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::route::recorder::Step;
 
-const BOTH: &[Family] = &[Family::Ipv6, Family::Ipv4];
+const BOTH: &[AddressFamily] = &[AddressFamily::Ipv6, AddressFamily::Ipv4];
 
 fn domain(text: &str) -> Domain {
     text.parse().expect(text)
@@ -31,7 +31,7 @@ fn select_from(records: &[(u16, &str)], own: &str, seed: u64) -> Result<Vec<Stri
 
 fn arrange_from(
     exchanges: &[(u16, &str, &[&str])],
-    families: &[Family],
+    families: &[AddressFamily],
     own: &[&str],
     allow_loopback: bool,
 ) -> Result<Vec<String>, ResolveError> {
@@ -101,8 +101,14 @@ fn families_alternate_and_the_preferred_one_is_first() {
     let six_first = ["2001:db8::1", "192.0.2.1", "192.0.2.2", "2001:db8::2", "192.0.2.3"];
     assert_eq!(arrange_from(set, BOTH, &[], false).expect("addresses"), six_first);
     let four_first = ["192.0.2.1", "2001:db8::1", "192.0.2.2", "192.0.2.3", "2001:db8::2"];
-    assert_eq!(arrange_from(set, &[Family::Ipv4, Family::Ipv6], &[], false).expect("addresses"), four_first);
-    assert_eq!(arrange_from(set, &[Family::Ipv6], &[], false).expect("addresses"), ["2001:db8::1", "2001:db8::2"]);
+    assert_eq!(
+        arrange_from(set, &[AddressFamily::Ipv4, AddressFamily::Ipv6], &[], false).expect("addresses"),
+        four_first
+    );
+    assert_eq!(
+        arrange_from(set, &[AddressFamily::Ipv6], &[], false).expect("addresses"),
+        ["2001:db8::1", "2001:db8::2"]
+    );
 }
 
 #[test]

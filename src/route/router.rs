@@ -1,0 +1,289 @@
+//! The rules: local domains, then the most specific `[[route]]`, then MX. Pure: no DNS, no clock.
+//!
+//! It decides where mail goes, never whether it may: an address of a local domain that does not
+//! exist, or a client that may not relay, are for policy. A forward-path that is routed here is
+//! taken literally; `%`, `!` and quoted `@` in a local-part mean nothing.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+
+use postroad_smtp::{Domain, ForwardPath, Host, Mailbox, Reply, Status};
+
+use super::recorder::{Recorder, Step};
+use super::{LocalHop, NextHop, OwnAddresses, Route, Target, mx, tls_name};
+use crate::config::{self, Config, RouteMatch, TlsUse, Via};
+
+/// Routing rules of one configuration.
+#[derive(Debug)]
+pub struct Router {
+    locals: HashMap<Domain, (LocalHop, usize)>,
+    exact: HashMap<Domain, Rule>,
+    below: HashMap<Domain, Rule>,
+    any: Option<Rule>,
+    postmaster: Option<ForwardPath>,
+    hostname: Domain,
+    own: OwnAddresses,
+    port: u16,
+    tls: TlsUse,
+    allow_loopback: bool,
+}
+
+/// One `[[route]]`.
+#[derive(Debug)]
+struct Rule {
+    route: config::Route,
+    /// The next hop, where it is the same for every domain.
+    fixed: Option<NextHop>,
+}
+
+const NO_POSTMASTER: Reply = Reply::of(
+    550,
+    Some(Status::new(5, 1, 1)),
+    "no postmaster is set up on this host: set postmaster in its configuration",
+);
+const OWN_LITERAL: Reply =
+    Reply::of(550, Some(Status::new(5, 1, 1)), "no such mailbox at this host; write the domain instead of the address");
+const BAD_LITERAL: Reply = Reply::of(550, Some(Status::new(5, 1, 2)), "mail cannot be sent to this address literal");
+
+impl Router {
+    /// Builds the rules.
+    pub fn new(config: &Config) -> Router {
+        let local = |local: &config::Local| (local.domain.clone(), (LocalHop::new(local.domain.clone()), local.line));
+        let mut router = Router {
+            locals: config.locals.iter().map(local).collect(),
+            exact: HashMap::new(),
+            below: HashMap::new(),
+            any: None,
+            postmaster: config.postmaster().map(ForwardPath::Mailbox),
+            hostname: config.hostname.clone(),
+            own: OwnAddresses::new(config.listen.all().map(|(_, address)| address).collect()),
+            port: config.outbound.port,
+            tls: config.outbound.tls,
+            allow_loopback: config.outbound.allow_loopback,
+        };
+        for route in &config.routes {
+            let rule = Rule { fixed: fixed_hop(route), route: route.clone() };
+            match &route.matches {
+                RouteMatch::Domain(domain) => drop(router.exact.insert(domain.clone(), rule)),
+                RouteMatch::Below(parent) => drop(router.below.insert(parent.clone(), rule)),
+                RouteMatch::Any => router.any = Some(rule),
+            }
+        }
+        router
+    }
+
+    /// Returns the address that mail for this one is really written to: the postmaster of this host
+    /// (bare, or at its name or own address where that is no local domain) is a configured mailbox.
+    pub fn target<'a>(&'a self, path: &'a ForwardPath) -> Cow<'a, ForwardPath> {
+        match (&self.postmaster, self.is_own_postmaster(path)) {
+            (Some(postmaster), true) => Cow::Borrowed(postmaster),
+            _ => Cow::Borrowed(path),
+        }
+    }
+
+    /// Returns where mail for a forward-path goes; for the postmaster of this host, where mail for
+    /// [`Router::target`] goes.
+    pub fn route(&self, path: &ForwardPath) -> Route {
+        self.route_recorded(path, &mut Recorder::off())
+    }
+
+    /// The same, recording why.
+    pub fn route_recorded(&self, path: &ForwardPath, recorder: &mut Recorder) -> Route {
+        let route = match self.target(path).as_ref() {
+            ForwardPath::Postmaster => Route::Refused(NO_POSTMASTER),
+            ForwardPath::Mailbox(mailbox) => match &mailbox.host {
+                Host::Domain(domain) => self.route_domain(domain, recorder),
+                Host::Literal(ip) => self.route_literal(*ip, recorder),
+            },
+        };
+        recorder.note(|| match &route {
+            Route::Local(hop) => Step::Destination { key: hop.key().to_string() },
+            Route::Smtp(hop) => Step::Destination { key: hop.key().to_string() },
+            Route::Refused(reply) => Step::Refused { reply: reply.to_string() },
+        });
+        route
+    }
+
+    fn is_own_postmaster(&self, path: &ForwardPath) -> bool {
+        let ForwardPath::Mailbox(Mailbox { local_part, host }) = path else { return true };
+        let at_host = match host {
+            Host::Domain(domain) => *domain == self.hostname && !self.locals.contains_key(domain),
+            Host::Literal(ip) => self.is_own(*ip),
+        };
+        at_host && local_part.unquoted().eq_ignore_ascii_case("postmaster")
+    }
+
+    fn is_own(&self, ip: IpAddr) -> bool {
+        ip.to_canonical().is_loopback() && !self.allow_loopback || self.own.has(ip)
+    }
+
+    fn route_domain(&self, domain: &Domain, recorder: &mut Recorder) -> Route {
+        if let Some((hop, line)) = self.locals.get(domain) {
+            recorder.note(|| Step::Local { domain: domain.to_string(), line: *line });
+            return Route::Local(hop.clone());
+        }
+        let rule = self.exact.get(domain).or_else(|| self.longest_below(domain)).or(self.any.as_ref());
+        let Some(rule) = rule else {
+            recorder.note(|| Step::NoRule);
+            return Route::Smtp(NextHop::new(Target::Mx(domain.clone()), self.tls, None));
+        };
+        note_rule(rule, recorder);
+        let by_mx = || NextHop::new(Target::Mx(domain.clone()), rule.route.tls, None);
+        Route::Smtp(rule.fixed.clone().unwrap_or_else(by_mx))
+    }
+
+    fn longest_below(&self, domain: &Domain) -> Option<&Rule> {
+        let parents = std::iter::successors(domain.parent(), Domain::parent);
+        parents.into_iter().find_map(|parent| self.below.get(&parent))
+    }
+
+    /// A smarthost takes literals too; without one the address itself is the next hop, unless it is
+    /// this host or none that mail can be sent to (RFC 5321 §4.1.3).
+    fn route_literal(&self, ip: IpAddr, recorder: &mut Recorder) -> Route {
+        if self.is_own(ip) {
+            return Route::Refused(OWN_LITERAL);
+        }
+        if let Some((rule, hop)) = self.any.as_ref().and_then(|rule| Some((rule, rule.fixed.as_ref()?))) {
+            note_rule(rule, recorder);
+            return Route::Smtp(hop.clone());
+        }
+        if let Some(why) = mx::refusal(ip, self.allow_loopback) {
+            recorder.dropped(ip, why);
+            return Route::Refused(BAD_LITERAL);
+        }
+        recorder.note(|| Step::NoRule);
+        let addr = SocketAddr::new(ip.to_canonical(), self.port);
+        Route::Smtp(NextHop::new(Target::Literal(addr), self.tls, None))
+    }
+}
+
+fn fixed_hop(route: &config::Route) -> Option<NextHop> {
+    let target = match &route.via {
+        Via::Mx => return None,
+        Via::Host { host: Host::Domain(name), port } => Target::Host { name: name.clone(), port: *port },
+        Via::Host { host: Host::Literal(ip), port } => Target::Address(SocketAddr::new(*ip, *port)),
+    };
+    Some(NextHop::new(target, route.tls, route.credentials.clone().map(Into::into)))
+}
+
+fn note_rule(rule: &Rule, recorder: &mut Recorder) {
+    recorder.note(|| Step::Rule {
+        pattern: rule.route.matches.to_string(),
+        via: format!("{} (TLS {})", rule.route.via, tls_name(rule.route.tls)),
+        line: rule.route.line,
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    const TEXT: &str = r#"
+hostname = "me.example"
+postmaster = "admin@home.example"
+[listen]
+smtp = ["192.0.2.1:25"]
+[[local]]
+domain = "home.example"
+maildir = "/m/{user}"
+[[route]]
+domain = "corp.example"
+via = "mx"
+tls = "verify"
+[[route]]
+domain = ".corp.example"
+via = "[192.0.2.9]:2525"
+[[route]]
+domain = ".deep.corp.example"
+via = "relay.example:587"
+user = "alice"
+password_file = "p"
+"#;
+
+    fn router(text: &str) -> Router {
+        Router::new(&Config::from_str(text, "test", Path::new("/etc")).unwrap_or_else(|faults| panic!("{faults}")))
+    }
+
+    fn shown(router: &Router, path: &str) -> String {
+        match router.route(&path.parse().expect(path)) {
+            Route::Local(hop) => hop.key().to_string(),
+            Route::Smtp(hop) => hop.key().to_string(),
+            Route::Refused(reply) => reply.to_string()[..9].to_owned(),
+        }
+    }
+
+    #[test]
+    fn the_most_specific_rule_decides() {
+        let router = router(TEXT);
+        for (path, want) in [
+            ("u@home.example", "local:home.example"),
+            ("u@HOME.example.", "local:home.example"),
+            ("u@sub.home.example", "mx:sub.home.example"),
+            ("u@corp.example", "mx:corp.example/verify"),
+            ("u@a.corp.example", "host:192.0.2.9:2525"),
+            ("u@deep.corp.example", "host:192.0.2.9:2525"),
+            ("u@x.y.deep.corp.example", "host:alice@relay.example:587/verify"),
+            ("u@notcorp.example", "mx:notcorp.example"),
+            ("@a.example:u@b.example", "mx:b.example"),
+            ("u%home.example@b.example", "mx:b.example"),
+            ("\"u@home.example\"@b.example", "mx:b.example"),
+            ("postmaster", "local:home.example"),
+            ("Postmaster@me.example", "local:home.example"),
+            ("root@me.example", "mx:me.example"),
+        ] {
+            assert_eq!(shown(&router, path), want, "{path}");
+        }
+    }
+
+    #[test]
+    fn literals_never_lead_home_or_nowhere() {
+        let rules = router(TEXT);
+        for (path, want) in [
+            ("u@[192.0.2.1]", "550 5.1.1"),
+            ("u@[IPv6:::ffff:192.0.2.1]", "550 5.1.1"),
+            ("postmaster@[192.0.2.1]", "local:home.example"),
+            ("u@[127.0.0.1]", "550 5.1.1"),
+            ("u@[0.0.0.0]", "550 5.1.2"),
+            ("u@[IPv6:ff02::1]", "550 5.1.2"),
+            ("u@[192.0.2.2]", "host:192.0.2.2:25"),
+            ("u@[IPv6:2001:db8::1]", "host:[2001:db8::1]:25"),
+        ] {
+            assert_eq!(shown(&rules, path), want, "{path}");
+        }
+        let smarthost = router("[[route]]\ndomain = \"*\"\nvia = \"isp.example:25\"");
+        assert_eq!(shown(&smarthost, "u@[192.0.2.2]"), "host:isp.example:25");
+        assert_eq!(shown(&smarthost, "u@[IPv6:::1]"), "550 5.1.1");
+    }
+
+    #[test]
+    fn without_a_postmaster_and_local_domains_the_sender_hears_what_is_missing() {
+        assert_eq!(shown(&router("hostname = \"me.example\""), "postmaster"), "550 5.1.1");
+    }
+
+    #[test]
+    fn the_postmaster_is_a_mailbox() {
+        let router = router(TEXT);
+        let target = |text: &str| router.target(&text.parse().expect(text)).to_string();
+        assert_eq!(target("postmaster"), "<admin@home.example>");
+        assert_eq!(target("postmaster@[192.0.2.1]"), "<admin@home.example>");
+        assert_eq!(target("postmaster@home.example"), "<postmaster@home.example>");
+        assert_eq!(target("u@me.example"), "<u@me.example>");
+    }
+
+    #[test]
+    fn the_recorder_names_the_line() {
+        let mut recorder = Recorder::on();
+        router(TEXT).route_recorded(&"u@a.corp.example".parse().expect("valid"), &mut recorder);
+        let shown: Vec<String> = recorder.into_steps().iter().map(Step::to_string).collect();
+        assert_eq!(
+            shown,
+            [
+                "route \".corp.example\" matches: via [192.0.2.9]:2525 (TLS opportunistic) (configuration line 14)",
+                "destination host:192.0.2.9:2525"
+            ]
+        );
+    }
+}

@@ -1,0 +1,3 @@
+//! Delivery: from the queue to a next hop or a mailbox of this host.
+
+pub mod local;

@@ -3,6 +3,9 @@
 pub mod config;
 pub mod deliver;
 pub mod dns_zone;
+pub mod metrics;
 pub mod policy;
 pub mod route;
+pub mod systemd;
+pub mod telemetry;
 pub mod tls;

@@ -1,5 +1,6 @@
 //! The agent: every socket, task, clock and setting of Postroad.
 
+pub mod admin;
 pub mod config;
 pub mod deliver;
 pub mod dns_zone;

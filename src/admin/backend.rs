@@ -1,0 +1,69 @@
+//! What the control socket needs of the agent behind it: to be implemented where queue, dispatcher
+//! and configuration meet, and by tests.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use postroad_queue::schedule::{DestinationStats, Standing};
+use postroad_queue::{Item, QueueId, UnixMillis};
+
+use super::request::{Action, Failure};
+use super::view::{StatusView, TotalsView};
+
+/// A message of the queue, with where each recipient goes.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// The message.
+    pub item: Arc<Item>,
+    /// The next hop's key of each recipient, in the envelope's order; empty when nobody knows.
+    pub destinations: Vec<Arc<str>>,
+}
+
+/// A message to be changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// Which.
+    pub id: QueueId,
+    /// The places of its recipients that are meant. Hold and release concern the whole message.
+    pub recipients: Vec<usize>,
+}
+
+/// The agent, as its admin sees it.
+pub trait AdminBackend: Send + Sync + 'static {
+    /// Returns the time that the queue's times are compared with.
+    fn now(&self) -> UnixMillis;
+
+    /// Returns how many messages there are.
+    fn len(&self) -> usize;
+
+    /// Returns whether there is none.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Returns up to `limit` ids behind `after`, ascending.
+    fn ids(&self, after: Option<QueueId>, limit: usize) -> Vec<QueueId>;
+
+    /// Reads a message, or `None` when it is gone. May read the disk: called where blocking is
+    /// allowed.
+    fn entry(&self, id: QueueId) -> Option<Entry>;
+
+    /// Returns what each job of a message waits for.
+    fn standings(&self, id: QueueId) -> impl Future<Output = Vec<Standing>> + Send;
+
+    /// Returns how every destination stands.
+    fn destinations(&self) -> impl Future<Output = Vec<DestinationStats>> + Send;
+
+    /// Returns the queue's totals.
+    fn totals(&self) -> impl Future<Output = TotalsView> + Send;
+
+    /// Returns how the agent is.
+    fn status(&self) -> impl Future<Output = StatusView> + Send;
+
+    /// Does `action` to the targets, durably, and returns for each whether that changed anything,
+    /// in their order, or the words for why it could not be done.
+    fn act(&self, action: Action, targets: Vec<Target>) -> impl Future<Output = Vec<Result<bool, String>>> + Send;
+
+    /// Reads the configuration again and uses it if it is valid. Returns a sentence for people.
+    fn reload(&self) -> impl Future<Output = Result<String, Failure>> + Send;
+}

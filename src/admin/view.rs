@@ -1,0 +1,450 @@
+//! Messages, waits and totals as the control socket and `--json` show them. Times are RFC 3339 in
+//! UTC; fields are only ever added.
+
+use std::fmt;
+
+use jiff::Timestamp;
+use postroad_queue::schedule::{DestinationStats, Lane, Standing, Why};
+use postroad_queue::{Item, RecipientState, Report, UnixMillis};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::backend::Entry;
+use super::filter::{address, sender};
+use super::request::Id;
+
+/// How many recipients a list shows of each message; `queue show` shows all.
+pub const LISTED_RECIPIENTS_MAX: usize = 10;
+
+/// A message.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MessageView {
+    /// Its name.
+    pub id: Id,
+    /// When it was accepted.
+    pub arrived: Time,
+    /// When its pending recipients are given up.
+    pub expires: Time,
+    /// Octets of content.
+    pub size: u64,
+    /// The reverse-path; `<>` when null.
+    pub from: String,
+    /// How it is as a whole.
+    pub state: MessageState,
+    /// Who handed it to us.
+    pub origin: OriginView,
+    /// The sender's ENVID.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub envid: Option<String>,
+    /// How many recipients it has.
+    pub recipients_total: u64,
+    /// How many of them are pending.
+    pub recipients_pending: u64,
+    /// Recipients: in a list the first of those selected, else all.
+    pub recipients: Vec<RecipientView>,
+}
+
+/// How a message is as a whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MessageState {
+    /// An admin holds it.
+    Held,
+    /// Some recipient was not tried yet.
+    Queued,
+    /// Every pending recipient was tried before.
+    Deferred,
+    /// No recipient is pending; notifications may be.
+    Settled,
+}
+
+/// Who handed a message to us.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct OriginView {
+    /// The client's address.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub peer: Option<String>,
+    /// Its HELO or EHLO name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub helo: Option<String>,
+    /// The user it logged in as.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    /// The protocol, as in the trace field.
+    pub protocol: String,
+    /// The session, as in the log.
+    pub session: String,
+}
+
+/// A recipient.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecipientView {
+    /// Its address.
+    pub to: String,
+    /// How far it is.
+    pub state: RecipientStateView,
+    /// Attempts made; for pending ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attempts: Option<u32>,
+    /// When the next attempt is due; for pending ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub due: Option<Time>,
+    /// The next hop's key, when the agent knows it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub destination: Option<String>,
+    /// What was said last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last: Option<ReportView>,
+}
+
+/// How far a recipient is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RecipientStateView {
+    /// To be delivered.
+    Pending,
+    /// Delivered or handed on.
+    Delivered,
+    /// Given up.
+    Failed,
+}
+
+/// What a next hop said.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReportView {
+    /// When.
+    pub at: Time,
+    /// Who; ourselves when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remote: Option<String>,
+    /// The reply, on one line.
+    pub reply: String,
+}
+
+/// A message and what was done to it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ActView {
+    /// The message before the change, with the recipients meant.
+    #[serde(flatten)]
+    pub message: MessageView,
+    /// What was done.
+    pub outcome: ActOutcome,
+    /// Why it could not be done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// What was done to a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ActOutcome {
+    /// It is now otherwise.
+    Changed,
+    /// It was so before.
+    Unchanged,
+    /// It would be changed, but for `dry_run`.
+    WouldChange,
+    /// It could not be done.
+    Failed,
+}
+
+/// What one job of a message waits for.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct WaitView {
+    /// The next hop's key.
+    pub destination: String,
+    /// `urgent`, `normal` or `bulk`.
+    pub lane: String,
+    /// One word for programs.
+    pub reason: String,
+    /// A sentence for people.
+    pub text: String,
+    /// Until when, where that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<Time>,
+    /// The pending recipients there.
+    pub recipients: Vec<RecipientView>,
+}
+
+/// How a destination stands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DestinationView {
+    /// The next hop's key.
+    pub destination: String,
+    /// Jobs that are due.
+    pub ready: u64,
+    /// Jobs that wait for their time.
+    pub deferred: u64,
+    /// Jobs held.
+    pub held: u64,
+    /// Attempts in flight.
+    pub in_flight: u64,
+    /// How many attempts may be in flight.
+    pub window: u32,
+    /// When it is probed, while it cannot be reached.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub closed_until: Option<Time>,
+    /// Failures in a row.
+    #[serde(default)]
+    pub failures: u32,
+    /// What was said last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub said: Option<String>,
+    /// The oldest message that goes there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oldest: Option<Id>,
+}
+
+/// The queue in numbers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TotalsView {
+    /// Messages.
+    pub messages: u64,
+    /// Octets of their content.
+    pub content_octets: u64,
+    /// Octets on disk.
+    pub disk_octets: u64,
+    /// Jobs: a message counts once for each destination.
+    pub jobs: u64,
+    /// Attempts in flight.
+    pub in_flight: u64,
+    /// Whether an admin holds everything.
+    pub held: bool,
+}
+
+/// How the agent is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct StatusView {
+    /// The agent's version.
+    pub version: String,
+    /// Its process.
+    pub pid: u32,
+    /// The name it says in its greeting.
+    pub hostname: String,
+    /// `serving`, `draining`, or `stopped` when a failed write ended acceptance.
+    pub state: String,
+    /// Since when it runs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub since: Option<Time>,
+    /// Sessions open.
+    pub sessions: u64,
+    /// Where it listens, as `smtp 127.0.0.1:25`.
+    pub listeners: Vec<String>,
+    /// The configuration it runs on.
+    pub config: String,
+    /// The queue.
+    pub queue: TotalsView,
+}
+
+impl MessageView {
+    /// Shows a message with the recipients at `places`, at most `max` of them.
+    pub fn of(entry: &Entry, places: &[usize], max: usize) -> MessageView {
+        let item = &*entry.item;
+        let pending = item.state.recipients.iter().filter(|state| is_pending(state)).count();
+        MessageView {
+            id: Id(item.id),
+            arrived: Time(item.arrived),
+            expires: Time(item.state.expires),
+            size: item.content_octets,
+            from: sender(&item.envelope.reverse_path),
+            state: state_of(item),
+            origin: origin_of(item),
+            envid: item.envelope.params.envid.as_deref().map(str::to_owned),
+            recipients_total: item.envelope.recipients().len() as u64,
+            recipients_pending: pending as u64,
+            recipients: places.iter().take(max).map(|place| RecipientView::of(entry, *place)).collect(),
+        }
+    }
+
+    /// Shows a message with all its recipients.
+    pub fn whole(entry: &Entry) -> MessageView {
+        let places: Vec<usize> = (0..entry.item.envelope.recipients().len()).collect();
+        MessageView::of(entry, &places, usize::MAX)
+    }
+}
+
+fn is_pending(state: &RecipientState) -> bool {
+    matches!(state, RecipientState::Pending { .. })
+}
+
+fn state_of(item: &Item) -> MessageState {
+    let recipients = &item.state.recipients;
+    let untried = |state: &RecipientState| matches!(state, RecipientState::Pending { attempts: 0, .. });
+    if !recipients.iter().any(is_pending) {
+        MessageState::Settled
+    } else if item.state.held {
+        MessageState::Held
+    } else if recipients.iter().any(untried) {
+        MessageState::Queued
+    } else {
+        MessageState::Deferred
+    }
+}
+
+fn origin_of(item: &Item) -> OriginView {
+    let origin = &item.origin;
+    OriginView {
+        peer: origin.peer.map(|peer| peer.to_string()),
+        helo: origin.helo.as_deref().map(str::to_owned),
+        user: origin.user.as_deref().map(str::to_owned),
+        protocol: origin.protocol.to_string(),
+        session: origin.session.to_string(),
+    }
+}
+
+impl RecipientView {
+    /// Shows the recipient at `place`, which the message has.
+    pub fn of(entry: &Entry, place: usize) -> RecipientView {
+        let state = &entry.item.state.recipients[place];
+        let (name, attempts, due, last) = match state {
+            RecipientState::Pending { attempts, due, last } => {
+                (RecipientStateView::Pending, Some(*attempts), Some(Time(*due)), last.as_ref())
+            }
+            RecipientState::Delivered { report, .. } => (RecipientStateView::Delivered, None, None, Some(report)),
+            RecipientState::Failed { report, .. } => (RecipientStateView::Failed, None, None, Some(report)),
+        };
+        RecipientView {
+            to: address(&entry.item.envelope.recipients()[place].forward_path),
+            state: name,
+            attempts,
+            due,
+            destination: entry.destinations.get(place).map(|key| key.to_string()),
+            last: last.map(ReportView::of),
+        }
+    }
+}
+
+impl ReportView {
+    fn of(report: &Report) -> ReportView {
+        let remote = report.remote.as_deref().map(str::to_owned);
+        ReportView { at: Time(report.at), remote, reply: report.reply.to_string() }
+    }
+}
+
+impl WaitView {
+    /// Shows what a job waits for, with the message's pending recipients at its destination.
+    pub fn of(entry: &Entry, standing: &Standing) -> WaitView {
+        let there = |place: &usize| {
+            is_pending(&entry.item.state.recipients[*place])
+                && entry.destinations.get(*place).is_none_or(|key| *key == standing.destination)
+        };
+        let places = (0..entry.item.state.recipients.len()).filter(there);
+        let (reason, until) = reason_of(&standing.why);
+        WaitView {
+            destination: standing.destination.to_string(),
+            lane: lane_name(standing.lane).to_owned(),
+            reason: reason.to_owned(),
+            text: sentence(&standing.why),
+            until: until.map(Time),
+            recipients: places.map(|place| RecipientView::of(entry, place)).collect(),
+        }
+    }
+}
+
+fn lane_name(lane: Lane) -> &'static str {
+    match lane {
+        Lane::Urgent => "urgent",
+        Lane::Normal => "normal",
+        Lane::Bulk => "bulk",
+    }
+}
+
+fn reason_of(why: &Why) -> (&'static str, Option<UnixMillis>) {
+    match why {
+        Why::InFlight => ("in_flight", None),
+        Why::Held => ("held", None),
+        Why::DestinationHeld => ("destination_held", None),
+        Why::AllHeld => ("all_held", None),
+        Why::Deferred { due } => ("deferred", Some(*due)),
+        Why::Closed { until, .. } => ("destination_unreachable", Some(*until)),
+        Why::Probing { .. } => ("destination_probed", None),
+        Why::Window { .. } => ("destination_busy", None),
+        Why::Total { .. } => ("agent_busy", None),
+        Why::Turn => ("turn", None),
+    }
+}
+
+fn sentence(why: &Why) -> String {
+    match why {
+        Why::InFlight => "is being delivered now".to_owned(),
+        Why::Held => "is held: `postroad queue release` lets it go".to_owned(),
+        Why::DestinationHeld => "its destination is held: release the destination".to_owned(),
+        Why::AllHeld => "the whole queue is held: release it".to_owned(),
+        Why::Deferred { due } => format!("was tried before; the next attempt is due at {}", Time(*due)),
+        Why::Closed { until, failures, said } => {
+            format!(
+                "its destination could not be reached {failures} times in a row and is tried again at {} ({said})",
+                Time(*until)
+            )
+        }
+        Why::Probing { failures, said } => {
+            format!("its destination could not be reached {failures} times in a row and is being tried now ({said})")
+        }
+        Why::Window { in_flight, window } => {
+            format!("waits for one of its destination's sessions: {in_flight} of {window} are in use")
+        }
+        Why::Total { in_flight, limit } => {
+            format!("waits for one of the agent's outbound sessions: {in_flight} of {limit} are in use")
+        }
+        Why::Turn => "is ready and starts within moments".to_owned(),
+    }
+}
+
+impl DestinationView {
+    /// Shows how a destination stands.
+    pub fn of(stats: &DestinationStats) -> DestinationView {
+        let sum = |lanes: [usize; 3]| lanes.iter().sum::<usize>() as u64;
+        DestinationView {
+            destination: stats.destination.to_string(),
+            ready: sum(stats.ready),
+            deferred: sum(stats.deferred),
+            held: stats.held as u64,
+            in_flight: stats.in_flight as u64,
+            window: stats.window,
+            closed_until: stats.closed_until.map(Time),
+            failures: stats.failures,
+            said: stats.said.as_deref().map(str::to_owned),
+            oldest: stats.oldest.map(Id),
+        }
+    }
+}
+
+/// A time as text: RFC 3339 with milliseconds, in UTC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Time(pub UnixMillis);
+
+impl fmt::Display for Time {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let time = i64::try_from(self.0.0).ok().and_then(|millis| Timestamp::from_millisecond(millis).ok());
+        write!(f, "{:.3}", time.unwrap_or(Timestamp::MAX))
+    }
+}
+
+impl Serialize for Time {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Time {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Time, D::Error> {
+        let time: Timestamp = String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)?;
+        let millis = u64::try_from(time.as_millisecond()).map_err(serde::de::Error::custom)?;
+        Ok(Time(UnixMillis(millis)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_read_back() {
+        let time = Time(UnixMillis(1_800_000_000_123));
+        assert_eq!(serde_json::to_string(&time).expect("JSON"), "\"2027-01-15T08:00:00.123Z\"");
+        assert_eq!(serde_json::from_str::<Time>("\"2027-01-15T08:00:00.123Z\"").expect("RFC 3339"), time);
+        assert_eq!(Time(UnixMillis(u64::MAX)).to_string(), "9999-12-30T22:00:00.999Z");
+    }
+}

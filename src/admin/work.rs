@@ -1,0 +1,268 @@
+//! What a request does: walks over the queue page by page, so that a queue of a million messages
+//! is never in memory, and sends what it finds as it finds it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use postroad_queue::QueueId;
+use serde::Serialize;
+use tokio::sync::mpsc::Sender;
+use tokio::time::Instant;
+
+use super::backend::{AdminBackend, Entry, Target};
+use super::filter::Filter;
+use super::request::{Action, Done, Failure, Id, Line, Progress, Request};
+use super::view::{ActOutcome, ActView, DestinationView, LISTED_RECIPIENTS_MAX, MessageView, WaitView};
+
+/// Messages read at a time; also how many are changed with one sync.
+const PAGE_MESSAGES: usize = 256;
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Why the work ended early.
+#[derive(Debug)]
+pub enum Stop {
+    /// The client went away: nobody hears an answer.
+    Gone,
+    /// The client is to hear this.
+    Failed(Failure),
+}
+
+impl From<Failure> for Stop {
+    fn from(failure: Failure) -> Stop {
+        Stop::Failed(failure)
+    }
+}
+
+/// Does what `request` asks and sends items and progress to `lines`.
+///
+/// # Errors
+/// What the client is to hear, or that it went away.
+pub async fn perform<B: AdminBackend>(backend: Arc<B>, request: Request, lines: Sender<Line>) -> Result<Done, Stop> {
+    let work = Work { backend, lines };
+    match request {
+        Request::Ping {} => Ok(Done::default()),
+        Request::Status {} => {
+            work.item(&work.backend.status().await).await?;
+            Ok(Done::default())
+        }
+        Request::Reload {} => Ok(Done { text: Some(work.backend.reload().await?), ..Done::default() }),
+        Request::List { filter, after, limit } => work.list(filter, after, limit).await,
+        Request::Show { id } => work.show(id).await,
+        Request::Why { id } => work.why(id).await,
+        Request::Stats {} => work.stats().await,
+        Request::Act { action, filter, dry_run, limit } => work.act(action, filter, dry_run, limit).await,
+    }
+}
+
+struct Work<B> {
+    backend: Arc<B>,
+    lines: Sender<Line>,
+}
+
+/// A message that a filter selects, with the places of the recipients selected.
+type Selected = (Entry, Vec<usize>);
+
+impl<B: AdminBackend> Work<B> {
+    async fn list(&self, filter: Filter, after: Option<Id>, limit: Option<u64>) -> Result<Done, Stop> {
+        let mut walk = Walk::new(filter, after, limit);
+        let mut done = Done::default();
+        while let Some(page) = self.page(&mut walk).await? {
+            for (entry, places) in page {
+                self.item(&MessageView::of(&entry, &places, LISTED_RECIPIENTS_MAX)).await?;
+                done.matched += 1;
+            }
+        }
+        Ok(walk.finish(done))
+    }
+
+    async fn act(&self, action: Action, filter: Filter, dry_run: bool, limit: Option<u64>) -> Result<Done, Stop> {
+        if filter.is_unconditional() && !filter.all {
+            let message = format!("nothing says which messages to {}", action.as_str());
+            return Err(Failure::new(message, "name ids or a filter, or say --all").into());
+        }
+        let mut walk = Walk::new(filter, None, limit);
+        let mut done = Done::default();
+        while let Some(page) = self.page(&mut walk).await? {
+            let outcomes =
+                if dry_run { vec![Ok(ActOutcome::WouldChange); page.len()] } else { self.apply(action, &page).await };
+            for ((entry, places), outcome) in page.iter().zip(outcomes) {
+                done.matched += 1;
+                done.changed += u64::from(outcome == Ok(ActOutcome::Changed));
+                done.failed += u64::from(outcome.is_err());
+                self.item(&act_view(entry, places, outcome)).await?;
+            }
+        }
+        Ok(walk.finish(done))
+    }
+
+    async fn apply(&self, action: Action, page: &[Selected]) -> Vec<Result<ActOutcome, String>> {
+        let target = |(entry, places): &Selected| Target { id: entry.item.id, recipients: places.clone() };
+        let outcomes = self.backend.act(action, page.iter().map(target).collect()).await;
+        let word = |changed| if changed { ActOutcome::Changed } else { ActOutcome::Unchanged };
+        outcomes.into_iter().map(|outcome| outcome.map(word)).collect()
+    }
+
+    async fn show(&self, id: Id) -> Result<Done, Stop> {
+        self.item(&MessageView::whole(&self.entry(id).await?)).await?;
+        Ok(Done { matched: 1, ..Done::default() })
+    }
+
+    async fn why(&self, id: Id) -> Result<Done, Stop> {
+        let entry = self.entry(id).await?;
+        let standings = self.backend.standings(id.0).await;
+        for standing in &standings {
+            self.item(&WaitView::of(&entry, standing)).await?;
+        }
+        let waits_for_nothing = "no delivery is left to make: it ends once its notifications are queued".to_owned();
+        let text = standings.is_empty().then_some(waits_for_nothing);
+        Ok(Done { matched: standings.len() as u64, text, ..Done::default() })
+    }
+
+    async fn stats(&self) -> Result<Done, Stop> {
+        let mut destinations = self.backend.destinations().await;
+        let jobs = |lanes: [usize; 3]| lanes.iter().sum::<usize>();
+        destinations.sort_by_cached_key(|stats| {
+            let most = jobs(stats.ready) + jobs(stats.deferred) + stats.held + stats.in_flight;
+            (std::cmp::Reverse(most), stats.destination.clone())
+        });
+        for stats in &destinations {
+            self.item(&DestinationView::of(stats)).await?;
+        }
+        let totals = self.backend.totals().await;
+        Ok(Done { matched: destinations.len() as u64, totals: Some(totals), ..Done::default() })
+    }
+
+    async fn entry(&self, id: Id) -> Result<Entry, Stop> {
+        let backend = self.backend.clone();
+        let entry = blocking(move || backend.entry(id.0)).await?;
+        entry.ok_or_else(|| {
+            let remedy = "it may have been delivered since: the log tells, under its queue id";
+            Failure::new(format!("the queue has no message {id}"), remedy).into()
+        })
+    }
+
+    /// Returns the next messages selected, perhaps none of this page; `None` at the end.
+    async fn page(&self, walk: &mut Walk) -> Result<Option<Vec<Selected>>, Stop> {
+        let Some(ids) = walk.next_ids(&*self.backend) else { return Ok(None) };
+        self.progress(walk).await?;
+        let (backend, filter, limit) = (self.backend.clone(), walk.filter.clone(), walk.left);
+        let read = blocking(move || read_page(&*backend, &filter, &ids, limit)).await?;
+        walk.turn(&read);
+        Ok(Some(read.selected))
+    }
+
+    async fn progress(&self, walk: &mut Walk) -> Result<(), Stop> {
+        if walk.told.elapsed() < PROGRESS_INTERVAL {
+            return Ok(());
+        }
+        walk.told = Instant::now();
+        let total = self.backend.len().max(walk.seen as usize) as u64;
+        self.send(Line::Progress(Progress { seen: walk.seen, total })).await
+    }
+
+    async fn item(&self, item: &impl Serialize) -> Result<(), Stop> {
+        self.send(Line::Item(serde_json::to_value(item).expect("a view is plain JSON"))).await
+    }
+
+    async fn send(&self, line: Line) -> Result<(), Stop> {
+        self.lines.send(line).await.map_err(|_| Stop::Gone)
+    }
+}
+
+async fn blocking<T: Send + 'static>(job: impl FnOnce() -> T + Send + 'static) -> Result<T, Stop> {
+    let lost = |_| Stop::Failed(Failure::new("the agent could not finish the request", "its log says why"));
+    tokio::task::spawn_blocking(job).await.map_err(lost)
+}
+
+fn act_view(entry: &Entry, places: &[usize], outcome: Result<ActOutcome, String>) -> ActView {
+    let (outcome, error) = match outcome {
+        Ok(outcome) => (outcome, None),
+        Err(error) => (ActOutcome::Failed, Some(error)),
+    };
+    ActView { message: MessageView::of(entry, places, LISTED_RECIPIENTS_MAX), outcome, error }
+}
+
+/// A walk over the messages that a filter selects.
+struct Walk {
+    filter: Arc<Filter>,
+    /// The named ids still to look at, ascending, when the filter names ids.
+    named: Option<std::vec::IntoIter<QueueId>>,
+    after: Option<QueueId>,
+    /// How many more may be selected.
+    left: u64,
+    seen: u64,
+    missing: Vec<Id>,
+    told: Instant,
+}
+
+impl Walk {
+    fn new(filter: Filter, after: Option<Id>, limit: Option<u64>) -> Walk {
+        let mut named: Vec<QueueId> = filter.ids.iter().map(|id| id.0).collect();
+        named.sort_unstable();
+        named.dedup();
+        named.retain(|id| after.is_none_or(|after| *id > after.0));
+        Walk {
+            named: (!filter.ids.is_empty()).then(|| named.into_iter()),
+            // The ids walked over are those named: the condition need not be asked again.
+            filter: Arc::new(Filter { ids: Vec::new(), ..filter }),
+            after: after.map(|id| id.0),
+            left: limit.unwrap_or(u64::MAX),
+            seen: 0,
+            missing: Vec::new(),
+            told: Instant::now(),
+        }
+    }
+
+    fn next_ids(&mut self, backend: &impl AdminBackend) -> Option<Vec<QueueId>> {
+        if self.left == 0 {
+            return None;
+        }
+        let ids = match &mut self.named {
+            Some(named) => named.take(PAGE_MESSAGES).collect(),
+            None => backend.ids(self.after, PAGE_MESSAGES),
+        };
+        (!ids.is_empty()).then_some(ids)
+    }
+
+    fn turn(&mut self, page: &Page) {
+        self.seen += page.seen;
+        self.left -= page.selected.len() as u64;
+        self.after = page.last.or(self.after);
+        if self.named.is_some() {
+            self.missing.extend(page.missing.iter().map(|id| Id(*id)));
+        }
+    }
+
+    fn finish(self, done: Done) -> Done {
+        let next = (self.left == 0).then_some(self.after).flatten().map(Id);
+        Done { next, missing: self.missing, ..done }
+    }
+}
+
+struct Page {
+    selected: Vec<Selected>,
+    seen: u64,
+    last: Option<QueueId>,
+    missing: Vec<QueueId>,
+}
+
+fn read_page(backend: &impl AdminBackend, filter: &Filter, ids: &[QueueId], limit: u64) -> Page {
+    let now = backend.now();
+    let mut page = Page { selected: Vec::new(), seen: 0, last: None, missing: Vec::new() };
+    for id in ids {
+        if page.selected.len() as u64 == limit {
+            break;
+        }
+        page.seen += 1;
+        page.last = Some(*id);
+        match backend.entry(*id) {
+            Some(entry) => page.selected.extend(filter.select(&entry, now).map(|places| (entry, places))),
+            None => page.missing.push(*id),
+        }
+    }
+    page
+}
+
+#[cfg(test)]
+#[path = "work_tests.rs"]
+mod tests;

@@ -19,15 +19,20 @@ use rustix::io::Errno;
 
 use super::folder::Folder;
 use super::line_ends::LineEnds;
-use super::template::{MailboxTemplate, UserError, user_name};
+use crate::config::{MaildirTemplate, UserName};
 
 /// Octets of content in memory at a time.
 const PIECE_OCTETS: usize = 64 * 1024;
+/// What a template has where the user's name goes.
+const PLACE: &str = "{user}";
 
 /// The Maildirs of a local domain, one for each user.
 #[derive(Clone, Debug)]
 pub struct Maildir {
-    template: MailboxTemplate,
+    /// The directories above the first one that is a user's: the admin's, must exist.
+    fixed: PathBuf,
+    /// The names below it, with [`PLACE`] in them; never empty.
+    below: Vec<String>,
     /// This host's name as it stands in file names.
     host: Box<str>,
 }
@@ -41,7 +46,9 @@ pub struct Deliver<'a> {
     pub arrived: UnixMillis,
     /// Who sent it.
     pub reverse_path: &'a ReversePath,
-    /// Who it is for.
+    /// Whose mailbox it goes into.
+    pub user: &'a UserName,
+    /// Who it is for, as the envelope has it.
     pub forward_path: &'a ForwardPath,
     /// The recipient's place in the envelope.
     pub place: usize,
@@ -59,12 +66,9 @@ pub struct Delivered {
     pub already: bool,
 }
 
-/// Why a message is not in the mailbox. All but the first are the host's trouble and transient.
+/// Why a message is not in the mailbox. All of it is the host's trouble, and transient.
 #[derive(Debug, thiserror::Error)]
 pub enum DeliverError {
-    /// The recipient can have no mailbox here.
-    #[error(transparent)]
-    Mailbox(#[from] UserError),
     /// The admin's directory above the mailboxes is not there.
     #[error("{path} does not exist: make it, or mount the file system it lies on", path = path.display())]
     Missing {
@@ -122,7 +126,6 @@ impl DeliverError {
 impl From<&DeliverError> for Reply {
     fn from(error: &DeliverError) -> Reply {
         let (code, status) = match error {
-            DeliverError::Mailbox(_) => (553, Status::new(5, 1, 3)),
             DeliverError::Missing { .. } | DeliverError::NotADirectory { .. } => (451, Status::new(4, 3, 5)),
             DeliverError::Full { .. } => (452, Status::new(4, 3, 1)),
             DeliverError::Quota { .. } => (452, Status::new(4, 2, 2)),
@@ -143,9 +146,15 @@ impl From<&Delivered> for Reply {
 
 impl Maildir {
     /// Delivers to the mailboxes that `template` names, as host `hostname`.
-    pub fn new(template: MailboxTemplate, hostname: &str) -> Maildir {
+    pub fn new(template: &MaildirTemplate, hostname: &str) -> Maildir {
+        let names: Vec<&str> = template.as_str().split('/').filter(|name| !name.is_empty()).collect();
+        let last = names.len().saturating_sub(1);
+        let first_of_user = names.iter().position(|name| name.contains(PLACE)).unwrap_or(last);
+        let mut fixed = PathBuf::from("/");
+        fixed.extend(&names[..first_of_user]);
+        let below = names[first_of_user..].iter().map(ToString::to_string).collect();
         // The Maildir page's own escapes: a slash or colon would end the name early.
-        Maildir { template, host: hostname.replace('/', "\\057").replace(':', "\\072").into() }
+        Maildir { fixed, below, host: hostname.replace('/', "\\057").replace(':', "\\072").into() }
     }
 
     /// Writes the message into the recipient's Maildir. Blocks on the disk; when it returns `Ok`
@@ -154,14 +163,9 @@ impl Maildir {
     /// # Errors
     /// What stood in the way; nothing is left in `new` then, except when only the last sync failed.
     pub fn deliver(&self, deliver: &Deliver<'_>, content: &mut dyn Read) -> Result<Delivered, DeliverError> {
-        let user = match deliver.forward_path {
-            ForwardPath::Postmaster => "postmaster".to_owned(),
-            ForwardPath::Mailbox(mailbox) => user_name(&mailbox.local_part)?,
-        };
-        let (fixed, below) = self.template.resolve(&user);
-        let mut mailbox = Folder::open(fixed)?;
-        for name in &below {
-            mailbox = mailbox.child(name)?;
+        let mut mailbox = Folder::open(&self.fixed)?;
+        for name in &self.below {
+            mailbox = mailbox.child(&name.replace(PLACE, deliver.user.as_str()))?;
         }
         let (tmp, new, cur) = (mailbox.child("tmp")?, mailbox.child("new")?, mailbox.child("cur")?);
         let base = self.base_name(deliver);

@@ -8,11 +8,14 @@
 
 use std::sync::Arc;
 
+use super::job::LANES;
 use crate::id::UnixMillis;
 use crate::retry::RetryPolicy;
 
-/// How many lanes there are.
-pub(super) const LANES: usize = 3;
+/// The class of destinations that have answered since they were last silent.
+pub(super) const PROVEN: usize = 0;
+/// The class of the others.
+pub(super) const UNPROVEN: usize = 1;
 
 /// What the schedule keeps of a destination.
 #[derive(Debug)]
@@ -30,16 +33,18 @@ pub(super) struct Destination {
     pub window: u32,
     /// Why it is closed; none while it is open.
     pub outage: Option<Box<Outage>>,
-    /// In which rotations it stands.
-    pub enlisted: [bool; LANES],
-    /// When it has to be looked at again, as it stands among the timers.
-    pub timer: Option<UnixMillis>,
+    /// In which rotations it stands, by class and lane.
+    pub enlisted: [[bool; LANES]; 2],
+    /// When it has to be looked at again, as it stands among the timers of a class.
+    pub timer: Option<(usize, UnixMillis)>,
     /// Counts its starts, for the lanes' turns.
     pub turn: u32,
     /// Jobs a kept connection took while others waited, since its last turn in the rotation.
     pub taken: u32,
     /// Whether it stands among the idle.
     pub idle: bool,
+    /// Whether it has answered since it was last silent.
+    proven: bool,
     /// Successes since the window last changed.
     successes: u32,
     /// The newest attempt there was when a failure last counted.
@@ -68,11 +73,12 @@ impl Destination {
             in_flight: 0,
             window,
             outage: None,
-            enlisted: [false; LANES],
+            enlisted: Default::default(),
             timer: None,
             turn: 0,
             taken: 0,
             idle: false,
+            proven: false,
             successes: 0,
             judged: 0,
             succeeded: 0,
@@ -96,6 +102,11 @@ impl Destination {
                 None => self.in_flight < self.window,
                 Some(outage) => outage.probe.is_none(),
             }
+    }
+
+    /// Returns [`PROVEN`] or [`UNPROVEN`].
+    pub fn class(&self) -> usize {
+        if self.proven { PROVEN } else { UNPROVEN }
     }
 
     /// Returns the time before which nothing starts; the beginning of time while it is open.
@@ -124,6 +135,7 @@ impl Destination {
     /// Notes that the destination answered. `newest` is the latest serial given out anywhere.
     pub fn reached(&mut self, newest: u64, window_first: u32) {
         self.succeeded = newest;
+        self.proven = true;
         if self.outage.take().is_some() {
             self.window = window_first;
             self.successes = 0;
@@ -173,6 +185,7 @@ impl Destination {
             return;
         }
         self.judged = attempt.newest;
+        self.proven = false;
         let failures = self.outage.as_ref().map_or(0, |outage| outage.failures).saturating_add(1);
         let until = attempt.now.plus(attempt.backoff.delay(failures, random));
         self.outage = Some(Box::new(Outage { until, failures, said: attempt.said.clone(), probe: None }));

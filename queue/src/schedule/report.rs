@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::destination::Destination;
+use super::destination::{Destination, UNPROVEN};
 use super::line::{Entry, Key, Phase};
 use super::{Lane, Schedule};
 use crate::id::{QueueId, UnixMillis};
@@ -65,6 +65,13 @@ pub enum Why {
         /// How many there may be.
         limit: u32,
     },
+    /// For one of the sessions to destinations that have not answered yet.
+    Unproven {
+        /// Attempts in flight to such destinations.
+        in_flight: u32,
+        /// How many there may be.
+        limit: u32,
+    },
     /// For nothing but its turn: it starts with the next polls.
     Turn,
 }
@@ -86,8 +93,12 @@ pub struct DestinationStats {
     pub in_flight: usize,
     /// How many attempts may be in flight now.
     pub window: u32,
+    /// Whether the destination has answered since it was last silent.
+    pub is_proven: bool,
     /// When the destination is probed, while it is closed.
     pub closed_until: Option<UnixMillis>,
+    /// Whether an attempt probes it now, while it is closed.
+    pub is_probed: bool,
     /// Failures in a row, while it is closed.
     pub failures: u32,
     /// What was said last, while it is closed.
@@ -103,6 +114,8 @@ pub struct Totals {
     pub jobs: usize,
     /// Attempts in flight.
     pub in_flight: usize,
+    /// Of these, attempts that started when their destination had not answered yet.
+    pub unproven: usize,
     /// Destinations that have a job or whose window is remembered.
     pub destinations: usize,
     /// Whether everything is held.
@@ -141,10 +154,14 @@ impl Schedule {
         if destination.in_flight >= destination.window {
             return Why::Window { in_flight: destination.in_flight, window: destination.window };
         }
-        match self.limits.total_concurrency_max {
-            limit if self.in_flight >= limit => Why::Total { in_flight: self.in_flight, limit },
-            _ => Why::Turn,
+        let (total, unproven) = (self.limits.total_concurrency_max, self.limits.unproven_concurrency_max);
+        if self.in_flight >= total {
+            return Why::Total { in_flight: self.in_flight, limit: total };
         }
+        if destination.class() == UNPROVEN && self.unproven >= unproven {
+            return Why::Unproven { in_flight: self.unproven, limit: unproven };
+        }
+        Why::Turn
     }
 
     /// Returns how every destination stands at `now`, in no order. Walks over what is ready and
@@ -169,7 +186,9 @@ impl Schedule {
             is_held: destination.held,
             in_flight: destination.in_flight as usize,
             window: destination.window,
+            is_proven: destination.class() != UNPROVEN,
             closed_until: outage.map(|outage| outage.until),
+            is_probed: outage.is_some_and(|outage| outage.probe.is_some()),
             failures: outage.map_or(0, |outage| outage.failures),
             said: outage.map(|outage| outage.said.clone()),
             oldest,
@@ -200,6 +219,7 @@ impl Schedule {
         Totals {
             jobs: self.line.len(),
             in_flight: self.in_flight as usize,
+            unproven: self.unproven as usize,
             destinations: self.names.len(),
             is_held: self.held,
         }

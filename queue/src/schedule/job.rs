@@ -1,0 +1,137 @@
+//! What goes in and out of the schedule: a job, the attempt it becomes, what came of that, and what
+//! to do next.
+
+use std::sync::Arc;
+
+use crate::id::{QueueId, UnixMillis};
+
+/// How many lanes there are.
+pub(super) const LANES: usize = 3;
+/// Of this many turns one is for each of the lower lanes.
+const LANE_TURNS: u32 = 8;
+
+/// How soon a job goes when it competes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Lane {
+    /// Notifications and alerts.
+    Urgent,
+    /// Mail.
+    Normal,
+    /// Mail that asked for it, or whose sender floods.
+    Bulk,
+}
+
+/// One message on its way to one destination.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Job {
+    /// The message.
+    pub id: QueueId,
+    /// The next hop's key.
+    pub destination: Arc<str>,
+    /// When it may start.
+    pub due: UnixMillis,
+    /// How soon it goes when it competes.
+    pub lane: Lane,
+}
+
+/// A job that has started. Whoever holds it owes the schedule one [`Schedule::finished`]; only
+/// the schedule makes it.
+#[derive(Debug, PartialEq, Eq)]
+#[must_use = "an attempt that is not finished occupies its session for ever"]
+pub struct Attempt {
+    pub(super) id: QueueId,
+    pub(super) destination: Arc<str>,
+    pub(super) serial: u64,
+    pub(super) place: u32,
+    pub(super) is_probe: bool,
+    pub(super) is_unproven: bool,
+}
+
+/// What to do next.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Next {
+    /// Start this attempt, then ask again.
+    Start(Attempt),
+    /// Nothing starts before `at` unless something happens; at `at` something does.
+    Wake {
+        /// When to ask again.
+        at: UnixMillis,
+        /// What happens then.
+        why: WakeReason,
+    },
+    /// Nothing starts until something happens.
+    Idle,
+}
+
+/// Why to wake.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WakeReason {
+    /// A job is due.
+    JobDue,
+    /// The back-off of a destination ends; it is probed.
+    BackoffEnds,
+}
+
+/// What came of an attempt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Finish {
+    /// Every recipient at this destination is settled.
+    Done,
+    /// The destination answered, and some recipient is to be tried again at `due`.
+    Requeue {
+        /// When.
+        due: UnixMillis,
+    },
+    /// The session was refused or lost on the way (`421`, too many connections, reset): fewer at
+    /// once from now on.
+    Throttled {
+        /// When to try again.
+        due: UnixMillis,
+        /// What was said, on one line, for [`Why::Closed`].
+        said: Arc<str>,
+    },
+    /// The destination could not be reached. The job keeps its place and waits for the
+    /// destination alone.
+    DestinationFailed {
+        /// What was said, on one line, for [`Why::Closed`].
+        said: Arc<str>,
+    },
+    /// Nothing was tried: no resources, or the agent drains. The job is ready again.
+    Returned,
+}
+
+impl Lane {
+    /// All lanes, the soonest first.
+    pub const ALL: [Lane; LANES] = [Lane::Urgent, Lane::Normal, Lane::Bulk];
+
+    /// Returns the lanes in the order in which they are asked on this turn.
+    pub(super) fn in_turn(turn: u32) -> [Lane; LANES] {
+        match turn % LANE_TURNS {
+            3 => [Lane::Normal, Lane::Urgent, Lane::Bulk],
+            7 => [Lane::Bulk, Lane::Urgent, Lane::Normal],
+            _ => Lane::ALL,
+        }
+    }
+}
+
+impl Attempt {
+    /// Returns the message.
+    pub fn id(&self) -> QueueId {
+        self.id
+    }
+
+    /// Returns the next hop's key.
+    pub fn destination(&self) -> &Arc<str> {
+        &self.destination
+    }
+
+    /// Returns a number that no other attempt of this schedule has.
+    pub fn serial(&self) -> u64 {
+        self.serial
+    }
+
+    /// Returns whether all else that waits for the destination waits for this attempt.
+    pub fn is_probe(&self) -> bool {
+        self.is_probe
+    }
+}

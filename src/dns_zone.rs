@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use hickory_server::net::runtime::Time;
+use hickory_server::net::xfer::Protocol;
 use hickory_server::proto::op::{Header, HeaderCounts, MessageType, Metadata, OpCode, ResponseCode};
 use hickory_server::proto::rr::rdata::{CNAME, MX, SOA};
 use hickory_server::proto::rr::{Name, RData, Record, RecordType};
@@ -46,7 +47,7 @@ enum Fault {
 /// A running name server; it stops when it is dropped.
 pub struct NameServer {
     addr: SocketAddr,
-    queries: Arc<AtomicU64>,
+    asked: Arc<Asked>,
     server: hickory_server::Server<Answers>,
 }
 
@@ -146,11 +147,11 @@ impl NameServer {
     pub async fn start(addr: SocketAddr, zone: Zone) -> io::Result<NameServer> {
         let (udp, tcp) = bind_both(addr).await?;
         let addr = udp.local_addr()?;
-        let queries = Arc::new(AtomicU64::new(0));
-        let mut server = hickory_server::Server::new(Answers { zone, queries: queries.clone() });
+        let asked = Arc::<Asked>::default();
+        let mut server = hickory_server::Server::new(Answers { zone, asked: asked.clone() });
         server.register_socket(udp);
         server.register_listener(tcp, TCP_IDLE, 4096);
-        Ok(NameServer { addr, queries, server })
+        Ok(NameServer { addr, asked, server })
     }
 
     /// Returns where it listens.
@@ -160,7 +161,12 @@ impl NameServer {
 
     /// Returns how many queries it was asked so far, over UDP and TCP.
     pub fn queries(&self) -> u64 {
-        self.queries.load(Ordering::Relaxed)
+        self.asked.udp.load(Ordering::Relaxed) + self.queries_over_tcp()
+    }
+
+    /// Returns how many of them came over TCP.
+    pub fn queries_over_tcp(&self) -> u64 {
+        self.asked.tcp.load(Ordering::Relaxed)
     }
 }
 
@@ -184,13 +190,20 @@ async fn bind_both(addr: SocketAddr) -> io::Result<(UdpSocket, TcpListener)> {
 
 struct Answers {
     zone: Zone,
-    queries: Arc<AtomicU64>,
+    asked: Arc<Asked>,
+}
+
+#[derive(Default)]
+struct Asked {
+    udp: AtomicU64,
+    tcp: AtomicU64,
 }
 
 #[async_trait::async_trait]
 impl RequestHandler for Answers {
     async fn handle_request<R: ResponseHandler, T: Time>(&self, request: &Request, mut out: R) -> ResponseInfo {
-        self.queries.fetch_add(1, Ordering::Relaxed);
+        let asked = if request.protocol() == Protocol::Udp { &self.asked.udp } else { &self.asked.tcp };
+        asked.fetch_add(1, Ordering::Relaxed);
         let metadata = Metadata::response_from_request(&request.metadata);
         let failed = ResponseInfo::from(Header { metadata, counts: HeaderCounts::default() });
         let Ok(info) = request.request_info() else { return failed };

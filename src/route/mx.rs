@@ -183,8 +183,11 @@ pub fn arrange(
     })
 }
 
+/// Whether the host is this one. An address that is refused anyway says nothing: a loopback address
+/// in a stranger's DNS is a trap or a mistake, not this host's place among the exchanges.
 fn has_own(found: &Found, rules: &AddressRules<'_>) -> bool {
-    matches!(found, Found::Addresses(list) if list.iter().any(|ip| (rules.is_self)(ip.to_canonical())))
+    let is_own = |ip: &IpAddr| refusal(*ip, rules.allow_loopback).is_none() && (rules.is_self)(ip.to_canonical());
+    matches!(found, Found::Addresses(list) if list.iter().any(is_own))
 }
 
 /// Returns the addresses that may be tried and whether those are all.

@@ -151,6 +151,9 @@ fn addresses_that_are_nobodys_are_never_tried() {
     let none = Err(ResolveError::NoUsableAddress { domain: domain("d.example") });
     assert_eq!(arrange_from(set, BOTH, &[], false), none);
     assert_eq!(arrange_from(set, BOTH, &[], true).expect("allowed"), ["127.0.0.1"]);
+    // A trap beside a real exchange does not count as this host, which would drop them both.
+    let set: &[(u16, &str, &[&str])] = &[(10, "trap.example", &["127.0.0.1"]), (10, "real.example", &["192.0.2.1"])];
+    assert_eq!(arrange_from(set, BOTH, &["127.0.0.1"], false).expect("the real one"), ["192.0.2.1"]);
 }
 
 #[test]
@@ -209,7 +212,8 @@ proptest! {
             let of = set.iter().find(|(_, n, _)| name(*n) == exchange.name.as_str()).and_then(|(_, _, list)| list.clone());
             (exchange, of.map_or(Found::Unanswered("x".into()), Found::Addresses))
         }).collect();
-        let has_own = |f: &Found| matches!(f, Found::Addresses(list) if list.contains(&own_ip));
+        let usable = refusal(own_ip, loopback).is_none();
+        let has_own = |f: &Found| usable && matches!(f, Found::Addresses(list) if list.contains(&own_ip));
         let limit = found.iter().filter(|(_, f)| has_own(f)).map(|(e, _)| e.preference).min();
         let rules = AddressRules { families: BOTH, allow_loopback: loopback, is_self: &|ip| ip == own_ip };
         let Ok(order) = arrange(&target, found, &rules, &mut off) else { return Ok(()) };

@@ -1,11 +1,89 @@
 //! The durable queue: disk only, no network, no runtime, no clock.
+//!
+//! # State of a message on disk
+//!
+//! `+` is there and synced, `?` may be there, `-` is not there. A message is known by its *Message
+//! record* in a segment `log/SEQUENCE.seg`; content above [`Options::inline_octets_max`] lies in a
+//! file `content/ID`, smaller content inside the record. The newest *State record* says how far the
+//! recipients are; a *Retired record* ends the message.
+//!
+//! | state     | content/ID | Message | State | Retired | after a crash it is                    |
+//! |-----------|------------|---------|-------|---------|----------------------------------------|
+//! | draft     | `?`        | `-`     | `-`   | `-`     | gone; a leftover content file is removed |
+//! | writing   | `+`        | `?`     | `-`   | `-`     | gone or committed, never in between    |
+//! | committed | `+`        | `+`     | `-`   | `-`     | there, every recipient pending         |
+//! | recorded  | `+`        | `+`     | `+`   | `-`     | there, as last recorded                |
+//! | recording | `+`        | `+`     | `?`   | `-`     | there, before or after that record     |
+//! | retired   | `+`        | `+`     | `?`   | `?`     | gone, or there as last recorded        |
+//! | released  | `-`        | `-`     | `-`   | `+`     | gone                                   |
+//!
+//! (`content/ID` stands for large messages only; `+` in that column means "where there is one".)
+//!
+//! * draft → writing: [`Draft::commit`] hands the draft to the committer, which syncs the content file,
+//!   then the directory `content/`, then writes the Message record.
+//! * writing → committed: one sync of the active segment for the whole batch. **Commit point**: only
+//!   behind it is a [`Committed`] made, and the 250 needs one.
+//! * committed → recorded: [`Queue::record`] writes a State record; one sync for the batch, then its
+//!   callback. **Commit point** of an outcome: nobody acts on it before.
+//! * any → retired: [`Queue::retire`] drops the message from the index at once and writes the Retired
+//!   record with the next batch or when nothing else is to be done, without a sync of its own. A crash may bring the message
+//!   back as it was last recorded: **it may be delivered again, it is never lost**.
+//! * retired → released: `content/ID` is removed once the Retired record is synced. A segment is
+//!   removed when no record in it is needed: no live Message, no newest State of a live message, and no
+//!   Retired record for a Message in a segment that still exists (those are copied forward first, synced).
+//! * A segment mostly dead is compacted: its live messages are written again, each with its newest
+//!   state, synced, and then the segment is removed. Two copies of one message with one id are one
+//!   message; the later one counts.
+//!
+//! A new segment's directory entry is synced before its first record is; a batch never spans two
+//! segments without a sync between them, so only the newest segment can be torn.
+//!
+//! # What may be repeated
+//!
+//! What was delivered but not yet recorded, and what was retired but not yet on disk, when power
+//! fails. What was written for a sender that never heard 250 may be there as well: it was submitted,
+//! and the sender will submit it again.
+//!
+//! # Failure
+//!
+//! *Disk full* (or below [`Options::reserve_octets`]) refuses with 452 and harms nothing. *Any other
+//! failed write or sync of the log* poisons the queue until it is opened again: drafts, commits and
+//! records are refused with an error that says why, [`Queue::content`] is refused too, so that
+//! deliveries whose outcome could not be recorded stop; [`Queue::ids`] and [`Queue::load`] go on for
+//! people to look. A failed sync is never tried again. *Damage* found when opening is copied to
+//! `quarantine/` and reported; damage found when reading is an error of that message alone
+//! ([`LoadError::Damaged`]), which [`Queue::quarantine`] then sets aside.
+//!
+//! The format is described in `docs/queue-format.md`.
 
+mod cache;
+mod codec;
+mod committer;
+mod content;
+mod draft;
+mod error;
+pub mod fs;
 pub mod id;
+mod index;
 pub mod item;
+mod log;
+mod quarantine;
+mod record;
+mod recovery;
 pub mod retry;
+mod scan;
 pub mod schedule;
+mod spool;
+mod tidy;
 
+pub use committer::Committer;
+pub use content::ContentReader;
+pub use draft::{Committed, Draft};
+pub use error::{AppendError, CommitError, DraftError, LoadError, OpenError, RecordError};
+pub use fs::{Fs, OsFs};
 pub use id::{QueueId, QueueIdError, UnixMillis};
 pub use item::{Item, Origin, RecipientState, Report, State};
+pub use recovery::{Damage, RecoveryReport};
 pub use retry::RetryPolicy;
 pub use schedule::Schedule;
+pub use spool::{Options, Queue};

@@ -1,0 +1,226 @@
+//! A message being received: content in memory while it is small, in a file of its own when it grows.
+//!
+//! Nothing of a draft is durable before its commit; dropping it discards it. Memory for each draft is
+//! bounded by [`Options::inline_octets_max`](crate::Options), for all drafts together by
+//! [`Options::draft_memory_octets_max`](crate::Options).
+
+use std::io::IoSlice;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use crc32fast::Hasher;
+use postroad_smtp::Envelope;
+
+use crate::codec;
+use crate::committer::{Content, Pending};
+use crate::error::{AppendError, CommitError, is_full};
+use crate::fs::{Dir, FsFile};
+use crate::id::{QueueId, UnixMillis};
+use crate::item::{Item, Origin, State};
+use crate::record::META_OCTETS_MAX;
+use crate::spool::{Spool, lock};
+
+/// A message being received.
+pub struct Draft {
+    spool: Arc<Spool>,
+    id: QueueId,
+    hasher: Hasher,
+    octets: u64,
+    memory: Vec<u8>,
+    /// Octets of `memory` counted in the spool's total.
+    charged: usize,
+    file: Option<Spill>,
+    void: bool,
+}
+
+/// The file of a draft that has grown too large for memory.
+struct Spill {
+    file: Arc<dyn FsFile>,
+    /// Octets written so far; the rest is still in memory.
+    written: u64,
+    /// How far the system was asked to start writing.
+    started: u64,
+}
+
+/// Proof that a message is on stable storage. Only the queue makes it.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Committed {
+    id: QueueId,
+    content_octets: u64,
+}
+
+/// Octets written at once to the file of a large draft.
+const SPILL_OCTETS: usize = 128 << 10;
+/// Octets after which the system is asked to start writing a large draft to the disk.
+const WRITEBACK_OCTETS: u64 = 4 << 20;
+/// What a draft may hold in memory once all drafts together hold too much.
+const TIGHT_OCTETS: usize = 8 << 10;
+
+impl Committed {
+    pub(crate) fn new(id: QueueId, content_octets: u64) -> Committed {
+        Committed { id, content_octets }
+    }
+
+    /// Returns the message's name in the queue.
+    pub fn id(&self) -> QueueId {
+        self.id
+    }
+
+    /// Returns the octets of its content.
+    pub fn content_octets(&self) -> u64 {
+        self.content_octets
+    }
+}
+
+impl Draft {
+    pub(crate) fn new(spool: Arc<Spool>, id: QueueId) -> Draft {
+        Draft { spool, id, hasher: Hasher::new(), octets: 0, memory: Vec::new(), charged: 0, file: None, void: false }
+    }
+
+    /// Returns the id the message will have.
+    pub fn id(&self) -> QueueId {
+        self.id
+    }
+
+    /// Returns the octets appended so far.
+    pub fn content_octets(&self) -> u64 {
+        self.octets
+    }
+
+    /// Says how large the content will probably be, so that memory is taken once. A hint.
+    pub fn expect_octets(&mut self, octets: u64) {
+        let max = self.memory_max() as u64;
+        if octets <= max && self.file.is_none() {
+            self.memory.reserve_exact((octets as usize).saturating_sub(self.memory.len()));
+        }
+    }
+
+    /// Appends a piece of content. After an error the draft is void: it cannot be committed.
+    ///
+    /// May write to a file, buffered by the system and never synced here.
+    pub fn append(&mut self, piece: &[u8]) -> Result<(), AppendError> {
+        if self.void {
+            return Err(AppendError::Void);
+        }
+        self.hasher.update(piece);
+        self.octets += piece.len() as u64;
+        if self.file.is_none() && self.memory.len() + piece.len() <= self.memory_max() {
+            self.memory.extend_from_slice(piece);
+            self.charge();
+            return Ok(());
+        }
+        let result = self.append_to_file(piece);
+        self.void = result.is_err();
+        result.map_err(|e| if is_full(&e) { AppendError::Full } else { AppendError::Io { id: self.id, source: e } })
+    }
+
+    /// Hands the message to the committer. `done` is called once, on the committer's thread, when it
+    /// is on stable storage or refused. `now` is when it arrived, `expires` when we give up on it.
+    pub fn commit(
+        mut self,
+        envelope: Envelope,
+        origin: Origin,
+        expires: UnixMillis,
+        now: UnixMillis,
+        done: impl FnOnce(Result<Committed, CommitError>) + Send + 'static,
+    ) {
+        let state = State::fresh(envelope.recipients().len(), now, expires);
+        let item = Item { id: self.id, arrived: now, envelope, origin, content_octets: self.octets, state };
+        match self.prepare(&item) {
+            Err(error) => done(Err(error)),
+            Ok((meta, content)) => {
+                let content_crc = std::mem::take(&mut self.hasher).finalize();
+                let meta_crc = crc32fast::hash(&meta);
+                let item = Arc::new(item);
+                let mut inbox = lock(&self.spool.inbox);
+                if inbox.stopped {
+                    drop(inbox);
+                    // What `prepare` took over is no longer removed by the drop of the draft.
+                    if matches!(content, Content::Spilled(_)) {
+                        let _ = self.spool.fs.remove(Dir::Content, &self.id.to_string());
+                    }
+                    return done(Err(CommitError::Stopped));
+                }
+                inbox.commits.push_back(Pending { item, meta, meta_crc, content, content_crc, done: Box::new(done) });
+                self.spool.wake(inbox);
+            }
+        }
+    }
+
+    /// Makes of the draft what the committer writes.
+    fn prepare(&mut self, item: &Item) -> Result<(Vec<u8>, Content), CommitError> {
+        self.spool.check_poison().map_err(CommitError::Poisoned)?;
+        if self.void {
+            return Err(CommitError::Void);
+        }
+        let mut meta = Vec::with_capacity(256 + 64 * item.envelope.recipients().len());
+        codec::encode_item(item, &mut meta);
+        if meta.len() > META_OCTETS_MAX {
+            return Err(CommitError::TooLarge { octets: meta.len(), max: META_OCTETS_MAX });
+        }
+        if self.file.is_some() {
+            self.write_out(&[]).map_err(|e| if is_full(&e) { CommitError::Full } else { CommitError::Void })?;
+        }
+        let content = match self.file.take() {
+            Some(spill) => Content::Spilled(spill.file),
+            None => Content::Inline(std::mem::take(&mut self.memory)),
+        };
+        Ok((meta, content))
+    }
+
+    fn memory_max(&self) -> usize {
+        let options = &self.spool.options;
+        let tight = self.spool.draft_octets.load(Ordering::Relaxed) > options.draft_memory_octets_max;
+        if tight { TIGHT_OCTETS.min(options.inline_octets_max) } else { options.inline_octets_max }
+    }
+
+    /// Counts the memory this draft holds.
+    fn charge(&mut self) {
+        let held = self.memory.capacity();
+        if held > self.charged {
+            self.spool.draft_octets.fetch_add(held - self.charged, Ordering::Relaxed);
+        } else {
+            self.spool.draft_octets.fetch_sub(self.charged - held, Ordering::Relaxed);
+        }
+        self.charged = held;
+    }
+
+    fn append_to_file(&mut self, piece: &[u8]) -> std::io::Result<()> {
+        if self.file.is_none() {
+            let file = self.spool.fs.create(Dir::Content, &self.id.to_string())?;
+            self.file = Some(Spill { file, written: 0, started: 0 });
+        }
+        if self.memory.len() + piece.len() >= SPILL_OCTETS {
+            return self.write_out(piece);
+        }
+        self.memory.extend_from_slice(piece);
+        self.charge();
+        Ok(())
+    }
+
+    /// Writes what is in memory, and `piece` behind it, to the file.
+    fn write_out(&mut self, piece: &[u8]) -> std::io::Result<()> {
+        let Some(spill) = &mut self.file else { return Ok(()) };
+        spill.file.write_at(spill.written, &mut [IoSlice::new(&self.memory), IoSlice::new(piece)])?;
+        spill.written += (self.memory.len() + piece.len()) as u64;
+        if spill.written - spill.started >= WRITEBACK_OCTETS {
+            spill.file.start_writeback(spill.started, spill.written - spill.started);
+            spill.started = spill.written;
+        }
+        self.memory.clear();
+        self.memory.shrink_to(SPILL_OCTETS);
+        self.charge();
+        Ok(())
+    }
+}
+
+impl Drop for Draft {
+    /// Discards what was not handed to the committer.
+    fn drop(&mut self) {
+        self.spool.draft_octets.fetch_sub(self.charged, Ordering::Relaxed);
+        if self.file.take().is_some() {
+            // A file that stays behind is removed when the queue is next opened.
+            let _ = self.spool.fs.remove(Dir::Content, &self.id.to_string());
+        }
+    }
+}

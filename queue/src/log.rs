@@ -1,0 +1,277 @@
+//! The segments being written: one active, the others sealed. One write and one sync for a batch.
+//!
+//! Nothing here knows what records mean. After a fault of kind [`Fault::Broken`] nothing may be
+//! written any more; the caller poisons the queue.
+
+use std::hash::{BuildHasher, RandomState};
+use std::io::{self, IoSlice};
+use std::sync::Arc;
+
+use crate::error::is_full;
+use crate::fs::{Dir, FsFile};
+use crate::id::QueueId;
+use crate::index::Place;
+use crate::record::{ALIGN, HEADER_OCTETS, Header, Kind, SegmentHeader, segment_name, span};
+use crate::spool::{Spool, lock};
+
+/// Where the log goes on. Only the committer has it.
+#[derive(Default)]
+pub(crate) struct Log {
+    active: Option<Active>,
+    previous: Previous,
+    next_number: u32,
+    sequence: u64,
+    /// Whether something was written since the last sync.
+    dirty: bool,
+    /// Whether segments were removed since the last sync of the directory.
+    removed: bool,
+    frame: Vec<u8>,
+}
+
+/// The segment that is written.
+struct Active {
+    number: u32,
+    segment: u64,
+    file: Arc<dyn FsFile>,
+    end: u64,
+    capacity: u64,
+    allocated: bool,
+}
+
+/// The segment written before.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Previous {
+    pub number: u32,
+    pub segment: u64,
+    pub end: u64,
+}
+
+/// A record to write.
+pub(crate) struct Part<'a> {
+    pub kind: Kind,
+    pub id: QueueId,
+    pub meta: &'a [u8],
+    pub meta_crc: u32,
+    /// The content inside the record; empty when it is spilled.
+    pub inline: &'a [u8],
+    pub spilled: bool,
+    pub content_octets: u64,
+    pub content_crc: u32,
+}
+
+/// Why something was not written.
+#[derive(Clone, Debug)]
+pub(crate) enum Fault {
+    /// No space: nothing of it stays, and it may be tried again.
+    Full,
+    /// The disk fails; what is on it is unknown.
+    Broken(String),
+}
+
+impl Part<'_> {
+    fn span(&self) -> u64 {
+        span(self.meta.len() as u32, self.inline.len() as u64)
+    }
+
+    fn header(&self, segment: u64, sequence: u64) -> Header {
+        Header {
+            kind: self.kind,
+            spilled: self.spilled,
+            segment,
+            sequence,
+            id: self.id,
+            meta_octets: self.meta.len() as u32,
+            meta_crc: self.meta_crc,
+            content_octets: self.content_octets,
+            content_crc: self.content_crc,
+        }
+    }
+}
+
+impl Log {
+    pub(crate) fn new(previous: Previous, next_number: u32, sequence: u64) -> Log {
+        Log { previous, next_number, sequence, ..Log::default() }
+    }
+
+    /// Returns the number of the segment being written.
+    pub(crate) fn active_number(&self) -> Option<u32> {
+        self.active.as_ref().map(|active| active.number)
+    }
+
+    /// Returns whether something written is not yet synced.
+    pub(crate) fn is_dirty(&self) -> bool {
+        self.dirty
+    }
+
+    /// Writes the first of `parts`, as many as fit into one segment and at least one, and syncs them
+    /// if told to. Returns where they stand.
+    pub(crate) fn append(&mut self, spool: &Spool, parts: &[Part<'_>], sync: bool) -> Result<Vec<Place>, Fault> {
+        let first = parts.first().map_or(0, Part::span);
+        self.make_room(spool, first)?;
+        let Some(active) = &mut self.active else { return Ok(Vec::new()) };
+        let mut places = Vec::with_capacity(parts.len());
+        let mut end = active.end;
+        for part in parts {
+            if end + part.span() > active.capacity {
+                break;
+            }
+            places.push(Place::new(active.number, end));
+            end += part.span();
+        }
+        let written = write_parts(active, &parts[..places.len()], self.sequence, &mut self.frame);
+        let name = segment_name(active.number);
+        if let Err(e) = written {
+            return Err(self.abandon(spool, &format!("write of log/{name}"), e));
+        }
+        self.sequence += places.len() as u64;
+        active.end = end;
+        self.dirty = true;
+        if let Some(segment) = lock(&spool.index).segments.get_mut(&active.number) {
+            segment.octets = end;
+        }
+        if sync {
+            self.sync()?;
+        }
+        Ok(places)
+    }
+
+    /// Makes all that was written durable.
+    pub(crate) fn sync(&mut self) -> Result<(), Fault> {
+        if let (true, Some(active)) = (self.dirty, &self.active) {
+            let place = || format!("sync of log/{}", segment_name(active.number));
+            active.file.sync().map_err(|e| Fault::Broken(format!("{} failed: {e}", place())))?;
+        }
+        self.dirty = false;
+        Ok(())
+    }
+
+    /// Removes a segment that holds nothing needed. `after_others` when records in it speak of
+    /// segments removed earlier: they must be gone for good first.
+    pub(crate) fn remove(&mut self, spool: &Spool, number: u32, after_others: bool) -> Result<(), Fault> {
+        if after_others && self.removed {
+            sync_dir(spool, Dir::Log)?;
+            self.removed = false;
+        }
+        match spool.fs.remove(Dir::Log, &segment_name(number)) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Ok(()),
+            _ => {}
+        }
+        self.removed = true;
+        lock(&spool.index).remove_segment(number);
+        Ok(())
+    }
+
+    /// Begins a new segment though the active one is not full, so that the latter can be removed and
+    /// its space goes back to the disk. Nothing is reserved before the next record.
+    pub(crate) fn begin_anew(&mut self, spool: &Spool) -> Result<(), Fault> {
+        if self.active.as_ref().is_some_and(|active| active.end > HEADER_OCTETS as u64) {
+            self.seal(spool)?;
+            self.create(spool, 0)?;
+            self.sync()?;
+        }
+        self.frame = Vec::new();
+        Ok(())
+    }
+
+    fn make_room(&mut self, spool: &Spool, octets: u64) -> Result<(), Fault> {
+        if let Some(active) = &mut self.active
+            && active.end == HEADER_OCTETS as u64
+            && !active.allocated
+        {
+            active.capacity = active.capacity.max(active.end + octets);
+        }
+        if self.active.as_ref().is_some_and(|active| active.end + octets > active.capacity) {
+            self.seal(spool)?;
+        }
+        if self.active.is_none() {
+            self.create(spool, octets)?;
+        }
+        let Some(active) = &mut self.active else { return Ok(()) };
+        if !active.allocated {
+            let action = || format!("allocation of log/{}", segment_name(active.number));
+            active.file.allocate(active.capacity).map_err(|e| fault(&action(), &e))?;
+            active.allocated = true;
+        }
+        Ok(())
+    }
+
+    /// Ends the active segment: what it holds is synced before anything is written behind it.
+    fn seal(&mut self, spool: &Spool) -> Result<(), Fault> {
+        self.sync()?;
+        if let Some(active) = self.active.take() {
+            self.previous = Previous { number: active.number, segment: active.segment, end: active.end };
+            // Gives the space reserved ahead back; where it fails the next header still says the end.
+            let _ = active.file.set_octets(active.end);
+            if let Some(segment) = lock(&spool.index).segments.get_mut(&active.number) {
+                segment.octets = active.end;
+            }
+        }
+        Ok(())
+    }
+
+    fn create(&mut self, spool: &Spool, octets: u64) -> Result<(), Fault> {
+        let number = self.next_number;
+        self.next_number += 1;
+        let name = segment_name(number);
+        let action = format!("creation of log/{name}");
+        let file = spool.fs.create(Dir::Log, &name).map_err(|e| fault(&action, &e))?;
+        let segment = RandomState::new().hash_one(number);
+        let Previous { number: previous, segment: previous_segment, end: previous_end } = self.previous;
+        let id_floor = spool.last_id().to_u64();
+        let header = SegmentHeader { segment, number, previous, previous_segment, previous_end, id_floor };
+        if let Err(e) = file.write_at(0, &mut [IoSlice::new(&header.encode())]) {
+            let _ = spool.fs.remove(Dir::Log, &name);
+            return Err(fault(&action, &e));
+        }
+        sync_dir(spool, Dir::Log)?;
+        self.removed = false;
+        self.dirty = true;
+        let end = HEADER_OCTETS as u64;
+        let capacity = spool.options.segment_octets.max(end + octets);
+        let entry = crate::index::Segment { file: Some(file.clone()), octets: end, ..Default::default() };
+        lock(&spool.index).segments.insert(number, entry);
+        self.active = Some(Active { number, segment, file, end, capacity, allocated: false });
+        Ok(())
+    }
+
+    /// After a failed write: when the disk is only full, the active segment ends where it ended
+    /// before, and the next write begins a new one.
+    fn abandon(&mut self, spool: &Spool, action: &str, error: io::Error) -> Fault {
+        match fault(action, &error) {
+            Fault::Full => self.seal(spool).err().unwrap_or(Fault::Full),
+            broken => broken,
+        }
+    }
+}
+
+/// Syncs a directory.
+pub(crate) fn sync_dir(spool: &Spool, dir: Dir) -> Result<(), Fault> {
+    spool.fs.sync_dir(dir).map_err(|e| Fault::Broken(format!("sync of {dir}/ failed: {e}")))
+}
+
+fn fault(action: &str, error: &io::Error) -> Fault {
+    if is_full(error) { Fault::Full } else { Fault::Broken(format!("{action} failed: {error}")) }
+}
+
+/// Writes records one behind the other; content is handed to the system where it lies.
+fn write_parts(active: &Active, parts: &[Part<'_>], sequence: u64, frame: &mut Vec<u8>) -> io::Result<()> {
+    frame.clear();
+    let mut cuts = Vec::with_capacity(parts.len());
+    for (part, sequence) in parts.iter().zip(sequence..) {
+        frame.extend_from_slice(&part.header(active.segment, sequence).encode());
+        frame.extend_from_slice(part.meta);
+        cuts.push(frame.len());
+        let used = (HEADER_OCTETS + part.meta.len() + part.inline.len()) as u64;
+        frame.resize(frame.len() + (part.span() - used) as usize, 0);
+    }
+    let mut pieces = Vec::with_capacity(2 * parts.len() + 1);
+    let mut from = 0;
+    for (part, cut) in parts.iter().zip(cuts) {
+        pieces.push(IoSlice::new(&frame[from..cut]));
+        pieces.push(IoSlice::new(part.inline));
+        from = cut;
+    }
+    pieces.push(IoSlice::new(&frame[from..]));
+    debug_assert!(active.end.is_multiple_of(ALIGN));
+    active.file.write_at(active.end, &mut pieces)
+}

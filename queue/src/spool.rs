@@ -1,0 +1,353 @@
+//! [`Queue`]: what the agent sees of the durable queue, and what its parts share.
+
+use std::io;
+use std::ops::Bound;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, RwLock};
+
+use crate::cache::Cache;
+use crate::codec;
+use crate::committer::{self, Committer, Inbox, Retire};
+use crate::content::{ContentReader, Source};
+use crate::draft::Draft;
+use crate::error::{DraftError, LoadError, OpenError, RecordError};
+use crate::fs::{Access, Dir, Fs, FsFile, read_full};
+use crate::id::{QueueId, UnixMillis};
+use crate::index::{Entry, Index};
+use crate::item::{Item, State};
+use crate::log::Log;
+use crate::record::{HEADER_OCTETS, Header, Kind, segment_name};
+use crate::recovery::{self, RecoveryReport};
+use crate::tidy::{self, Untidy};
+
+/// Sizes of a queue.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Octets of a segment file; also what is reserved on disk ahead of need.
+    pub segment_octets: u64,
+    /// Content up to this many octets lies in the segment, larger content in a file of its own.
+    pub inline_octets_max: usize,
+    /// No draft is given out while less than this is free on the disk.
+    pub reserve_octets: u64,
+    /// Octets of drafts held in memory at once; beyond them even small content goes to a file.
+    pub draft_memory_octets_max: usize,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            segment_octets: 32 << 20,
+            inline_octets_max: 256 << 10,
+            reserve_octets: 256 << 20,
+            draft_memory_octets_max: 64 << 20,
+        }
+    }
+}
+
+/// The durable queue. Clones are handles to the same queue; it closes with the last one.
+#[derive(Clone)]
+pub struct Queue(pub(crate) Arc<Spool>);
+
+pub(crate) type Listener = Box<dyn Fn(Vec<Arc<Item>>) + Send + Sync>;
+
+/// What the parts of a queue share. Locks are taken in the order log, index, cache,
+/// untidy, inbox.
+pub(crate) struct Spool {
+    pub fs: Arc<dyn Fs>,
+    pub options: Options,
+    pub log: Mutex<Log>,
+    pub inbox: Mutex<Inbox>,
+    pub wake: Condvar,
+    pub index: Mutex<Index>,
+    pub cache: Mutex<Cache>,
+    pub draft_octets: AtomicUsize,
+    pub listener: RwLock<Option<Listener>>,
+    pub untidy: Mutex<Untidy>,
+    last_id: AtomicU64,
+    poison: OnceLock<Arc<str>>,
+    space: Mutex<Space>,
+}
+
+/// What is known of the free space.
+#[derive(Default)]
+struct Space {
+    checked: Option<UnixMillis>,
+    free_octets: u64,
+}
+
+/// How long a look at the free space is good for.
+const SPACE_MILLIS: u64 = 200;
+/// The most segment files kept open for reading.
+const OPEN_SEGMENTS_MAX: usize = 128;
+
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().expect("no thread panics while it holds a lock of the queue")
+}
+
+impl Queue {
+    /// Opens the queue: reads the log, sets aside what is damaged and what a crash left half done.
+    /// The report says what was found.
+    pub fn open(fs: Arc<dyn Fs>, options: Options) -> Result<(Queue, RecoveryReport), OpenError> {
+        let recovered = recovery::recover(&*fs)?;
+        let spool = Spool {
+            fs,
+            options,
+            log: Mutex::new(recovered.log),
+            inbox: Mutex::default(),
+            wake: Condvar::new(),
+            index: Mutex::new(recovered.index),
+            cache: Mutex::default(),
+            draft_octets: AtomicUsize::new(0),
+            listener: RwLock::new(None),
+            untidy: Mutex::default(),
+            last_id: AtomicU64::new(recovered.last_id.to_u64()),
+            poison: OnceLock::new(),
+            space: Mutex::default(),
+        };
+        Ok((Queue(Arc::new(spool)), recovered.report))
+    }
+
+    /// Starts the thread that writes. Without it only [`Queue::flush`] does.
+    pub fn start(&self) -> io::Result<Committer> {
+        Committer::start(self.0.clone())
+    }
+
+    /// Writes all that waits, in the caller's thread; callbacks are called before it returns.
+    pub fn flush(&self) {
+        committer::flush(&self.0);
+    }
+
+    /// Does what the committer does when nothing arrives for a second, in the caller's thread: syncs,
+    /// compacts, gives memory and disk space back.
+    pub fn tidy(&self) {
+        tidy::tidy(&self.0);
+    }
+
+    /// Begins a message that arrives at `now`. Refused early when the disk is nearly full.
+    pub fn draft(&self, now: UnixMillis) -> Result<Draft, DraftError> {
+        self.0.check_poison().map_err(DraftError::Poisoned)?;
+        if lock(&self.0.inbox).stopped {
+            return Err(DraftError::Stopped);
+        }
+        self.0.check_space(now)?;
+        Ok(Draft::new(self.0.clone(), self.0.next_id(now)))
+    }
+
+    /// Names who hears of new messages: called once for each batch behind its sync, on the
+    /// committer's thread. It replaces the one named before.
+    pub fn on_committed(&self, listener: Box<dyn Fn(Vec<Arc<Item>>) + Send + Sync>) {
+        *self.0.listener.write().expect("no listener panics") = Some(listener);
+    }
+
+    /// Reads a message, all but its content, with the state recorded last. What was just committed
+    /// comes from memory.
+    pub fn load(&self, id: QueueId) -> Result<Arc<Item>, LoadError> {
+        if let Some(item) = lock(&self.0.cache).get(id).and_then(|recent| recent.item.clone()) {
+            return Ok(item);
+        }
+        self.0.with_entry(id, |entry| self.0.read_item(id, entry)).map(Arc::new)
+    }
+
+    /// Opens the content of a message. Refused once the queue is poisoned: the outcome of a delivery
+    /// could not be recorded.
+    pub fn content(&self, id: QueueId) -> Result<ContentReader, LoadError> {
+        self.0.check_poison().map_err(LoadError::Poisoned)?;
+        let recent = lock(&self.0.cache).get(id).and_then(|recent| recent.content.clone());
+        if let Some(content) = recent {
+            return Ok(ContentReader::new(id, content.len() as u64, 0, Source::Memory(content)));
+        }
+        self.0.with_entry(id, |entry| self.0.open_content(id, entry))
+    }
+
+    /// Records how far a message is. `done` is called on the committer's thread once it is durable;
+    /// nobody acts on an outcome before. Several states of one message that wait for the same
+    /// batch become one write of the last.
+    pub fn record(&self, id: QueueId, state: State, done: impl FnOnce(Result<(), RecordError>) + Send + 'static) {
+        let refusal = match self.0.check_poison() {
+            Err(why) => Some(RecordError::Poisoned(why)),
+            Ok(()) if !lock(&self.0.index).entries.contains_key(&id) => Some(RecordError::Unknown(id)),
+            Ok(()) => None,
+        };
+        if let Some(refusal) = refusal {
+            return done(Err(refusal));
+        }
+        let mut meta = Vec::with_capacity(64);
+        codec::encode_state(&state, &mut meta);
+        let mut inbox = lock(&self.0.inbox);
+        if inbox.stopped {
+            drop(inbox);
+            return done(Err(RecordError::Stopped));
+        }
+        let pending = inbox.states.entry(id).or_default();
+        pending.meta = meta;
+        pending.done.push(Box::new(done));
+        self.0.wake(inbox);
+    }
+
+    /// Ends a message: every recipient is settled. It is out of the queue at once; on disk a little
+    /// later, so that a crash may bring it back. Returns whether it was there.
+    pub fn retire(&self, id: QueueId) -> bool {
+        let mut index = lock(&self.0.index);
+        let Some((entry, segments)) = index.retire(id) else { return false };
+        drop(index);
+        lock(&self.0.cache).remove(id);
+        let mut inbox = lock(&self.0.inbox);
+        inbox.retires.push(Retire { id, segments, spilled: entry.spilled });
+        self.0.wake(inbox);
+        true
+    }
+
+    /// Returns up to `limit` ids above `after`, oldest first.
+    pub fn ids(&self, after: Option<QueueId>, limit: usize) -> Vec<QueueId> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        lock(&self.0.index).entries.range((from, Bound::Unbounded)).map(|(id, _)| *id).take(limit).collect()
+    }
+
+    /// Returns how many messages there are.
+    pub fn len(&self) -> usize {
+        lock(&self.0.index).entries.len()
+    }
+
+    /// Returns whether there is no message.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Returns the octets of content of all messages.
+    pub fn content_octets(&self) -> u64 {
+        lock(&self.0.index).content_octets
+    }
+
+    /// Returns the octets the queue takes on disk, space reserved ahead not counted.
+    pub fn disk_octets(&self) -> u64 {
+        let index = lock(&self.0.index);
+        index.spilled_octets + index.segments.values().map(|segment| segment.octets).sum::<u64>()
+    }
+
+    /// Returns why the queue takes and delivers nothing any more; `None` while all is well.
+    pub fn poisoned(&self) -> Option<Arc<str>> {
+        self.0.check_poison().err()
+    }
+}
+
+impl Spool {
+    /// Stops the queue for good: from here on nothing is promised.
+    pub(crate) fn poison(&self, why: &str) -> Arc<str> {
+        self.poison.get_or_init(|| why.into()).clone()
+    }
+
+    pub(crate) fn check_poison(&self) -> Result<(), Arc<str>> {
+        self.poison.get().map_or(Ok(()), |why| Err(why.clone()))
+    }
+
+    /// Wakes the committer if it sleeps.
+    pub(crate) fn wake(&self, mut inbox: MutexGuard<'_, Inbox>) {
+        if std::mem::take(&mut inbox.sleeping) {
+            drop(inbox);
+            self.wake.notify_one();
+        }
+    }
+
+    pub(crate) fn last_id(&self) -> QueueId {
+        QueueId::from_u64(self.last_id.load(Ordering::Relaxed))
+    }
+
+    fn next_id(&self, now: UnixMillis) -> QueueId {
+        let next = |last| QueueId::next(QueueId::from_u64(last), now).to_u64();
+        let last = self.last_id.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| Some(next(last)));
+        QueueId::from_u64(next(last.unwrap_or_else(|last| last)))
+    }
+
+    fn check_space(&self, now: UnixMillis) -> Result<(), DraftError> {
+        let mut space = lock(&self.space);
+        if space.checked.is_none_or(|at| at.since(now) > 0 || now.since(at) >= SPACE_MILLIS) {
+            // Not knowing is no reason to refuse mail: the write itself will tell.
+            space.free_octets = self.fs.free_octets().unwrap_or(u64::MAX);
+            space.checked = Some(now);
+        }
+        let (free_octets, reserve_octets) = (space.free_octets, self.options.reserve_octets);
+        if free_octets < reserve_octets { Err(DraftError::Full { free_octets, reserve_octets }) } else { Ok(()) }
+    }
+
+    /// Runs `read` with the entry of a message; once more when compaction moved it meanwhile.
+    fn with_entry<T>(&self, id: QueueId, read: impl Fn(Entry) -> Result<T, LoadError>) -> Result<T, LoadError> {
+        let find = || lock(&self.index).entries.get(&id).copied().ok_or(LoadError::Unknown(id));
+        let mut entry = find()?;
+        loop {
+            let result = read(entry);
+            if result.is_ok() {
+                return result;
+            }
+            let again = find()?;
+            if again == entry {
+                return result;
+            }
+            entry = again;
+        }
+    }
+
+    /// Returns the file of a segment, opened when it is not.
+    pub(crate) fn segment_file(&self, number: u32) -> io::Result<Arc<dyn FsFile>> {
+        if let Some(file) = lock(&self.index).segments.get(&number).and_then(|segment| segment.file.clone()) {
+            return Ok(file);
+        }
+        let file = self.fs.open(Dir::Log, &segment_name(number), Access::Read)?;
+        let mut index = lock(&self.index);
+        if let Some(segment) = index.segments.get_mut(&number) {
+            segment.file = Some(file.clone());
+        }
+        let mut open = index.segments.iter_mut().filter(|(n, segment)| **n != number && segment.file.is_some());
+        if let Some((_, first)) = open.next()
+            && open.count() + 2 > OPEN_SEGMENTS_MAX
+        {
+            first.file = None;
+        }
+        Ok(file)
+    }
+
+    /// Reads a message's records: the message with its first state, then the newest state.
+    pub(crate) fn read_item(&self, id: QueueId, entry: Entry) -> Result<Item, LoadError> {
+        let place = |number| format!("log/{}", segment_name(number));
+        let damaged = |number, what| LoadError::Damaged { id, place: place(number), what };
+        let read = |at: crate::index::Place, octets: u32, kind: Kind| {
+            let failed = |source| LoadError::Io { id, place: place(at.segment), source };
+            let file = self.segment_file(at.segment).map_err(failed)?;
+            let mut record = vec![0; HEADER_OCTETS + octets as usize];
+            let n = read_full(&*file, at.offset(), &mut record).map_err(failed)?;
+            let header = Header::decode(&record[..n]).filter(|h| (h.kind, h.id, h.meta_octets) == (kind, id, octets));
+            let sound =
+                header.is_some_and(|h| record.len() == n && crc32fast::hash(&record[HEADER_OCTETS..]) == h.meta_crc);
+            if sound { Ok(record) } else { Err(damaged(at.segment, "its record fails the checksum")) }
+        };
+        let record = read(entry.message, entry.meta_octets, Kind::Message)?;
+        let mut item = codec::decode_item(&record[HEADER_OCTETS..], id, entry.content_octets)
+            .map_err(|e| damaged(entry.message.segment, e.0))?;
+        if let Some((at, octets)) = entry.state {
+            let record = read(at, octets, Kind::State)?;
+            let state = codec::decode_state(&record[HEADER_OCTETS..]).map_err(|e| damaged(at.segment, e.0))?;
+            if state.recipients.len() != item.envelope.recipients().len() {
+                return Err(damaged(at.segment, "its state is of another number of recipients"));
+            }
+            item.state = state;
+        }
+        Ok(item)
+    }
+
+    pub(crate) fn open_content(&self, id: QueueId, entry: Entry) -> Result<ContentReader, LoadError> {
+        let (place, file, start) = if entry.spilled {
+            let name = id.to_string();
+            (format!("content/{name}"), self.fs.open(Dir::Content, &name, Access::Read), 0)
+        } else {
+            let place = format!("log/{}", segment_name(entry.message.segment));
+            let start = entry.message.offset() + HEADER_OCTETS as u64 + u64::from(entry.meta_octets);
+            (place, self.segment_file(entry.message.segment), start)
+        };
+        match file {
+            Ok(file) => {
+                let source = Source::File { file, start, place };
+                Ok(ContentReader::new(id, entry.content_octets, entry.content_crc, source))
+            }
+            Err(source) => Err(LoadError::Io { id, place, source }),
+        }
+    }
+}

@@ -1,0 +1,276 @@
+//! Giving space back: removing segments nothing is needed of, moving what is left of mostly dead ones.
+//!
+//! Runs on the committer's thread, between batches where space presses and when nothing arrives.
+//! Order matters: what is needed is synced at its new place before its old one goes.
+
+use std::collections::VecDeque;
+
+use crate::codec;
+use crate::committer::{Op, PendingState, Retire, retired_ops, write_internal};
+use crate::fs::{Dir, read_full};
+use crate::id::QueueId;
+use crate::index::{Entry, Index, Place};
+use crate::log::{Fault, Log, Part};
+use crate::record::{HEADER_OCTETS, Header, Kind};
+use crate::spool::{Spool, lock};
+
+/// What is left to tidy.
+#[derive(Default)]
+pub(crate) struct Untidy {
+    /// Content files whose messages are retired, by records perhaps not yet synced.
+    contents: Vec<QueueId>,
+    /// Retired messages whose records found no room.
+    later: Vec<Retire>,
+    /// The segment being compacted, and how far.
+    victim: Option<(u32, u64)>,
+}
+
+/// A message on its way to another segment, with its newest state.
+pub(crate) struct Move {
+    id: QueueId,
+    old: Entry,
+    meta: Vec<u8>,
+    content: Vec<u8>,
+}
+
+/// Octets moved between two batches.
+const STEP_OCTETS: u64 = 1 << 20;
+/// So many small segments are left alone.
+const SMALL_SEGMENTS_MAX: usize = 16;
+
+impl Move {
+    pub(crate) fn part(&self) -> Part<'_> {
+        Part {
+            kind: Kind::Message,
+            id: self.id,
+            meta: &self.meta,
+            meta_crc: crc32fast::hash(&self.meta),
+            inline: &self.content,
+            spilled: self.old.spilled,
+            content_octets: self.old.content_octets,
+            // The checksum made when it was received: what was damaged since stays detectable.
+            content_crc: self.old.content_crc,
+        }
+    }
+
+    /// Notes the new place. A message retired meanwhile is to be retired there as well.
+    pub(crate) fn apply(self, index: &mut Index, place: Place) -> Option<Retire> {
+        if index.entries.get(&self.id).is_none_or(|entry| entry.message != self.old.message) {
+            return Some(Retire { id: self.id, segments: vec![place.segment], spilled: false });
+        }
+        let meta_octets = self.meta.len() as u32;
+        index.replace(self.id, Entry { message: place, meta_octets, state: None, ..self.old });
+        None
+    }
+}
+
+/// Notes in which segment it stands that messages are retired, as long as it matters.
+pub(crate) fn note_retired(spool: &Spool, index: &mut Index, place: Place, list: Vec<Retire>) {
+    let mut needed = Vec::new();
+    for retire in list {
+        let others = retire.segments.iter().filter(|n| **n != place.segment && index.segments.contains_key(n));
+        needed.extend(others.map(|n| (*n, retire.id)));
+        if retire.spilled {
+            lock(&spool.untidy).contents.push(retire.id);
+        }
+    }
+    if let Some(segment) = index.segments.get_mut(&place.segment) {
+        segment.retired.extend(needed);
+    }
+}
+
+/// Keeps retired messages whose records found no room on the disk.
+pub(crate) fn keep_for_later(spool: &Spool, list: Vec<Retire>) {
+    lock(&spool.untidy).later.extend(list);
+}
+
+/// What is done behind every batch.
+pub(crate) fn after_batch(spool: &Spool, log: &mut Log) {
+    remove_contents(spool, log);
+    let result =
+        release(spool, log).and_then(|()| if is_pressed(spool) { compact_step(spool, log).map(drop) } else { Ok(()) });
+    note_fault(spool, result);
+}
+
+/// Makes durable what was written without a sync.
+pub(crate) fn sync(spool: &Spool) {
+    if spool.check_poison().is_ok() {
+        let mut log = lock(&spool.log);
+        note_fault(spool, log.sync());
+        remove_contents(spool, &log);
+    }
+}
+
+/// What is done when nothing arrives: sync, compact, give memory and disk back.
+pub(crate) fn tidy(spool: &Spool) {
+    lock(&spool.cache).clear();
+    if spool.check_poison().is_err() {
+        return;
+    }
+    let mut log = lock(&spool.log);
+    let result = tidy_log(spool, &mut log);
+    note_fault(spool, result);
+}
+
+fn tidy_log(spool: &Spool, log: &mut Log) -> Result<(), Fault> {
+    let later = std::mem::take(&mut lock(&spool.untidy).later);
+    write_internal(spool, log, retired_ops(later).into());
+    log.sync()?;
+    remove_contents(spool, log);
+    while lock(&spool.inbox).is_empty() && compact_step(spool, log)? {}
+    if lock(&spool.index).entries.is_empty() && lock(&spool.inbox).is_empty() {
+        log.begin_anew(spool)?;
+    }
+    release(spool, log)
+}
+
+/// A full disk hinders tidying only; anything else ends the queue.
+fn note_fault(spool: &Spool, result: Result<(), Fault>) {
+    if let Err(Fault::Broken(why)) = result {
+        spool.poison(&why);
+    }
+}
+
+fn remove_contents(spool: &Spool, log: &Log) {
+    if log.is_dirty() {
+        return;
+    }
+    for id in std::mem::take(&mut lock(&spool.untidy).contents) {
+        // What stays behind is removed when the queue is next opened.
+        let _ = spool.fs.remove(Dir::Content, &id.to_string());
+    }
+}
+
+/// Removes the segments in which nothing is needed.
+fn release(spool: &Spool, log: &mut Log) -> Result<(), Fault> {
+    let active = log.active_number();
+    let dead: Vec<u32> = {
+        let index = lock(&spool.index);
+        index.segments.iter().filter(|(n, s)| Some(**n) != active && s.live == 0).map(|(n, _)| *n).collect()
+    };
+    for number in dead {
+        let (carry, speaks_of_others) = {
+            let index = lock(&spool.index);
+            let Some(segment) = index.segments.get(&number) else { continue };
+            let needed = segment.retired.iter().filter(|(n, _)| index.segments.contains_key(n));
+            let retire = |(n, id): &(u32, QueueId)| Retire { id: *id, segments: vec![*n], spilled: false };
+            (needed.map(retire).collect::<Vec<_>>(), !segment.retired.is_empty())
+        };
+        if !carry.is_empty() {
+            let count = carry.len();
+            write_internal(spool, log, retired_ops(carry).into());
+            log.sync()?;
+            // Where the disk is full they wait in memory: the old segment has to stay.
+            if lock(&spool.untidy).later.len() >= count {
+                return Ok(());
+            }
+        }
+        if spool.check_poison().is_ok() {
+            log.remove(spool, number, speaks_of_others)?;
+        }
+    }
+    Ok(())
+}
+
+/// Returns whether dead records take so much space that compaction should not wait for idle time.
+fn is_pressed(spool: &Spool) -> bool {
+    let index = lock(&spool.index);
+    let (used, live) = index.segments.values().fold((0, 0), |(u, l), s| (u + s.octets, l + s.live_octets));
+    used > 4 * live + 8 * spool.options.segment_octets
+}
+
+/// Moves a part of what is live in the segment most worth it; returns whether there may be more.
+fn compact_step(spool: &Spool, log: &mut Log) -> Result<bool, Fault> {
+    let victim = lock(&spool.untidy).victim.take().or_else(|| choose(spool, log.active_number()));
+    let Some((number, mut at)) = victim else { return Ok(false) };
+    let mut ops = VecDeque::new();
+    let from = at;
+    while at - from < STEP_OCTETS {
+        match next_op(spool, number, at) {
+            Next::Op(op, span) => {
+                ops.extend(op);
+                at += span;
+            }
+            Next::End => {
+                at = u64::MAX;
+                break;
+            }
+            Next::Unreadable => {
+                at = u64::MAX;
+                if let Some(segment) = lock(&spool.index).segments.get_mut(&number) {
+                    segment.fixed = true;
+                }
+                break;
+            }
+        }
+    }
+    write_internal(spool, log, ops);
+    if at < u64::MAX {
+        lock(&spool.untidy).victim = Some((number, at));
+    } else if let Some(segment) = lock(&spool.index).segments.get_mut(&number) {
+        // Whatever could not be moved now is not tried over and over.
+        segment.fixed = true;
+    }
+    release(spool, log)?;
+    Ok(spool.check_poison().is_ok())
+}
+
+/// Returns a segment of which at least half is dead, or one of too many small ones.
+fn choose(spool: &Spool, active: Option<u32>) -> Option<(u32, u64)> {
+    let index = lock(&spool.index);
+    let sealed = || index.segments.iter().filter(|(n, s)| Some(**n) != active && !s.fixed && s.live > 0);
+    let worst =
+        sealed().filter(|(_, s)| s.live_octets * 2 < s.octets).min_by_key(|(_, s)| s.live_octets * 1024 / s.octets);
+    let small = || sealed().filter(|(_, s)| s.octets * 8 < spool.options.segment_octets);
+    let number = match worst {
+        Some((number, _)) => *number,
+        None if small().count() > SMALL_SEGMENTS_MAX => *small().next()?.0,
+        None => return None,
+    };
+    Some((number, HEADER_OCTETS as u64))
+}
+
+enum Next {
+    /// What moves the record here, if it is needed, and the octets it takes.
+    Op(Option<Op>, u64),
+    End,
+    Unreadable,
+}
+
+fn next_op(spool: &Spool, number: u32, at: u64) -> Next {
+    let end = lock(&spool.index).segments.get(&number).map_or(0, |segment| segment.octets);
+    if at >= end {
+        return Next::End;
+    }
+    let Ok(file) = spool.segment_file(number) else { return Next::Unreadable };
+    let mut octets = [0; HEADER_OCTETS];
+    let Ok(HEADER_OCTETS) = read_full(&*file, at, &mut octets) else { return Next::Unreadable };
+    let Some(header) = Header::decode(&octets) else { return Next::Unreadable };
+    let place = Place::new(number, at);
+    let entry = lock(&spool.index).entries.get(&header.id).copied();
+    let op = match (header.kind, entry) {
+        (Kind::Message, Some(entry)) if entry.message == place => move_message(spool, header.id, entry),
+        (Kind::State, Some(entry)) if entry.state.is_some_and(|(at, _)| at == place) => {
+            let mut meta = vec![0; header.meta_octets as usize];
+            let read = read_full(&*file, at + HEADER_OCTETS as u64, &mut meta).ok();
+            let sound = read == Some(meta.len()) && crc32fast::hash(&meta) == header.meta_crc;
+            sound.then(|| Op::State(header.id, PendingState { meta, done: Vec::new() }))
+        }
+        _ => return Next::Op(None, header.span()),
+    };
+    op.map_or(Next::Unreadable, |op| Next::Op(Some(op), header.span()))
+}
+
+fn move_message(spool: &Spool, id: QueueId, old: Entry) -> Option<Op> {
+    let item = spool.read_item(id, old).ok()?;
+    let mut meta = Vec::new();
+    codec::encode_item(&item, &mut meta);
+    let mut content = Vec::new();
+    if !old.spilled {
+        content.resize(usize::try_from(old.content_octets).ok()?, 0);
+        let file = spool.segment_file(old.message.segment).ok()?;
+        let at = old.message.offset() + HEADER_OCTETS as u64 + u64::from(old.meta_octets);
+        (read_full(&*file, at, &mut content).ok()? == content.len()).then_some(())?;
+    }
+    Some(Op::Move(Move { id, old, meta, content }))
+}

@@ -1,0 +1,215 @@
+//! The queue on the real file system, from draft to retirement.
+
+use std::sync::{Arc, Mutex, mpsc};
+
+use postroad_queue::{
+    Committed, LoadError, Options, Origin, OsFs, Queue, QueueId, RecordError, RecoveryReport, State, UnixMillis,
+};
+use postroad_smtp::{Envelope, MailParams, Recipient};
+
+const NOW: UnixMillis = UnixMillis(1_800_000_000_000);
+
+fn options() -> Options {
+    Options { segment_octets: 64 << 10, inline_octets_max: 8 << 10, reserve_octets: 0, ..Options::default() }
+}
+
+fn open(dir: &std::path::Path) -> (Queue, RecoveryReport) {
+    Queue::open(Arc::new(OsFs::open(&dir.join("queue")).expect("directory")), options()).expect("queue")
+}
+
+fn envelope(recipients: usize) -> Envelope {
+    let path = |i| Recipient::new(format!("r{i}@example.org").parse().expect("path"));
+    Envelope::new("s@example.net".parse().expect("path"), MailParams::default(), (0..recipients).map(path).collect())
+        .expect("recipients")
+}
+
+fn origin() -> Origin {
+    Origin { protocol: "ESMTP".into(), session: "s1".into(), ..Origin::default() }
+}
+
+fn content(octets: usize, seed: usize) -> Vec<u8> {
+    (0..octets).map(|i| (i * 31 + seed * 7 + i / 251) as u8).collect()
+}
+
+fn submit(queue: &Queue, content: &[u8]) -> mpsc::Receiver<Committed> {
+    let (sender, receiver) = mpsc::channel();
+    let mut draft = queue.draft(NOW).expect("draft");
+    for piece in content.chunks(3000) {
+        draft.append(piece).expect("append");
+    }
+    draft.commit(envelope(2), origin(), NOW.plus(1000), NOW, move |result| {
+        sender.send(result.expect("committed")).expect("receiver waits");
+    });
+    receiver
+}
+
+fn read(queue: &Queue, id: QueueId) -> Vec<u8> {
+    let mut reader = queue.content(id).expect("content");
+    let (mut out, mut piece) = (Vec::new(), [0; 1000]);
+    loop {
+        match reader.read_at(out.len() as u64, &mut piece).expect("read") {
+            0 => return out,
+            n => out.extend_from_slice(&piece[..n]),
+        }
+    }
+}
+
+#[test]
+fn what_was_committed_is_there_after_opening_again() {
+    let dir = tempfile::tempdir().expect("scratch");
+    let contents: Vec<Vec<u8>> =
+        [0, 1, 5000, 8192, 8193, 300_000].into_iter().enumerate().map(|(i, n)| content(n, i)).collect();
+    let (queue, _) = open(dir.path());
+    let heard = Arc::new(Mutex::new(Vec::new()));
+    let listener = heard.clone();
+    queue.on_committed(Box::new(move |items| listener.lock().expect("lock").extend(items.iter().map(|item| item.id))));
+    let waiting: Vec<_> = contents.iter().map(|content| submit(&queue, content)).collect();
+    queue.flush();
+    let ids: Vec<QueueId> = waiting.iter().map(|w| w.recv().expect("answer").id()).collect();
+    assert_eq!(*heard.lock().expect("lock"), ids);
+    for (id, content) in ids.iter().zip(&contents) {
+        assert_eq!(&read(&queue, *id), content);
+    }
+    let item = queue.load(ids[2]).expect("item");
+    drop(queue);
+    let (queue, report) = open(dir.path());
+    assert_eq!((report.messages, report.damage.len()), (contents.len(), 0), "{report:?}");
+    assert_eq!(queue.ids(None, 100), ids);
+    assert_eq!(queue.ids(Some(ids[1]), 2), ids[2..4]);
+    assert_eq!(queue.load(ids[2]).expect("item"), item);
+    for (id, content) in ids.iter().zip(&contents) {
+        assert_eq!(&read(&queue, *id), content);
+    }
+}
+
+#[test]
+fn the_last_state_recorded_is_the_one_that_stands() {
+    let dir = tempfile::tempdir().expect("scratch");
+    let (queue, _) = open(dir.path());
+    let committer = queue.start().expect("thread");
+    let id = submit(&queue, b"x").recv().expect("answer").id();
+    let (sender, receiver) = mpsc::channel();
+    for expires in [5, 6, 7] {
+        let sender = sender.clone();
+        let state = State { held: true, ..State::fresh(2, NOW, UnixMillis(expires)) };
+        queue.record(id, state, move |result| sender.send(result).expect("receiver waits"));
+    }
+    for _ in 0..3 {
+        assert_eq!(receiver.recv().expect("answer"), Ok(()));
+    }
+    assert_eq!(queue.load(id).expect("item").state.expires, UnixMillis(7));
+    committer.stop();
+    drop(queue);
+    let (queue, _) = open(dir.path());
+    let state = queue.load(id).expect("item").state.clone();
+    assert!(state.held && state.expires == UnixMillis(7), "{state:?}");
+}
+
+#[test]
+fn what_is_retired_stays_away_and_what_is_unknown_is_said_to_be() {
+    let dir = tempfile::tempdir().expect("scratch");
+    let (queue, _) = open(dir.path());
+    let waiting = [submit(&queue, b"one"), submit(&queue, &content(20_000, 1)), submit(&queue, b"three")];
+    queue.flush();
+    let ids: Vec<QueueId> = waiting.iter().map(|w| w.recv().expect("answer").id()).collect();
+    let mut open_reader = queue.content(ids[1]).expect("content");
+    assert!(queue.retire(ids[0]) && queue.retire(ids[1]));
+    assert!(!queue.retire(ids[0]), "only once");
+    assert!(matches!(queue.load(ids[0]), Err(LoadError::Unknown(_))));
+    let (sender, receiver) = mpsc::channel();
+    queue.record(ids[0], State::fresh(2, NOW, NOW), move |result| sender.send(result).expect("receiver waits"));
+    queue.flush();
+    assert_eq!(receiver.recv().expect("answer"), Err(RecordError::Unknown(ids[0])));
+    queue.tidy();
+    assert_eq!(open_reader.read_at(0, &mut [0; 20_000]).expect("still readable"), 20_000);
+    drop(queue);
+    let (queue, report) = open(dir.path());
+    assert_eq!(queue.ids(None, 10), ids[2..], "{report:?}");
+    assert!(std::fs::read_dir(dir.path().join("queue/content")).expect("list").next().is_none());
+}
+
+#[test]
+fn an_empty_queue_gives_the_disk_back_and_never_uses_an_id_again() {
+    let dir = tempfile::tempdir().expect("scratch");
+    let (queue, _) = open(dir.path());
+    let mut last = None;
+    for i in 0..40 {
+        let waiting = submit(&queue, &content(7000, i));
+        queue.flush();
+        let id = waiting.recv().expect("answer").id();
+        assert!(Some(id) > last);
+        last = Some(id);
+        queue.retire(id);
+    }
+    queue.flush();
+    queue.tidy();
+    let segments: Vec<_> = std::fs::read_dir(dir.path().join("queue/log")).expect("list").flatten().collect();
+    assert_eq!(segments.len(), 1, "{segments:?}");
+    assert!(segments[0].metadata().expect("metadata").len() <= 64);
+    assert_eq!(queue.disk_octets(), 64);
+    drop(queue);
+    let (queue, report) = open(dir.path());
+    assert_eq!(report, RecoveryReport { segments: 1, ..RecoveryReport::default() });
+    assert!(Some(queue.draft(UnixMillis(1)).expect("draft").id()) > last, "the clock went back");
+}
+
+#[test]
+fn a_mostly_dead_segment_is_compacted_and_its_messages_stay_whole() {
+    let dir = tempfile::tempdir().expect("scratch");
+    let (queue, _) = open(dir.path());
+    let mut kept = Vec::new();
+    for i in 0..60 {
+        let text = content(5000 + i * 60, i);
+        let waiting = submit(&queue, &text);
+        queue.flush();
+        let id = waiting.recv().expect("answer").id();
+        if i % 10 == 3 {
+            queue.record(id, State { held: true, ..State::fresh(2, NOW, UnixMillis(i as u64)) }, |result| {
+                result.expect("recorded")
+            });
+            kept.push((id, text, UnixMillis(i as u64)));
+        } else {
+            queue.retire(id);
+        }
+    }
+    queue.flush();
+    let before = queue.disk_octets();
+    queue.tidy();
+    assert!(queue.disk_octets() < before / 3, "{} of {before}", queue.disk_octets());
+    for _ in 0..2 {
+        assert_eq!(queue.len(), kept.len());
+        for (id, text, expires) in &kept {
+            assert_eq!(&read(&queue, *id), text);
+            let state = queue.load(*id).expect("item").state.clone();
+            assert_eq!((state.held, state.expires), (true, *expires));
+        }
+        queue.tidy();
+    }
+    drop(queue);
+    let (queue, report) = open(dir.path());
+    assert!(report.damage.is_empty(), "{report:?}");
+    for (id, text, _) in &kept {
+        assert_eq!(&read(&queue, *id), text);
+    }
+}
+
+#[test]
+fn drafts_that_were_dropped_leave_nothing() {
+    let dir = tempfile::tempdir().expect("scratch");
+    let (queue, _) = open(dir.path());
+    let mut draft = queue.draft(NOW).expect("draft");
+    draft.append(&content(20_000, 1)).expect("append");
+    drop(draft);
+    queue.flush();
+    assert_eq!(queue.len(), 0);
+    assert!(std::fs::read_dir(dir.path().join("queue/content")).expect("list").next().is_none());
+}
+
+#[test]
+fn below_the_reserve_mail_is_refused_early() {
+    let dir = tempfile::tempdir().expect("scratch");
+    let fs = Arc::new(OsFs::open(&dir.path().join("queue")).expect("directory"));
+    let (queue, _) = Queue::open(fs, Options { reserve_octets: u64::MAX, ..options() }).expect("queue");
+    let error = queue.draft(NOW).map(|_| ()).expect_err("full");
+    assert_eq!(postroad_smtp::Reply::from(&error).code.get(), 452);
+}

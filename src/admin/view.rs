@@ -362,6 +362,7 @@ fn reason_of(why: &Why) -> (&'static str, Option<UnixMillis>) {
         Why::Probing { .. } => ("destination_probed", None),
         Why::Window { .. } => ("destination_busy", None),
         Why::Total { .. } => ("agent_busy", None),
+        Why::Unproven { .. } => ("agent_busy", None),
         Why::Turn => ("turn", None),
     }
 }
@@ -388,6 +389,9 @@ fn sentence(why: &Why) -> String {
         Why::Total { in_flight, limit } => {
             format!("waits for one of the agent's outbound sessions: {in_flight} of {limit} are in use")
         }
+        Why::Unproven { in_flight, limit } => format!(
+            "waits for one of the sessions kept for destinations that have not answered yet: {in_flight} of {limit} are in use"
+        ),
         Why::Turn => "is ready and starts within moments".to_owned(),
     }
 }

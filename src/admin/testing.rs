@@ -109,6 +109,8 @@ impl AdminBackend for Memory {
             held: 0,
             is_held: false,
             in_flight: 0,
+            is_proven: false,
+            is_probed: false,
             window: 1,
             closed_until: Some(NOW.plus(HOUR_MS)),
             failures: 4,

@@ -1,10 +1,10 @@
 //! The agent: every socket, task, clock and setting of Postroad.
 
 pub mod admin;
-pub mod cli;
 pub mod config;
 pub mod deliver;
 pub mod dns_zone;
+pub mod dsn;
 pub mod metrics;
 pub mod policy;
 pub mod route;

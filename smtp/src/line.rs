@@ -104,6 +104,11 @@ impl Input {
         if self.skipped > SKIP_OCTETS_MAX { Line::Endless } else { Line::Incomplete }
     }
 
+    /// Returns the first octet of the line at the front, unless that line is being skipped.
+    pub(crate) fn line_start(&self) -> Option<u8> {
+        if self.skipped == 0 { self.unread().first().copied() } else { None }
+    }
+
     /// Returns the octets that wait.
     pub fn unread(&self) -> &[u8] {
         &self.octets[self.read..]

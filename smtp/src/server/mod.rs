@@ -154,20 +154,18 @@ impl Session {
             self.say(&replies::SHUTTING_DOWN);
             return None;
         }
+        // A TLS handshake record: the client wants a port with implicit TLS.
+        if matches!(self.state, State::ExpectHello) && input.line_start() == Some(0x16) {
+            self.say_last(&replies::NOT_SMTP);
+            return None;
+        }
         let auth = self.config.auth != AuthOffer::Never;
         match input.take_line(if auth { AUTH_OCTETS_MAX } else { COMMAND_OCTETS_MAX }) {
             Line::Complete(line) => self.handle_line(line),
             Line::BareLineFeed => self.refuse_line(CommandError::LineEnd),
             Line::TooLong => self.refuse_line(CommandError::TooLong),
             Line::Endless => self.say_last(&replies::ENDLESS_LINE),
-            Line::Incomplete => {
-                // A TLS handshake record: the client wants a port with implicit TLS.
-                if input.unread().first() == Some(&0x16) && matches!(self.state, State::ExpectHello) {
-                    self.say_last(&replies::NOT_SMTP);
-                    return None;
-                }
-                return Some(self.wait(now));
-            }
+            Line::Incomplete => return Some(self.wait(now)),
         }
         self.deadline = None;
         None

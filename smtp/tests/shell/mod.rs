@@ -1,6 +1,8 @@
 //! A shell for the server session in memory: performs every action, keeps what was stored, and
 //! checks on the way that the machine keeps its side of the contract about drafts.
 
+#![allow(dead_code, reason = "each test that includes this file needs another part of it")]
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -40,6 +42,7 @@ pub struct Shell {
     transcript: Vec<u8>,
     waits_for_tls: bool,
     closed: bool,
+    flushed_octets_max: usize,
 }
 
 impl Shell {
@@ -56,6 +59,7 @@ impl Shell {
             transcript: Vec::new(),
             waits_for_tls: false,
             closed: false,
+            flushed_octets_max: 0,
         };
         shell.run();
         shell
@@ -107,13 +111,16 @@ impl Shell {
         &self.transcript
     }
 
+    /// The most output that ever waited.
+    pub fn flushed_octets_max(&self) -> usize {
+        self.flushed_octets_max
+    }
+
     /// Takes what the server has said since the last call.
-    #[allow(dead_code, reason = "not every test needs it")]
     pub fn take_transcript(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.transcript)
     }
 
-    #[allow(dead_code, reason = "not every test needs it")]
     pub fn waits_for_tls(&self) -> bool {
         self.waits_for_tls
     }
@@ -169,6 +176,8 @@ impl Shell {
     }
 
     fn flush(&mut self) {
-        self.transcript.append(self.session.output());
+        let output = self.session.output();
+        self.flushed_octets_max = self.flushed_octets_max.max(output.len());
+        self.transcript.append(output);
     }
 }

@@ -1,6 +1,7 @@
 //! The agent: every socket, task, clock and setting of Postroad.
 
 pub mod admin;
+pub mod cli;
 pub mod config;
 pub mod deliver;
 pub mod dns_zone;

@@ -17,7 +17,7 @@ use std::io::Read as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use postroad_smtp::{Domain, Host, Mailbox};
+use postroad_smtp::{Domain, ForwardPath, Host, Mailbox};
 
 pub use fault::{ConfigErrors, Fault};
 pub use settings::*;
@@ -164,6 +164,24 @@ impl Config {
             Some(Mailbox { local_part: "postmaster".parse().expect("postmaster is a local-part"), host })
         };
         self.postmaster.clone().or_else(first)
+    }
+
+    /// Returns where postmaster mail goes that is not delivered under the name it came for: that of
+    /// the bare `<Postmaster>` and of this host's own name, and that of every local domain when
+    /// `postmaster` is set and the domain does not list one. `None` for all other mail.
+    pub fn redirect(&self, forward_path: &ForwardPath) -> Option<Mailbox> {
+        let Some(mailbox) = forward_path.mailbox() else { return self.postmaster() };
+        if !mailbox.local_part.unquoted().eq_ignore_ascii_case("postmaster") {
+            return None;
+        }
+        let local = mailbox.domain().and_then(|domain| self.local(domain));
+        let target = match local.map(|local| &local.recipients) {
+            None if self.is_own_host(&mailbox.host) => self.postmaster(),
+            None => None,
+            Some(Recipients::Listed(names)) if names.iter().any(|name| name == "postmaster") => None,
+            Some(_) => self.postmaster.clone(),
+        };
+        target.filter(|target| target != mailbox)
     }
 
     /// Returns the keys that differ from `old` and only take effect at a restart.

@@ -404,6 +404,9 @@ fn maildir_template(base_dir: &Path) -> impl Fn(&DeValue<'_>) -> Read<MaildirTem
         if !text.contains("{user}") {
             return refuse("the path has no {user} in it", "write for example \"/var/mail/example.org/{user}\"");
         }
+        if text.contains(char::is_control) || text.split('/').any(|name| matches!(name, "." | "..")) {
+            return refuse("the path holds `.`, `..` or a control character", "write the plain path");
+        }
         if text.replace("{user}", "").contains(['{', '}']) {
             return refuse("the path has braces beside {user}", "{user} is the only thing that is filled in");
         }

@@ -17,7 +17,7 @@ pub struct UserName(Box<str>);
 
 impl UserName {
     /// Takes a local-part, without its quotes and in lower case. `None` when it is empty, too long,
-    /// begins with a dot or has a slash, a backslash or a control character in it.
+    /// begins with a dot or has two dots in a row, a slash, a backslash or a control character in it.
     pub fn new(local_part: &LocalPart) -> Option<UserName> {
         UserName::from_text(&local_part.unquoted())
     }
@@ -26,7 +26,9 @@ impl UserName {
     pub fn from_text(text: &str) -> Option<UserName> {
         let name = text.to_lowercase();
         let length = (1..=USER_NAME_OCTETS_MAX).contains(&name.len());
-        let harmless = !name.starts_with('.') && !name.contains(|c: char| matches!(c, '/' | '\\') || c.is_control());
+        let harmless = !name.starts_with('.')
+            && !name.contains("..")
+            && !name.contains(|c: char| matches!(c, '/' | '\\') || c.is_control());
         (length && harmless).then(|| UserName(name.into()))
     }
 
@@ -54,12 +56,13 @@ mod tests {
 
     #[test]
     fn no_name_leads_out_of_its_directory() {
-        for text in ["", ".", "..", ".ssh", "../x", "a/b", "/etc", "a\\b", "a\0b", "a\nb", "a\u{85}", &"x".repeat(256)]
+        for text in
+            ["", ".", "..", "a..b", ".ssh", "../x", "a/b", "/etc", "a\\b", "a\0b", "a\nb", "a\u{85}", &"x".repeat(256)]
         {
             assert_eq!(UserName::from_text(text), None, "{text:?}");
         }
         for (text, want) in
-            [("Alice", "alice"), ("a..b", "a..b"), ("J\u{dc}RGEN", "j\u{fc}rgen"), ("a b", "a b"), ("~", "~")]
+            [("Alice", "alice"), ("a.b", "a.b"), ("J\u{dc}RGEN", "j\u{fc}rgen"), ("a b", "a b"), ("~", "~")]
         {
             assert_eq!(UserName::from_text(text).expect(text).as_str(), want);
         }

@@ -18,6 +18,13 @@ pub struct Policy {
     pub full_octets_max: u64,
 }
 
+impl Default for Policy {
+    /// A notice after 4 hours, a minute to gather, messages of up to 50 KiB returned whole.
+    fn default() -> Policy {
+        Policy { delay_notice_ms: Some(4 * 3_600_000), gather_ms: 60_000, full_octets_max: 50 * 1024 }
+    }
+}
+
 /// One notification to send.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Notification {
@@ -103,7 +110,7 @@ pub fn expire(state: &mut State, now: UnixMillis) -> bool {
     let mut changed = false;
     for recipient in &mut state.recipients {
         if let RecipientState::Pending { last, .. } = recipient {
-            let report = last.take().unwrap_or_else(|| Report { at: now, remote: None, reply: NEVER_TRIED });
+            let report = last.take().unwrap_or(Report { at: now, remote: None, reply: NEVER_TRIED });
             *recipient = RecipientState::Failed { report, notified: false };
             changed = true;
         }

@@ -9,12 +9,14 @@ use postroad_smtp::{ForwardPath, Recipient, Status};
 use super::due::Notice;
 use super::returned::Returned;
 use super::status::{is_expired, report_of, status_of};
-use super::text::quote;
+use super::text::{QUOTE_OCTETS_MAX, quote};
 use super::{About, Action, Kind, date};
 
 /// Recipients described one by one; of more, only the addresses stand in the other part.
 const RECIPIENTS_DESCRIBED_MAX: usize = 100;
 const SUBJECT_CHARS_MAX: usize = 100;
+/// Lines of a reply repeated; the other part has the rest.
+const REPLY_LINES_MAX: usize = 20;
 
 /// Writes the part; lines end in `\n`.
 pub(super) fn write(about: &About<'_>, returned: &Returned<'_>, front: &[u8]) -> String {
@@ -89,12 +91,23 @@ fn describe(out: &mut String, about: &About<'_>, notice: &Notice) {
     }
 }
 
+/// Repeats what was said, line by line.
 fn said(out: &mut String, report: &Report) {
     match &report.remote {
         Some(remote) => line(out, &format!("    {} said:", quote(remote))),
         None => line(out, "    This host found:"),
     }
-    line(out, &format!("      {}", quote(&report.reply.to_string())));
+    let mut left = QUOTE_OCTETS_MAX;
+    let code = report.reply.code;
+    let status = report.reply.status.map(|status| format!(" {status}")).unwrap_or_default();
+    for (n, text) in report.reply.text.split('\n').take(REPLY_LINES_MAX).enumerate() {
+        let words = quote(text);
+        line(out, &if n == 0 { format!("      {code}{status} {words}") } else { format!("      {words}") });
+        left = left.saturating_sub(words.len() + 1);
+        if left == 0 {
+            break;
+        }
+    }
 }
 
 fn address(recipient: &Recipient, about: &About<'_>) -> String {
@@ -138,17 +151,22 @@ fn closing(about: &About<'_>, returned: &Returned<'_>) -> String {
         Kind::Failure => format!("No more attempts will be made for these recipients. {attached}"),
         Kind::Delay => {
             let until = date(about.item.state.expires);
-            format!(
-                "You need not do anything: it will be tried until {until}, and you will be told if it fails. {attached}"
-            )
+            let told = if tells_failure(about) { ", and you will be told if it fails" } else { "" };
+            format!("You need not do anything: it will be tried until {until}{told}. {attached}")
         }
         Kind::Success => format!("You asked for this notice. {attached}"),
     }
 }
 
+/// Whether the sender hears of it should any of these recipients fail.
+fn tells_failure(about: &About<'_>) -> bool {
+    let recipients = about.item.envelope.recipients();
+    about.notification.notices.iter().all(|notice| recipients[notice.recipient].wants().failure)
+}
+
 /// Adds a line, folded at spaces; what follows a fold stands as far in as the line began.
 fn line(out: &mut String, text: &str) {
-    const COLUMNS: usize = 76;
+    const COLUMNS: usize = 72;
     let body = text.trim_start_matches('\n');
     out.extend(text.chars().take_while(|c| *c == '\n'));
     let indent = &body[..body.len() - body.trim_start_matches(' ').len()];

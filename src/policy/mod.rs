@@ -1,4 +1,166 @@
-//! Question -> verdict: who may relay, which recipients exist, credentials and limits. Pure over
-//! configuration and the facts of a session wherever that is possible; never reads a socket.
+//! Question -> verdict: who may relay, which recipients exist, whose password is right, and how much
+//! one address may take. The rules are pure functions over [`Config`] and the facts of a session;
+//! [`Policy`] holds what they need. Never reads a socket.
 
+pub mod limits;
 pub mod mailboxes;
+pub mod replies;
+pub mod rules;
+pub mod users;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use postroad_smtp::sasl::Credentials;
+use postroad_smtp::server::{Question, Verdict};
+use postroad_smtp::{ForwardPath, Reply, ReversePath};
+use tokio::sync::Semaphore;
+
+use crate::config::Config;
+use limits::{AuthFailures, SessionPermit, Sessions};
+use mailboxes::{Directories, OsDirectories};
+pub use rules::{Accepted, Client, RelayGrant};
+use users::UserStore;
+
+/// How many passwords are checked at a time: each takes one core and 19 MiB for a good while.
+const VERIFICATIONS_MAX: usize = 4;
+
+/// How long a login waits for its turn before it is told to come back.
+const VERIFICATION_WAIT_MAX: Duration = Duration::from_secs(10);
+
+/// Everything that verdicts are made from. Cheap to share behind an `Arc`.
+pub struct Policy {
+    config: ArcSwap<Config>,
+    users: UserStore,
+    directories: Box<dyn Directories>,
+    sessions: Arc<Sessions>,
+    auth_failures: AuthFailures,
+    verifications: Arc<Semaphore>,
+}
+
+/// Proof that a password was right.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Authenticated(Box<str>);
+
+impl Authenticated {
+    /// Returns the user's name as the users file has it.
+    pub fn user(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Policy {
+    /// Builds the policy of a configuration.
+    pub fn new(config: Arc<Config>) -> Policy {
+        Policy::with_directories(config, Box::new(OsDirectories))
+    }
+
+    /// The same with another view of the file system.
+    pub fn with_directories(config: Arc<Config>, directories: Box<dyn Directories>) -> Policy {
+        Policy {
+            users: UserStore::new(config.users.file.clone()),
+            config: ArcSwap::new(config),
+            directories,
+            sessions: Arc::default(),
+            auth_failures: AuthFailures::default(),
+            verifications: Arc::new(Semaphore::new(VERIFICATIONS_MAX)),
+        }
+    }
+
+    /// Takes another configuration from the next question on.
+    pub fn reload(&self, config: Arc<Config>) {
+        self.users.set_path(config.users.file.clone());
+        self.config.store(config);
+    }
+
+    /// Decides about a connection. The permit counts as the session for as long as it is kept.
+    ///
+    /// # Errors
+    /// 421 when there are too many sessions, of this address or altogether.
+    pub fn connect(&self, peer: IpAddr) -> Result<SessionPermit, Reply> {
+        let config = self.config.load();
+        self.sessions.enter(peer, config.limits.sessions_max, config.limits.sessions_per_address_max)
+    }
+
+    /// Answers a question of a session. What only the shell can answer (is there a place for the
+    /// connection, can content be stored) is accepted here: see [`Policy::connect`].
+    pub async fn decide(&self, client: &Client<'_>, question: Question<'_>) -> Verdict {
+        let verdict = match question {
+            Question::Connect | Question::Helo(_) | Question::Content => Ok(()),
+            Question::Mail { reverse_path, .. } => self.mail(client, reverse_path),
+            Question::Rcpt { reverse_path, recipient, accepted } => {
+                self.rcpt(client, reverse_path, &recipient.forward_path, accepted).map(drop)
+            }
+            Question::Auth(Credentials { user, password }) => {
+                return match self.authenticate(client.peer, user, password).await {
+                    Ok(Authenticated(user)) => Verdict::Authenticated(user),
+                    Err(refusal) => Verdict::Refuse(refusal),
+                };
+            }
+        };
+        verdict.map_or_else(Verdict::Refuse, |()| Verdict::Accept)
+    }
+
+    /// Decides about MAIL.
+    ///
+    /// # Errors
+    /// The reply that refuses it.
+    pub fn mail(&self, client: &Client<'_>, reverse_path: &ReversePath) -> Result<(), Reply> {
+        rules::mail(&self.users.current(), client, reverse_path)
+    }
+
+    /// Decides about RCPT; `accepted` recipients came before it. May look at a directory.
+    ///
+    /// # Errors
+    /// The reply that refuses it.
+    pub fn rcpt(
+        &self,
+        client: &Client<'_>,
+        reverse_path: &ReversePath,
+        forward_path: &ForwardPath,
+        accepted: usize,
+    ) -> Result<Accepted, Reply> {
+        let config = self.config.load();
+        rules::rcpt(&config, &*self.directories, client, reverse_path, forward_path, accepted)
+    }
+
+    /// Checks a password, on a thread of its own. Unknown users take as long as known ones.
+    ///
+    /// # Errors
+    /// 535 for wrong credentials; 454 after too many of them from this address, or when too many
+    /// logins wait.
+    pub async fn authenticate(&self, peer: IpAddr, user: &str, password: &str) -> Result<Authenticated, Reply> {
+        let failures_max = self.config.load().limits.auth_failures_max;
+        // Counted as failed until it succeeds: parallel sessions get no extra guesses.
+        if !self.auth_failures.add(peer, failures_max, Instant::now()) {
+            return Err(replies::TOO_MANY_LOGIN_FAILURES);
+        }
+        let result = self.verify(user, password).await;
+        if !matches!(&result, Err(refusal) if *refusal == replies::WRONG_CREDENTIALS) {
+            self.auth_failures.take_back(peer);
+        }
+        result
+    }
+
+    async fn verify(&self, user: &str, password: &str) -> Result<Authenticated, Reply> {
+        let turn = tokio::time::timeout(VERIFICATION_WAIT_MAX, self.verifications.clone().acquire_owned());
+        let Ok(Ok(turn)) = turn.await else { return Err(replies::TOO_BUSY_FOR_LOGIN) };
+        let list = self.users.current();
+        let (user, password) = (user.to_owned(), password.to_owned());
+        let verified = tokio::task::spawn_blocking(move || {
+            let verified = list.verify(&user, &password).map(|user| Authenticated(user.name.as_str().into()));
+            drop(turn);
+            verified
+        });
+        match verified.await {
+            Ok(Some(authenticated)) => Ok(authenticated),
+            Ok(None) => Err(replies::WRONG_CREDENTIALS),
+            Err(_) => Err(replies::TOO_BUSY_FOR_LOGIN),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

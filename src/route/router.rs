@@ -273,6 +273,21 @@ password_file = "p"
         assert_eq!(target("u@me.example"), "<u@me.example>");
     }
 
+    proptest::proptest! {
+        /// The look-up by hash and the definition, which the configuration has, are one rule.
+        #[test]
+        fn the_rule_found_is_the_one_the_configuration_defines(
+            patterns in proptest::collection::btree_set("[.]?[ab]([.][ab]){0,3}|[*]", 0..12), domain in "[ab]([.][ab]){0,4}",
+        ) {
+            let entry = |(n, pattern): (usize, &String)| format!("[[route]]\ndomain = \"{pattern}\"\nvia = \"h{n}.example:25\"\n");
+            let text: String = patterns.iter().enumerate().map(entry).collect();
+            let config = Config::from_str(&text, "test", Path::new("/etc")).expect("no pattern stands twice");
+            let domain: Domain = domain.parse().expect("a domain");
+            let want = config.route(&domain).map_or(format!("mx:{domain}"), |route| format!("host:{}", route.via));
+            proptest::prop_assert_eq!(shown(&Router::new(&config), &format!("u@{domain}")), want);
+        }
+    }
+
     #[test]
     fn the_recorder_names_the_line() {
         let mut recorder = Recorder::on();

@@ -1,0 +1,155 @@
+//! `postroad check`: reads the configuration as the agent would and says what it means.
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use super::{Context, Failure};
+use crate::config::{
+    CONFIG_FILE_DEFAULT, Config, Local, LocalDelivery, Recipients, Route, TlsUse, show_duration, show_size,
+};
+use crate::policy::users::UsersFile;
+
+/// Check the configuration and say what it means
+///
+/// Reads the configuration as the agent would, and every file that it names. Exits with 78 and
+/// shows all faults with their lines when it is wrong.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  postroad check
+  postroad check --config ./postroad.toml
+  postroad check --json | jq .warnings")]
+pub(super) struct Args {}
+
+pub(super) fn run(_: Args, context: &mut Context) -> Result<(), Failure> {
+    let config = context.config()?;
+    let warnings = warnings(&config);
+    if context.is_json() {
+        return context.json(&as_json(&config, &warnings));
+    }
+    match context.config_file() {
+        Some(file) => context.line(format!("{}: valid", file.display()))?,
+        None if Path::new(CONFIG_FILE_DEFAULT).exists() => {
+            context.line(format_args!("{CONFIG_FILE_DEFAULT}: valid"))?
+        }
+        None => context.line(format_args!("{CONFIG_FILE_DEFAULT} does not exist: these are the defaults"))?,
+    }
+    for (name, text) in summary(&config) {
+        context.line(format_args!("  {name:<12} {text}"))?;
+    }
+    for warning in warnings {
+        context.warn(warning);
+    }
+    Ok(())
+}
+
+fn summary(config: &Config) -> Vec<(&'static str, String)> {
+    let list = |items: Vec<String>| if items.is_empty() { "nobody".to_owned() } else { items.join(", ") };
+    let listens = config.listen.all().map(|(service, address)| format!("{address} ({})", service.as_str())).collect();
+    let networks = config.relay.networks.iter().map(ToString::to_string).collect();
+    let mut lines = vec![
+        ("hostname", config.hostname.to_string()),
+        ("listens on", list(listens).replace("nobody", "nothing")),
+        ("relays for", format!("{}; and whoever logs in", list(networks))),
+    ];
+    lines.extend(config.locals.iter().map(|local| ("local", show_local(local))));
+    lines.extend(config.routes.iter().map(|route| ("route", show_route(route))));
+    lines.push(("other mail", "goes where DNS says (MX)".to_owned()));
+    if let Some(postmaster) = config.postmaster() {
+        lines.push(("postmaster", postmaster.to_string()));
+    }
+    let (size, expire) = (show_size(config.limits.message_octets_max), show_duration(config.queue.expire));
+    lines.push(("messages", format!("up to {size}; returned to the sender after {expire}")));
+    lines.push(("state", config.state_dir.display().to_string()));
+    if let Some(metrics) = config.metrics.listen {
+        lines.push(("metrics", format!("http://{metrics}/metrics")));
+    }
+    lines
+}
+
+fn show_local(local: &Local) -> String {
+    let target = match &local.delivery {
+        LocalDelivery::Maildir(template) => template.as_str().to_owned(),
+        LocalDelivery::Lmtp(address) => format!("LMTP {address}"),
+    };
+    let who = match &local.recipients {
+        Recipients::Directories => "users with a directory".to_owned(),
+        Recipients::Listed(names) if names.len() == 1 => "1 recipient".to_owned(),
+        Recipients::Listed(names) => format!("{} recipients", names.len()),
+        Recipients::Any => "any recipient".to_owned(),
+    };
+    format!("{} -> {target} ({who})", local.domain)
+}
+
+fn show_route(route: &Route) -> String {
+    let user = route.credentials.as_ref().map(|login| format!(", as {}", login.user)).unwrap_or_default();
+    format!("{} -> {} (TLS {}{user})", route.matches, route.via, tls_name(route.tls))
+}
+
+fn tls_name(tls: TlsUse) -> &'static str {
+    match tls {
+        TlsUse::Never => "never",
+        TlsUse::Opportunistic => "opportunistic",
+        TlsUse::Required => "required",
+        TlsUse::Verify => "verify",
+    }
+}
+
+/// What the configuration itself warns of, and what is wrong with the files it names.
+fn warnings(config: &Config) -> Vec<String> {
+    let mut out = config.warnings.clone();
+    users_warnings(config, &mut out);
+    for route in &config.routes {
+        let Some(login) = &route.credentials else { continue };
+        if let Err(fault) = std::fs::File::open(&login.password_file) {
+            let file = login.password_file.display();
+            out.push(format!("the password file {file} of the route for {} cannot be read: {fault}", route.matches));
+        }
+    }
+    for local in &config.locals {
+        if let LocalDelivery::Maildir(template) = &local.delivery {
+            let fixed = template.as_str().split("{user}").next().unwrap_or_default();
+            let parent = fixed.rfind('/').map_or("/", |at| &fixed[..=at]);
+            if !Path::new(parent).is_dir() {
+                out.push(format!("no directory {parent}: mail for {} cannot be delivered", local.domain));
+            }
+        }
+    }
+    out
+}
+
+fn users_warnings(config: &Config, out: &mut Vec<String>) {
+    let file = UsersFile::new(config.users.file.clone());
+    let submission = config.listen.all().any(|(service, _)| service.is_submission());
+    match file.read() {
+        Ok(list) => {
+            out.extend(list.faults().iter().map(|fault| format!("{}, {fault}", file.path().display())));
+            if submission && list.users().is_empty() {
+                out.push("nobody can log in to submit mail: add users with `postroad user add`".to_owned());
+            }
+        }
+        Err(fault) => out.push(fault.to_string()),
+    }
+    if file.is_exposed() {
+        let path = file.path().display();
+        out.push(format!("{path}: others can read the password hashes; run `chmod 600 {path}`"));
+    }
+}
+
+fn as_json(config: &Config, warnings: &[String]) -> Value {
+    let listen =
+        config.listen.all().map(|(service, address)| json!({ "service": service.as_str(), "address": address }));
+    let local = |local: &Local| json!({ "domain": local.domain.as_str(), "text": show_local(local) });
+    let route = |route: &Route| json!({ "domain": route.matches.to_string(), "via": route.via.to_string(), "tls": tls_name(route.tls) });
+    json!({
+        "valid": true,
+        "hostname": config.hostname.as_str(),
+        "state_dir": config.state_dir,
+        "listen": listen.collect::<Vec<_>>(),
+        "relay_networks": config.relay.networks.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "local": config.locals.iter().map(local).collect::<Vec<_>>(),
+        "routes": config.routes.iter().map(route).collect::<Vec<_>>(),
+        "warnings": warnings,
+    })
+}

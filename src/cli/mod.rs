@@ -1,0 +1,117 @@
+//! The command line: arguments, exit codes and printing. The only place that prints.
+//!
+//! A command is a file with an `Args` struct and `run(Args, &mut Context)`, and one line in
+//! [`Command`] and in `dispatch`. What it has to say goes through [`Context`], which knows about
+//! `--json`, colours and closed pipes.
+
+mod check;
+mod docs;
+mod output;
+mod user;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{CommandFactory as _, Parser, Subcommand};
+
+use crate::config::{CONFIG_FILE_DEFAULT, Config, ConfigErrors};
+pub use output::{Context, Failure};
+
+/// Exit codes, as in `--help`. They are those of sysexits.h where there is one.
+pub mod exit {
+    /// The command could not do what it was asked.
+    pub const FAILED: u8 = 1;
+    /// The arguments are wrong (by clap).
+    pub const USAGE: u8 = 2;
+    /// The agent does not answer (EX_UNAVAILABLE).
+    pub const UNAVAILABLE: u8 = 69;
+    /// Later it may work (EX_TEMPFAIL).
+    pub const TRY_LATER: u8 = 75;
+    /// The configuration is wrong (EX_CONFIG).
+    pub const CONFIG: u8 = 78;
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  postroad check                              Is the configuration right, and what does it mean?
+  postroad user add app --address app@example.org
+  POSTROAD_CONFIG=./postroad.toml postroad check --json
+
+Exit codes:
+   0  done
+   1  could not do what was asked
+   2  wrong arguments
+  69  the agent does not answer
+  75  not possible now, try again later
+  78  the configuration is wrong";
+
+/// A mail relay mesh: every host runs the same agent.
+#[derive(Debug, Parser)]
+#[command(name = "postroad", version, after_help = EXAMPLES, disable_help_subcommand = true)]
+struct Cli {
+    /// The configuration; without it /etc/postroad/postroad.toml, which need not exist
+    #[arg(long, global = true, env = "POSTROAD_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Print JSON for programs instead of text for people
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Check(check::Args),
+    User(user::Args),
+    Completions(docs::Completions),
+    Man(docs::Man),
+}
+
+fn dispatch(command: Command, context: &mut Context) -> Result<(), Failure> {
+    match command {
+        Command::Check(args) => check::run(args, context),
+        Command::User(args) => user::run(args, context),
+        Command::Completions(args) => docs::completions(args, context, Cli::command()),
+        Command::Man(args) => docs::man(args, context, Cli::command()),
+    }
+}
+
+/// Runs the command that the arguments name and returns its exit code.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let mut context = Context::new(cli.config, cli.json);
+    let result = dispatch(cli.command, &mut context).and_then(|()| context.flush());
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => context.fail(&failure),
+    }
+}
+
+/// Reads the configuration a command works with: the file named, or the default one, which need
+/// not exist.
+///
+/// # Errors
+/// Every fault of the file.
+pub fn load_config(named: Option<&Path>) -> Result<Config, ConfigErrors> {
+    let default = Path::new(CONFIG_FILE_DEFAULT);
+    match named {
+        Some(path) => Config::load(path),
+        None if matches!(default.try_exists(), Ok(false)) => Ok(Config::default()),
+        None => Config::load(default),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_arguments_are_consistent_and_every_command_has_examples() {
+        let command = Cli::command();
+        command.clone().debug_assert();
+        for command in command.get_subcommands() {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(help.contains("Example"), "{} has no examples", command.get_name());
+        }
+    }
+}

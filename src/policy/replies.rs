@@ -1,0 +1,101 @@
+//! The one table of what the policy says on the wire. Texts name the remedy, since the person who
+//! reads them in a notification is often the one who can apply it.
+
+use postroad_smtp::{Reply, Status};
+
+const fn reply(code: u16, class: u8, subject: u16, detail: u16, text: &'static str) -> Reply {
+    Reply::of(code, Some(Status::new(class, subject, detail)), text)
+}
+
+/// Too many sessions of one address.
+pub const TOO_MANY_SESSIONS_OF_ADDRESS: Reply =
+    reply(421, 4, 7, 0, "too many sessions from your address; close some or try again later");
+
+/// Too many sessions altogether.
+pub const TOO_MANY_SESSIONS: Reply = reply(421, 4, 3, 2, "too many sessions; try again later");
+
+/// A login is needed first (RFC 4954 §6).
+pub const LOGIN_NEEDED: Reply = reply(530, 5, 7, 0, "log in first: mail enters this port with AUTH only");
+
+/// Name or password is wrong (RFC 4954 §6).
+pub const WRONG_CREDENTIALS: Reply = reply(535, 5, 7, 8, "user name or password is wrong");
+
+/// Too many wrong passwords.
+pub const TOO_MANY_LOGIN_FAILURES: Reply =
+    reply(454, 4, 7, 0, "too many failed logins from your address; try again in ten minutes");
+
+/// The verification could not be done now.
+pub const TOO_BUSY_FOR_LOGIN: Reply = reply(454, 4, 7, 0, "too many logins at once; try again later");
+
+/// The user was removed during the session.
+pub const LOGIN_GONE: Reply = reply(550, 5, 7, 1, "your login is no longer valid; ask the admin for a new one");
+
+/// A sender address that does not belong to the login.
+pub const NOT_YOUR_ADDRESS: Reply = reply(
+    550,
+    5,
+    7,
+    1,
+    "this sender address does not belong to your login; use your own, or have the admin add it to the users file",
+);
+
+/// The null reverse-path with several recipients, from a login.
+pub const NULL_FOR_ONE_ONLY: Reply =
+    reply(550, 5, 7, 1, "a message from <> goes to one recipient; write your address as the sender");
+
+/// A stranger and a recipient elsewhere.
+pub const RELAY_DENIED: Reply = reply(
+    550,
+    5,
+    7,
+    1,
+    "relay access denied: log in first, or have the admin of this host add your address to relay.networks",
+);
+
+/// A local domain without that mailbox.
+pub const NO_SUCH_MAILBOX: Reply = reply(550, 5, 1, 1, "no mailbox of this name here; check the spelling");
+
+/// `<Postmaster>` on a host where nobody has that duty.
+pub const NO_POSTMASTER: Reply =
+    reply(550, 5, 1, 1, "nobody reads postmaster mail here; the admin may set `postmaster` in the configuration");
+
+/// The user directory could not be looked at.
+pub const LOOKUP_FAILED: Reply = reply(451, 4, 3, 0, "the mailbox cannot be looked up now; try again later");
+
+/// A domain without a dot.
+pub const DOMAIN_INCOMPLETE: Reply =
+    reply(550, 5, 1, 2, "the recipient's domain is incomplete; write it in full, such as user@example.org");
+
+/// An address literal that no mail goes to.
+pub const LITERAL_REFUSED: Reply =
+    reply(550, 5, 1, 2, "no mail goes to this address literal; write a domain name instead");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn class_and_code_agree_and_lines_are_short() {
+        for reply in [
+            TOO_MANY_SESSIONS_OF_ADDRESS,
+            TOO_MANY_SESSIONS,
+            LOGIN_NEEDED,
+            WRONG_CREDENTIALS,
+            TOO_MANY_LOGIN_FAILURES,
+            TOO_BUSY_FOR_LOGIN,
+            LOGIN_GONE,
+            NOT_YOUR_ADDRESS,
+            NULL_FOR_ONE_ONLY,
+            RELAY_DENIED,
+            NO_SUCH_MAILBOX,
+            NO_POSTMASTER,
+            LOOKUP_FAILED,
+            DOMAIN_INCOMPLETE,
+            LITERAL_REFUSED,
+        ] {
+            let status = reply.status.expect("every one has a status");
+            assert_eq!(u16::from(status.class), reply.code.get() / 100, "{reply}");
+            assert!(reply.to_string().len() < 500, "{reply}");
+        }
+    }
+}

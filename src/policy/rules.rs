@@ -1,0 +1,150 @@
+//! The rules for MAIL and RCPT: pure over configuration, users and the facts of the session.
+//!
+//! Never an open relay: a recipient elsewhere needs a [`RelayGrant`], and only a login or a
+//! configured network gives one. Local-parts are never interpreted beyond case, quotes and the tag
+//! behind a `+`: `a%b`, `a!b` and `"a@b"` are names of mailboxes, which do not exist.
+
+use std::net::IpAddr;
+
+use postroad_smtp::{Domain, ForwardPath, Host, LocalPart, Mailbox, Reply, ReversePath};
+
+use super::mailboxes::{self, Directories};
+use super::replies;
+use super::users::UserList;
+use crate::config::{Config, Local, Recipients, RouteMatch, Service, UserName, Via};
+
+/// Who asks.
+#[derive(Clone, Copy, Debug)]
+pub struct Client<'a> {
+    /// The address of the peer.
+    pub peer: IpAddr,
+    /// The listener it came through.
+    pub service: Service,
+    /// The user it logged in as.
+    pub user: Option<&'a str>,
+}
+
+/// Why somebody may relay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RelayGrant {
+    /// A right password.
+    Login,
+    /// An address within `relay.networks`.
+    Network,
+}
+
+/// What an accepted recipient is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Accepted {
+    /// A mailbox of a local domain.
+    Local(UserName),
+    /// Postmaster mail, which goes to this mailbox ([`Config::redirect`]).
+    Redirected(Mailbox),
+    /// A recipient elsewhere.
+    Relay(RelayGrant),
+}
+
+/// Decides about MAIL: a login is needed for submission, and a login may only send as its own
+/// addresses. The null reverse-path is nobody's, and mail clients need it for read receipts.
+///
+/// # Errors
+/// The reply that refuses it.
+pub fn mail(users: &UserList, client: &Client<'_>, reverse_path: &ReversePath) -> Result<(), Reply> {
+    let Some(name) = client.user else {
+        return if client.service.is_submission() { Err(replies::LOGIN_NEEDED) } else { Ok(()) };
+    };
+    let user = users.get(name).ok_or(replies::LOGIN_GONE)?;
+    match reverse_path {
+        ReversePath::Mailbox(mailbox) if !user.may_send_as(mailbox) => Err(replies::NOT_YOUR_ADDRESS),
+        _ => Ok(()),
+    }
+}
+
+/// Decides about RCPT; `accepted` recipients came before it.
+///
+/// # Errors
+/// The reply that refuses it.
+pub fn rcpt(
+    config: &Config,
+    directories: &dyn Directories,
+    client: &Client<'_>,
+    reverse_path: &ReversePath,
+    forward_path: &ForwardPath,
+    accepted: usize,
+) -> Result<Accepted, Reply> {
+    if client.service.is_submission() && client.user.is_none() {
+        return Err(replies::LOGIN_NEEDED);
+    }
+    if client.user.is_some() && *reverse_path == ReversePath::Null && accepted > 0 {
+        return Err(replies::NULL_FOR_ONE_ONLY);
+    }
+    if let Some(postmaster) = config.redirect(forward_path) {
+        return Ok(Accepted::Redirected(postmaster));
+    }
+    let mailbox = forward_path.mailbox().ok_or(replies::NO_POSTMASTER)?;
+    match mailbox.domain().and_then(|domain| config.local(domain)) {
+        Some(local) => local_mailbox(local, &mailbox.local_part, directories).map(Accepted::Local),
+        None => relay(config, client, &mailbox.host).map(Accepted::Relay),
+    }
+}
+
+fn local_mailbox(local: &Local, local_part: &LocalPart, directories: &dyn Directories) -> Result<UserName, Reply> {
+    // The server behind "any" might read more into such a name than we do.
+    if local.recipients == Recipients::Any && local_part.unquoted().contains(['@', '%', '!', '|']) {
+        return Err(replies::NO_SUCH_MAILBOX);
+    }
+    match mailboxes::find(local, local_part, directories) {
+        Ok(Some(user)) => Ok(user),
+        // RFC 5321 §4.5.1: every domain has a postmaster.
+        Ok(None) => {
+            UserName::new(local_part).filter(|name| name.as_str() == "postmaster").ok_or(replies::NO_SUCH_MAILBOX)
+        }
+        Err(fault) => {
+            tracing::warn!(domain = %local.domain, %fault, "a mailbox cannot be looked up");
+            Err(replies::LOOKUP_FAILED)
+        }
+    }
+}
+
+fn relay(config: &Config, client: &Client<'_>, host: &Host) -> Result<RelayGrant, Reply> {
+    let grant = relay_grant(config, client).ok_or(replies::RELAY_DENIED)?;
+    match host {
+        Host::Domain(domain) if is_complete(config, domain) => Ok(grant),
+        Host::Domain(_) => Err(replies::DOMAIN_INCOMPLETE),
+        Host::Literal(ip) if !config.is_own_host(host) && is_reachable(*ip) => Ok(grant),
+        Host::Literal(_) => Err(replies::LITERAL_REFUSED),
+    }
+}
+
+/// Returns why a client may relay, or `None` when it may not.
+pub fn relay_grant(config: &Config, client: &Client<'_>) -> Option<RelayGrant> {
+    match client.user {
+        Some(_) => Some(RelayGrant::Login),
+        None if client.service.is_submission() => None,
+        None => config.relay.allows(client.peer).then_some(RelayGrant::Network),
+    }
+}
+
+/// A domain has a dot, is named in a route, or is this host's own short name on its way to the host
+/// that takes all mail of this one.
+fn is_complete(config: &Config, domain: &Domain) -> bool {
+    if domain.as_str().contains('.') {
+        return true;
+    }
+    match config.route(domain) {
+        Some(route) if route.matches == RouteMatch::Any => *domain == config.hostname && route.via != Via::Mx,
+        Some(_) => true,
+        None => false,
+    }
+}
+
+/// Addresses that lead to one other host. Mail to loopback and the like would reach services that
+/// trust this host.
+fn is_reachable(ip: IpAddr) -> bool {
+    let ip = ip.to_canonical();
+    let is_local = match ip {
+        IpAddr::V4(ip) => ip.is_link_local() || ip.is_broadcast() || ip.octets()[0] == 0 || ip.octets()[0] >= 240,
+        IpAddr::V6(ip) => ip.is_unicast_link_local() || ip.to_ipv4().is_some(),
+    };
+    !(is_local || ip.is_loopback() || ip.is_unspecified() || ip.is_multicast())
+}

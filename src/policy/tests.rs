@@ -1,0 +1,280 @@
+//! Dialogues with the policy as tables: who says RCPT for whom, and what is answered.
+
+use std::path::Path;
+
+use super::*;
+use crate::config::Service;
+
+const CONFIG: &str = r#"
+hostname = "mx.example.org"
+postmaster = "admin@example.org"
+[listen]
+smtp = ["0.0.0.0:25", "192.0.2.25:25"]
+submission = ["0.0.0.0:587"]
+[relay]
+networks = ["10.1.0.0/16", "2001:db8:1::/48"]
+[[local]]
+domain = "example.org"
+maildir = "/mail/{user}"
+[[local]]
+domain = "list.example"
+lmtp = "unix:/run/lmtp"
+recipients = ["news", "Postmaster"]
+[[local]]
+domain = "any.example"
+lmtp = "unix:/run/lmtp"
+recipients = "any"
+[[route]]
+domain = "intranet"
+via = "10.1.0.9"
+"#;
+
+/// A file system in which some users have a Maildir.
+struct Users(&'static [&'static str]);
+
+impl Directories for Users {
+    fn exists(&self, path: &Path) -> std::io::Result<bool> {
+        let name = path.to_str().and_then(|path| path.strip_prefix("/mail/")).expect("never outside the template");
+        assert!(!name.contains('/') && !name.starts_with('.'), "{name}");
+        match name {
+            "broken" => Err(std::io::Error::other("unreadable")),
+            name => Ok(self.0.contains(&name)),
+        }
+    }
+}
+
+fn policy(text: &str) -> Policy {
+    let config = Config::from_str(text, "test", Path::new("/")).unwrap_or_else(|faults| panic!("{faults}"));
+    Policy::with_directories(Arc::new(config), Box::new(Users(&["alice", "admin", "a+b", "x%y.example"])))
+}
+
+fn ask(policy: &Policy, peer: &str, user: Option<&str>, recipient: &str) -> String {
+    let client = Client { peer: peer.parse().expect(peer), service: Service::Smtp, user };
+    let Ok(forward_path) = recipient.parse::<ForwardPath>() else { return "syntax".to_owned() };
+    let sender = "x@sender.example".parse().expect("valid");
+    match policy.rcpt(&client, &sender, &forward_path, 0) {
+        Ok(Accepted::Local(user)) => format!("local {user}"),
+        Ok(Accepted::Redirected(mailbox)) => format!("to {mailbox}"),
+        Ok(Accepted::Relay(grant)) => format!("relay {grant:?}"),
+        Err(reply) => reply.to_string().split(' ').take(2).collect::<Vec<_>>().join(" "),
+    }
+}
+
+#[test]
+fn a_stranger_reaches_local_mailboxes_only() {
+    let policy = policy(CONFIG);
+    for (recipient, want) in [
+        ("alice@example.org", "local alice"),
+        ("Alice@Example.ORG.", "local alice"),
+        ("\"alice\"@example.org", "local alice"),
+        ("alice+shop@example.org", "local alice"),
+        ("a+b@example.org", "local a+b"),
+        ("a+b+c@example.org", "550 5.1.1"),
+        ("bob@example.org", "550 5.1.1"),
+        ("+alice@example.org", "550 5.1.1"),
+        ("broken@example.org", "451 4.3.0"),
+        ("\"../etc\"@example.org", "550 5.1.1"),
+        ("../etc@example.org", "syntax"),
+        ("a/../../b@example.org", "syntax"),
+        ("a/b@example.org", "550 5.1.1"),
+        ("\".ssh\"@example.org", "550 5.1.1"),
+        ("news@list.example", "local news"),
+        ("NEWS+x@list.example", "local news"),
+        ("other@list.example", "550 5.1.1"),
+        ("whoever+x@any.example", "local whoever+x"),
+        ("alice@sub.example.org", "550 5.7.1"),
+        ("alice@elsewhere.example", "550 5.7.1"),
+        ("alice@notexample.org", "550 5.7.1"),
+        ("alice@mx.example.org", "550 5.7.1"),
+        ("alice@intranet", "550 5.7.1"),
+        ("alice@localhost", "550 5.7.1"),
+    ] {
+        assert_eq!(ask(&policy, "203.0.113.9", None, recipient), want, "{recipient}");
+    }
+}
+
+#[test]
+fn no_trick_makes_it_a_relay() {
+    let policy = policy(CONFIG);
+    for (recipient, want) in [
+        ("victim%elsewhere.example@example.org", "550 5.1.1"),
+        ("elsewhere.example!victim@example.org", "550 5.1.1"),
+        ("\"victim@elsewhere.example\"@example.org", "550 5.1.1"),
+        ("victim@elsewhere.example@example.org", "syntax"),
+        ("@example.org:victim@elsewhere.example", "550 5.7.1"),
+        ("@example.org,@elsewhere.example:alice@example.org", "local alice"),
+        ("victim%elsewhere.example@any.example", "550 5.1.1"),
+        ("elsewhere.example!victim@any.example", "550 5.1.1"),
+        ("\"victim@elsewhere.example\"@any.example", "550 5.1.1"),
+        ("\"|/bin/sh\"@any.example", "550 5.1.1"),
+        ("victim%elsewhere.example@[192.0.2.25]", "550 5.7.1"),
+        ("victim@[192.0.2.25]", "550 5.7.1"),
+        ("victim@[127.0.0.1]", "550 5.7.1"),
+        ("victim@[IPv6:::1]", "550 5.7.1"),
+        ("victim@[198.51.100.1]", "550 5.7.1"),
+        ("victim@elsewhere.example.", "550 5.7.1"),
+        ("victim@elsewhere.example%example.org", "syntax"),
+        ("x%y.example@example.org", "local x%y.example"),
+        ("v\u{ff05}elsewhere.example@example.org", "550 5.1.1"),
+        ("v\u{ff20}elsewhere.example@example.org", "550 5.1.1"),
+    ] {
+        assert_eq!(ask(&policy, "203.0.113.9", None, recipient), want, "{recipient}");
+    }
+}
+
+#[test]
+fn a_network_or_a_login_may_relay_and_nobody_else() {
+    let policy = policy(CONFIG);
+    for (peer, user, want) in [
+        ("10.1.2.3", None, "relay Network"),
+        ("::ffff:10.1.2.3", None, "relay Network"),
+        ("2001:db8:1:2::3", None, "relay Network"),
+        ("10.2.0.1", None, "550 5.7.1"),
+        ("127.0.0.1", None, "550 5.7.1"),
+        ("2001:db8:2::1", None, "550 5.7.1"),
+        ("::10.1.2.3", None, "550 5.7.1"),
+        ("203.0.113.9", Some("app"), "relay Login"),
+    ] {
+        assert_eq!(ask(&policy, peer, user, "v@elsewhere.example"), want, "{peer} {user:?}");
+    }
+    for (recipient, want) in [
+        ("v@elsewhere", "550 5.1.2"),
+        ("v@localhost", "550 5.1.2"),
+        ("v@intranet", "relay Network"),
+        ("a%b@elsewhere.example", "relay Network"),
+        ("v@[198.51.100.1]", "relay Network"),
+        ("v@[127.0.0.1]", "550 5.1.2"),
+        ("v@[0.0.0.0]", "550 5.1.2"),
+        ("v@[192.0.2.25]", "550 5.1.2"),
+        ("v@[169.254.169.254]", "550 5.1.2"),
+        ("v@[IPv6:::1]", "550 5.1.2"),
+        ("v@[IPv6:::ffff:127.0.0.1]", "550 5.1.2"),
+        ("v@[IPv6:fe80::1]", "550 5.1.2"),
+        ("v@[224.0.0.1]", "550 5.1.2"),
+        ("bob@example.org", "550 5.1.1"),
+    ] {
+        assert_eq!(ask(&policy, "10.1.2.3", None, recipient), want, "{recipient}");
+    }
+}
+
+#[test]
+fn the_postmaster_can_always_be_reached() {
+    let set = policy(CONFIG);
+    for (recipient, want) in [
+        ("Postmaster", "to admin@example.org"),
+        ("postmaster@example.org", "to admin@example.org"),
+        ("\"postmaster\"@any.example", "to admin@example.org"),
+        ("postmaster@mx.example.org", "to admin@example.org"),
+        ("postmaster@[192.0.2.25]", "to admin@example.org"),
+        ("POSTMASTER@list.example", "local postmaster"),
+        ("postmaster@elsewhere.example", "550 5.7.1"),
+    ] {
+        assert_eq!(ask(&set, "203.0.113.9", None, recipient), want, "{recipient}");
+    }
+    let unset = policy(&CONFIG.replace("postmaster = \"admin@example.org\"", ""));
+    for (recipient, want) in [
+        ("Postmaster", "to postmaster@example.org"),
+        ("postmaster@mx.example.org", "to postmaster@example.org"),
+        ("postmaster@example.org", "local postmaster"),
+        ("postmaster@any.example", "local postmaster"),
+    ] {
+        assert_eq!(ask(&unset, "203.0.113.9", None, recipient), want, "{recipient}");
+    }
+    assert_eq!(ask(&policy(""), "203.0.113.9", None, "Postmaster"), "550 5.1.1");
+}
+
+#[test]
+fn a_short_host_name_goes_only_to_the_host_that_takes_everything() {
+    let hub = "hostname = \"web1\"\n[[route]]\ndomain = \"*\"\nvia = \"hub.example.org\"";
+    assert_eq!(ask(&policy(hub), "127.0.0.1", None, "root@web1"), "relay Network");
+    assert_eq!(ask(&policy(hub), "127.0.0.1", None, "root@web2"), "550 5.1.2");
+    assert_eq!(ask(&policy("hostname = \"web1\""), "127.0.0.1", None, "root@web1"), "550 5.1.2");
+}
+
+/// A policy with the user `app` (password `right`), who may send as `app@example.org`.
+fn with_user(directory: &Path) -> Policy {
+    let hash = users::password::hash("right").expect("hashed");
+    std::fs::write(directory.join("users"), format!("app:{hash}:app@example.org\n")).expect("written");
+    let text =
+        format!("state_dir = {:?}\n[limits]\nauth_failures = 3\n[listen]\nsubmission = [\"127.0.0.1:587\"]", directory);
+    policy(&text)
+}
+
+#[test]
+fn submission_needs_a_login_and_its_own_sender() {
+    let directory = tempfile::tempdir().expect("scratch");
+    let policy = with_user(directory.path());
+    let peer = "127.0.0.1".parse().expect("valid");
+    for (service, user, sender, want) in [
+        (Service::Smtp, None, "x@sender.example", None),
+        (Service::Smtp, None, "", None),
+        (Service::Submission, None, "app@example.org", Some("530 5.7.0")),
+        (Service::Submissions, None, "", Some("530 5.7.0")),
+        (Service::Submission, Some("app"), "app@example.org", None),
+        (Service::Submission, Some("app"), "APP+1@example.org", None),
+        (Service::Submission, Some("app"), "", None),
+        (Service::Submission, Some("app"), "ceo@example.org", Some("550 5.7.1")),
+        (Service::Smtp, Some("app"), "ceo@example.org", Some("550 5.7.1")),
+        (Service::Submission, Some("gone"), "app@example.org", Some("550 5.7.1")),
+    ] {
+        let client = Client { peer, service, user };
+        let got = policy.mail(&client, &sender.parse().expect(sender)).err().map(|reply| reply.to_string());
+        assert_eq!(got.as_deref().map(|reply| &reply[..9]), want, "{service:?} {user:?} {sender}");
+    }
+}
+
+#[test]
+fn the_null_reverse_path_of_a_login_goes_to_one_recipient() {
+    let policy = policy(CONFIG);
+    let peer = "203.0.113.9".parse().expect("valid");
+    let to = |user, accepted| {
+        let client = Client { peer, service: Service::Smtp, user };
+        let forward_path = "alice@example.org".parse().expect("valid");
+        policy.rcpt(&client, &ReversePath::Null, &forward_path, accepted).err()
+    };
+    assert_eq!(to(Some("app"), 0), None);
+    assert_eq!(to(Some("app"), 1), Some(replies::NULL_FOR_ONE_ONLY));
+    assert_eq!(to(None, 1), None, "notifications of other hosts may have several");
+}
+
+#[tokio::test]
+async fn guessing_ends_after_a_few_failures() {
+    let directory = tempfile::tempdir().expect("scratch");
+    let policy = with_user(directory.path());
+    let (home, attacker) = ("192.0.2.1".parse().expect("valid"), "203.0.113.9".parse().expect("valid"));
+    for _ in 0..5 {
+        assert_eq!(policy.authenticate(home, "App", "right").await.expect("right").user(), "app");
+    }
+    for (user, password) in [("app", "wrong"), ("nobody", "right"), ("app", "")] {
+        assert_eq!(policy.authenticate(attacker, user, password).await, Err(replies::WRONG_CREDENTIALS), "{user}");
+    }
+    assert_eq!(policy.authenticate(attacker, "app", "right").await, Err(replies::TOO_MANY_LOGIN_FAILURES));
+    assert!(policy.authenticate(home, "app", "right").await.is_ok(), "others are not locked out");
+}
+
+#[tokio::test]
+async fn a_session_gets_its_verdicts() {
+    let directory = tempfile::tempdir().expect("scratch");
+    let policy = with_user(directory.path());
+    let client = Client { peer: "192.0.2.1".parse().expect("valid"), service: Service::Submission, user: None };
+    let recipient = postroad_smtp::Recipient::new("v@elsewhere.example".parse().expect("valid"));
+    let question = Question::Rcpt { reverse_path: &ReversePath::Null, recipient: &recipient, accepted: 0 };
+    let verdict = policy.decide(&client, question).await;
+    assert!(matches!(verdict, Verdict::Refuse(reply) if reply == replies::LOGIN_NEEDED));
+    let credentials = |password: &str| Credentials { user: "APP".into(), password: password.into() };
+    let verdict = policy.decide(&client, Question::Auth(&credentials("wrong"))).await;
+    assert!(matches!(verdict, Verdict::Refuse(reply) if reply == replies::WRONG_CREDENTIALS));
+    let verdict = policy.decide(&client, Question::Auth(&credentials("right"))).await;
+    assert!(matches!(verdict, Verdict::Authenticated(user) if &*user == "app"), "the name as the file has it");
+}
+
+#[test]
+fn strangers_are_told_the_remedy() {
+    let client = Client { peer: "203.0.113.9".parse().expect("valid"), service: Service::Smtp, user: None };
+    let forward_path = "v@elsewhere.example".parse().expect("valid");
+    let sender = "x@sender.example".parse().expect("valid");
+    let reply = policy(CONFIG).rcpt(&client, &sender, &forward_path, 0).expect_err("refused");
+    let want = "550 5.7.1 relay access denied: log in first, or have the admin of this host add your address to \
+                relay.networks";
+    assert_eq!(reply.to_string(), want);
+}

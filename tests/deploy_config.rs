@@ -1,0 +1,71 @@
+//! The example configuration that is shipped: valid as it is, and its comments tell the truth.
+
+use std::path::Path;
+
+use postroad::config::Config;
+
+const EXAMPLE: &str = include_str!("../deploy/postroad.toml");
+const BASE: &str = "/etc/postroad";
+
+fn read(text: &str) -> Config {
+    Config::from_str(text, "deploy/postroad.toml", Path::new(BASE)).unwrap_or_else(|faults| panic!("{faults}"))
+}
+
+/// Returns the lines that are commented out, outside the examples.
+fn uncommented(keep_examples: bool) -> String {
+    let mut example = false;
+    let mut out = String::new();
+    for line in EXAMPLE.lines() {
+        let comment = line.strip_prefix("# ");
+        let setting = comment.filter(|text| text.starts_with("[[") || text.split_once(" = ").is_some_and(is_key));
+        match setting {
+            Some(setting) if keep_examples || !example => out.push_str(setting),
+            Some(_) => {}
+            None if line.starts_with('#') => {
+                let starts = line.contains("Example");
+                // A comment that explains the next setting ends the examples before it.
+                example = starts || (example && line == "#");
+            }
+            None => {
+                out.push_str(line);
+                example = false;
+            }
+        }
+        out.push('\n');
+    }
+    out
+}
+
+fn is_key((key, _): (&str, &str)) -> bool {
+    key.bytes().all(|c| c.is_ascii_lowercase() || c == b'_')
+}
+
+#[test]
+fn as_shipped_it_is_the_empty_configuration() {
+    assert_eq!(read(EXAMPLE), Config::default());
+}
+
+#[test]
+fn what_is_called_a_default_is_the_default() {
+    let text = uncommented(false);
+    assert!(text.matches(" = ").count() > 30, "{text}");
+    let mut read = read(&text);
+    read.hostname = Config::default().hostname;
+    read.warnings = Config::default().warnings;
+    assert_eq!(read, Config::default());
+}
+
+#[test]
+fn the_examples_are_valid_together() {
+    let text = uncommented(true);
+    let files = ["certificate", "key"];
+    let text: String = text
+        .lines()
+        .filter(|line| !files.iter().any(|key| line.starts_with(&format!("{key} ="))))
+        .flat_map(|line| [line, "\n"])
+        .collect();
+    let config = read(&text);
+    assert_eq!((config.locals.len(), config.routes.len()), (2, 1));
+    assert_eq!(config.listen.all().count(), 6);
+    assert!(config.metrics.listen.is_some() && config.postmaster.is_some());
+}

@@ -4,9 +4,12 @@
 //! [`Command`] and in `dispatch`. What it has to say goes through [`Context`], which knows about
 //! `--json`, colours and closed pipes.
 
+mod agent;
+mod ask;
 mod check;
 mod docs;
 mod output;
+mod queue;
 mod user;
 
 use std::path::{Path, PathBuf};
@@ -23,9 +26,9 @@ pub mod exit {
     pub const FAILED: u8 = 1;
     /// The arguments are wrong (by clap).
     pub const USAGE: u8 = 2;
-    /// The agent does not answer (EX_UNAVAILABLE).
+    /// A server does not answer (EX_UNAVAILABLE).
     pub const UNAVAILABLE: u8 = 69;
-    /// Later it may work (EX_TEMPFAIL).
+    /// The agent is down, or later it may work (EX_TEMPFAIL).
     pub const TRY_LATER: u8 = 75;
     /// The configuration is wrong (EX_CONFIG).
     pub const CONFIG: u8 = 78;
@@ -35,14 +38,16 @@ const EXAMPLES: &str = "\
 Examples:
   postroad check                              Is the configuration right, and what does it mean?
   postroad user add app --address app@example.org
+  postroad queue list                         What waits, and why?
+  postroad queue retry --domain example.com
   POSTROAD_CONFIG=./postroad.toml postroad check --json
 
 Exit codes:
    0  done
    1  could not do what was asked
    2  wrong arguments
-  69  the agent does not answer
-  75  not possible now, try again later
+  69  a server does not answer
+  75  the agent does not run, or not possible now: try again later
   78  the configuration is wrong";
 
 /// A mail relay mesh: every host runs the same agent.
@@ -63,6 +68,9 @@ struct Cli {
 enum Command {
     Check(check::Args),
     User(user::Args),
+    Queue(queue::Args),
+    Status(agent::Status),
+    Reload(agent::Reload),
     Completions(docs::Completions),
     Man(docs::Man),
 }
@@ -71,6 +79,9 @@ fn dispatch(command: Command, context: &mut Context) -> Result<(), Failure> {
     match command {
         Command::Check(args) => check::run(args, context),
         Command::User(args) => user::run(args, context),
+        Command::Queue(args) => queue::run(args, context),
+        Command::Status(args) => agent::status(args, context),
+        Command::Reload(args) => agent::reload(args, context),
         Command::Completions(args) => docs::completions(args, context, Cli::command()),
         Command::Man(args) => docs::man(args, context, Cli::command()),
     }

@@ -38,6 +38,11 @@ impl Failure {
         Failure { remedy: Some(remedy.into()), ..self }
     }
 
+    /// Returns what is wrong.
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
     /// Returns the exit code.
     pub fn code(&self) -> u8 {
         self.code
@@ -65,6 +70,12 @@ impl Context {
     pub(super) fn new(config_file: Option<PathBuf>, json: bool) -> Context {
         let out = Box::new(io::BufWriter::new(anstream::AutoStream::auto(io::stdout())));
         Context { config_file, json, out }
+    }
+
+    /// A context whose output goes to `out`.
+    #[cfg(test)]
+    pub(super) fn to(out: Box<dyn Write>, config_file: PathBuf, json: bool) -> Context {
+        Context { config_file: Some(config_file), json, out }
     }
 
     /// Reads the configuration.

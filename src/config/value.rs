@@ -117,7 +117,8 @@ pub(super) fn duration(range: RangeInclusive<Duration>) -> impl Fn(&DeValue<'_>)
     }
 }
 
-fn parse_duration(text: &str) -> Option<Duration> {
+/// Reads a duration as people write it: numbers with units, `1h30m`.
+pub fn parse_duration(text: &str) -> Option<Duration> {
     let mut total_ms: u64 = 0;
     let mut rest = text.trim();
     while !rest.is_empty() {

@@ -5,6 +5,13 @@
 
 use std::fmt::Write;
 
+/// Returns `text` as it may be shown on a terminal.
+pub fn escaped(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    push_escaped(&mut out, text, false);
+    out
+}
+
 /// Appends `text` without quotes; in quoted text `"` and `\` are escaped as well.
 pub fn push_escaped(out: &mut String, text: &str, quoted: bool) {
     for c in text.chars() {

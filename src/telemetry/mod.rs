@@ -17,6 +17,7 @@ use tracing_subscriber::registry::Registry;
 use tracing_subscriber::reload;
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 
+pub use escape::escaped;
 pub use line::{Format, LineLayer, Stamp};
 
 /// The environment variable that overrides the configured level, for instance `debug` or

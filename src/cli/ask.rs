@@ -1,0 +1,102 @@
+//! Asks the agent, and shows on a terminal how far long work is.
+
+use std::cell::RefCell;
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde::de::DeserializeOwned;
+
+use super::{Failure, exit};
+use crate::admin::{AskError, Client, Done, Filter, News, Request};
+use crate::config::Config;
+
+/// Ids named in one request; more are asked for in several, since a request has a limit.
+const REQUEST_IDS_MAX: usize = 2000;
+
+/// Why the agent did not answer, or why what it said could not be printed.
+#[derive(Debug)]
+pub enum Trouble {
+    /// The agent.
+    Ask(AskError),
+    /// The printing.
+    Print(Failure),
+}
+
+impl From<AskError> for Trouble {
+    fn from(error: AskError) -> Trouble {
+        Trouble::Ask(error)
+    }
+}
+
+impl From<Failure> for Trouble {
+    fn from(failure: Failure) -> Trouble {
+        Trouble::Print(failure)
+    }
+}
+
+impl From<Trouble> for Failure {
+    fn from(trouble: Trouble) -> Failure {
+        match trouble {
+            Trouble::Print(failure) => failure,
+            Trouble::Ask(error) => match &error {
+                AskError::Down(_) => Failure::new(exit::TRY_LATER, error.to_string())
+                    .with_remedy("start it, or name its configuration with --config"),
+                AskError::Refused(failure) => match failure.remedy.as_str() {
+                    "" => Failure::new(exit::FAILED, failure.message.clone()),
+                    remedy => Failure::new(exit::FAILED, failure.message.clone()).with_remedy(remedy),
+                },
+                _ => Failure::new(exit::FAILED, error.to_string()),
+            },
+        }
+    }
+}
+
+/// Asks the agent of `config` and hands each item to `each` as it comes.
+///
+/// # Errors
+/// [`AskError::Down`] when no agent runs, before anything was handed out.
+pub fn ask<T: DeserializeOwned>(
+    config: &Config,
+    request: &Request,
+    mut each: impl FnMut(T) -> Result<(), Failure>,
+) -> Result<Done, Trouble> {
+    let bar = RefCell::new(None);
+    let done = Client::connect(&config.control.socket)?.ask(request, |news| match news {
+        News::Item(item) => each(item).map_err(Trouble::Print),
+        News::Progress(progress) => {
+            let mut bar = bar.borrow_mut();
+            let bar = bar.get_or_insert_with(progress_bar);
+            bar.set_length(progress.total);
+            bar.set_position(progress.seen);
+            Ok(())
+        }
+    });
+    if let Some(bar) = bar.into_inner() {
+        bar.finish_and_clear();
+    }
+    done
+}
+
+/// Splits a filter with very many ids into several that fit a request.
+pub fn split(filter: Filter) -> Vec<Filter> {
+    if filter.ids.len() <= REQUEST_IDS_MAX {
+        return vec![filter];
+    }
+    let with = |ids: &[_]| Filter { ids: ids.to_vec(), ..filter.clone() };
+    filter.ids.chunks(REQUEST_IDS_MAX).map(with).collect()
+}
+
+/// Adds what a further request did.
+pub fn add(sum: &mut Done, more: Done) {
+    sum.matched += more.matched;
+    sum.changed += more.changed;
+    sum.failed += more.failed;
+    sum.missing.extend(more.missing);
+    sum.next = more.next;
+}
+
+/// On standard error, and only on a terminal.
+fn progress_bar() -> ProgressBar {
+    let style = ProgressStyle::with_template("{spinner} {pos} of {len} messages looked at ({elapsed})")
+        .expect("the template is a constant");
+    ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr()).with_style(style)
+}

@@ -1,0 +1,120 @@
+//! `postroad queue`: reads and steers the queue, through the agent that runs.
+//!
+//! Output: a table on a terminal; tab-separated lines without a head in a pipe; with `--json` one
+//! JSON object a line (JSON Lines: a queue of a million messages streams).
+
+mod act;
+mod list;
+mod screen;
+mod select;
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use postroad_queue::UnixMillis;
+
+use super::{Context, Failure};
+use crate::admin::{Action, Id};
+use act::Act;
+use screen::Screen;
+use select::Select;
+
+/// Inspect and steer the queue
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  postroad queue list                              What waits, oldest first
+  postroad queue list --domain dead.example --attempts 3
+  postroad queue list --json | jq -r .id
+  postroad queue why 0MCC5RM000007                 Why is it still here?
+  postroad queue retry --domain example.com        The other side is back
+  postroad queue bounce --domain dead.example --dry-run
+  postroad queue remove --from '*@app.example.org' --older 2d --yes
+
+A filter on recipients (--to, --domain, --destination, --attempts, --deferred, --reply) selects
+pending recipients; retry, remove and bounce concern those alone, hold and release the whole
+message.")]
+pub(super) struct Args {
+    #[command(subcommand)]
+    action: Command,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// List messages, oldest first
+    #[command(after_help = "\
+Columns in a pipe, separated by tabs: id, time accepted, octets, state, most attempts, next attempt,
+sender, recipients (separated by commas), last reply.
+
+Examples:
+  postroad queue list --deferred
+  postroad queue list --from '<>' --limit 20       Notifications
+  postroad queue list --reply greylist | cut -f1")]
+    List(ListArgs),
+    /// Show messages with all their recipients
+    #[command(after_help = "Example:\n  postroad queue show 0MCC5RM000007")]
+    Show(Ids),
+    /// Say what each part of a message waits for
+    #[command(after_help = "Example:\n  postroad queue why 0MCC5RM000007")]
+    Why(Ids),
+    /// Hold messages: no attempt until they are released
+    #[command(
+        after_help = "Examples:\n  postroad queue hold 0MCC5RM000007\n  postroad queue hold --from '*@shop.example' --dry-run"
+    )]
+    Hold(Act),
+    /// Release held messages
+    #[command(after_help = "Example:\n  postroad queue release --held --to '*@example.com'")]
+    Release(Act),
+    /// Try again now
+    #[command(after_help = "Example:\n  postroad queue retry --domain example.com")]
+    Retry(Act),
+    /// Give up without telling the sender
+    #[command(after_help = "Example:\n  postroad queue remove --from '*@app.example.org' --older 2d")]
+    Remove(Act),
+    /// Give up and return a notification to the sender
+    #[command(after_help = "Example:\n  postroad queue bounce --domain dead.example --dry-run")]
+    Bounce(Act),
+    /// Show totals and how each destination stands
+    #[command(after_help = "Example:\n  postroad queue stats --json")]
+    Stats,
+}
+
+#[derive(Debug, clap::Args)]
+struct ListArgs {
+    #[command(flatten)]
+    select: Select,
+    /// Show at most so many messages
+    #[arg(long, value_name = "N")]
+    limit: Option<u64>,
+}
+
+#[derive(Debug, clap::Args)]
+struct Ids {
+    /// Queue ids
+    #[arg(required = true, value_name = "ID")]
+    ids: Vec<Id>,
+}
+
+pub(super) fn run(args: Args, context: &mut Context) -> Result<(), Failure> {
+    let config = context.config()?;
+    let mut screen = Screen::new(context.is_json(), now());
+    match args.action {
+        Command::List(args) => list::list(&config, &mut screen, args.select.filter(), args.limit, context),
+        Command::Show(args) => list::show(&config, &mut screen, &args.ids, context),
+        Command::Why(args) => list::why(&config, &mut screen, &args.ids, context),
+        Command::Stats => list::stats(&config, &mut screen, context),
+        Command::Hold(args) => act::act(&config, &mut screen, Action::Hold, args, context),
+        Command::Release(args) => act::act(&config, &mut screen, Action::Release, args, context),
+        Command::Retry(args) => act::act(&config, &mut screen, Action::Retry, args, context),
+        Command::Remove(args) => act::act(&config, &mut screen, Action::Remove, args, context),
+        Command::Bounce(args) => act::act(&config, &mut screen, Action::Bounce, args, context),
+    }
+}
+
+/// Ages are shown against this host's clock: the agent's is the same, and its own goes no faster.
+fn now() -> UnixMillis {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    UnixMillis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,346 @@
+//! How messages and destinations look: a table for a terminal, tab-separated lines for a pipe, JSON
+//! lines for a program. What a stranger wrote is escaped before it reaches a terminal.
+
+use std::io::{self, IsTerminal, Write};
+use std::time::Duration;
+
+use comfy_table::{CellAlignment, ColumnConstraint, ContentArrangement, Table, presets};
+use postroad_queue::UnixMillis;
+use serde::Serialize;
+
+use crate::admin::view::{
+    ActView, DestinationView, MessageState, MessageView, RecipientStateView, RecipientView, TotalsView, WaitView,
+};
+use crate::cli::Failure;
+use crate::telemetry::escaped;
+
+/// Rows drawn at a time: a long list appears as it is read, and is never in memory.
+const TABLE_ROWS: usize = 200;
+/// Recipients named in a list.
+const RECIPIENTS_NAMED: usize = 3;
+
+/// How output is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Look {
+    /// For people.
+    Table,
+    /// For `cut` and `awk`.
+    Plain,
+    /// For programs.
+    Json,
+}
+
+/// What is printed on, with the rows not yet drawn.
+#[derive(Debug)]
+pub struct Screen {
+    /// How output is wanted.
+    pub look: Look,
+    now: UnixMillis,
+    /// Columns of the terminal; found out by itself when `None`.
+    width: Option<u16>,
+    rows: Vec<Vec<String>>,
+    drawn: bool,
+}
+
+const MESSAGE_HEAD: &[&str] = &["ID", "AGE", "SIZE", "STATE", "TRIES", "NEXT", "FROM", "TO", "LAST REPLY"];
+const DESTINATION_HEAD: &[&str] = &["DESTINATION", "READY", "DEFERRED", "HELD", "ACTIVE", "MAX", "OLDEST", "WAY"];
+
+/// Columns that give way on a narrow terminal.
+const FLEXIBLE: &[&str] = &["FROM", "TO", "LAST REPLY", "DESTINATION", "WAY"];
+const NUMBERS: &[&str] = &["SIZE", "TRIES", "READY", "DEFERRED", "HELD", "ACTIVE", "MAX"];
+
+impl Screen {
+    /// A screen for standard output.
+    pub fn new(json: bool, now: UnixMillis) -> Screen {
+        let look = match json {
+            true => Look::Json,
+            false if io::stdout().is_terminal() => Look::Table,
+            false => Look::Plain,
+        };
+        Screen::with_look(look, now, None)
+    }
+
+    /// A screen that looks as told.
+    pub fn with_look(look: Look, now: UnixMillis, width: Option<u16>) -> Screen {
+        Screen { look, now, width, rows: Vec::new(), drawn: false }
+    }
+
+    /// Shows a message in a list.
+    pub fn message(&mut self, out: &mut dyn Write, message: &MessageView) -> Result<(), Failure> {
+        match self.look {
+            Look::Json => json(out, message),
+            Look::Plain => line(out, plain_message(message)),
+            Look::Table => self.row(out, MESSAGE_HEAD, message_row(message, self.now)),
+        }
+    }
+
+    /// Shows what was done to a message.
+    pub fn acted(&mut self, out: &mut dyn Write, act: &ActView) -> Result<(), Failure> {
+        match self.look {
+            Look::Json => json(out, act),
+            Look::Plain => {
+                let outcome = serde_json::to_value(act.outcome).expect("an outcome is a word");
+                line(out, format_args!("{}\t{}", act.message.id, outcome.as_str().unwrap_or_default()))
+            }
+            Look::Table => self.row(out, MESSAGE_HEAD, message_row(&act.message, self.now)),
+        }
+    }
+
+    /// Shows how a destination stands.
+    pub fn destination(&mut self, out: &mut dyn Write, destination: &DestinationView) -> Result<(), Failure> {
+        match self.look {
+            Look::Json => json(out, destination),
+            Look::Plain => line(out, destination_row(destination, self.now).join("\t")),
+            Look::Table => self.row(out, DESTINATION_HEAD, destination_row(destination, self.now)),
+        }
+    }
+
+    /// Shows the totals under the destinations.
+    pub fn totals(&mut self, out: &mut dyn Write, totals: &TotalsView) -> Result<(), Failure> {
+        #[derive(Serialize)]
+        struct Totals<'a> {
+            totals: &'a TotalsView,
+        }
+        match self.look {
+            Look::Json => json(out, &Totals { totals }),
+            _ => {
+                let held = if totals.held { "; all of it is held" } else { "" };
+                line(
+                    out,
+                    format_args!(
+                        "{} messages, {} of content, {} on disk; {} jobs, {} being delivered{held}",
+                        totals.messages,
+                        size(totals.content_octets),
+                        size(totals.disk_octets),
+                        totals.jobs,
+                        totals.in_flight
+                    ),
+                )
+            }
+        }
+    }
+
+    /// Shows a message with all its recipients.
+    pub fn details(&mut self, out: &mut dyn Write, message: &MessageView) -> Result<(), Failure> {
+        match self.look {
+            Look::Json => json(out, message),
+            _ => details(message, self.now).into_iter().try_for_each(|text| line(out, text)),
+        }
+    }
+
+    /// Shows what one job of a message waits for.
+    pub fn wait(&mut self, out: &mut dyn Write, wait: &WaitView) -> Result<(), Failure> {
+        if self.look == Look::Json {
+            return json(out, wait);
+        }
+        line(out, format_args!("{}: {}", escaped(&wait.destination), escaped(&wait.text)))?;
+        wait.recipients.iter().try_for_each(|recipient| line(out, recipient_line(recipient, self.now)))
+    }
+
+    fn row(&mut self, out: &mut dyn Write, head: &[&str], row: Vec<String>) -> Result<(), Failure> {
+        self.rows.push(row);
+        if self.rows.len() >= TABLE_ROWS { self.draw(out, head) } else { Ok(()) }
+    }
+
+    /// Draws the messages that wait to be drawn.
+    pub fn end_messages(&mut self, out: &mut dyn Write) -> Result<(), Failure> {
+        self.draw(out, MESSAGE_HEAD)
+    }
+
+    /// Draws the destinations that wait to be drawn.
+    pub fn end_destinations(&mut self, out: &mut dyn Write) -> Result<(), Failure> {
+        self.draw(out, DESTINATION_HEAD)
+    }
+
+    fn draw(&mut self, out: &mut dyn Write, head: &[&str]) -> Result<(), Failure> {
+        if self.rows.is_empty() {
+            return Ok(());
+        }
+        let mut table = Table::new();
+        table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
+        if let Some(width) = self.width {
+            table.set_width(width);
+        }
+        if !std::mem::replace(&mut self.drawn, true) {
+            table.set_header(head.to_vec());
+        }
+        table.add_rows(self.rows.drain(..));
+        for (at, column) in table.column_iter_mut().enumerate() {
+            column.set_padding((0, 1));
+            // An id that is broken over two lines cannot be copied.
+            if !FLEXIBLE.contains(&head[at]) {
+                column.set_constraint(ColumnConstraint::ContentWidth);
+            }
+            if NUMBERS.contains(&head[at]) {
+                column.set_cell_alignment(CellAlignment::Right);
+            }
+        }
+        line(out, table.trim_fmt())
+    }
+}
+
+fn line(out: &mut dyn Write, text: impl std::fmt::Display) -> Result<(), Failure> {
+    Ok(writeln!(out, "{text}")?)
+}
+
+fn json(out: &mut dyn Write, value: &impl Serialize) -> Result<(), Failure> {
+    line(out, serde_json::to_string(value).expect("a view is plain JSON"))
+}
+
+fn message_row(message: &MessageView, now: UnixMillis) -> Vec<String> {
+    vec![
+        message.id.to_string(),
+        span(now.since(message.arrived.0)),
+        size(message.size),
+        state(message.state).to_owned(),
+        most_attempts(message).to_string(),
+        next(message, now),
+        escaped(&message.from),
+        named_recipients(message),
+        last_reply(message).unwrap_or_default(),
+    ]
+}
+
+fn plain_message(message: &MessageView) -> String {
+    let due = message.recipients.iter().filter_map(|recipient| recipient.due).min();
+    let to: Vec<String> = message.recipients.iter().map(|recipient| escaped(&recipient.to)).collect();
+    let columns = [
+        message.id.to_string(),
+        message.arrived.to_string(),
+        message.size.to_string(),
+        state(message.state).to_owned(),
+        most_attempts(message).to_string(),
+        due.map_or("-".to_owned(), |due| due.to_string()),
+        escaped(&message.from),
+        to.join(","),
+        last_reply(message).unwrap_or_else(|| "-".to_owned()),
+    ];
+    columns.join("\t")
+}
+
+fn destination_row(destination: &DestinationView, now: UnixMillis) -> Vec<String> {
+    let state = match (destination.closed_until, &destination.said) {
+        (Some(until), said) => {
+            let said = said.as_deref().map(escaped).unwrap_or_default();
+            format!("unreachable, {} failures, tried again {}: {said}", destination.failures, soon(until.0, now))
+        }
+        (None, _) => "open".to_owned(),
+    };
+    vec![
+        escaped(&destination.destination),
+        destination.ready.to_string(),
+        destination.deferred.to_string(),
+        destination.held.to_string(),
+        destination.in_flight.to_string(),
+        destination.window.to_string(),
+        destination.oldest.map_or("-".to_owned(), |id| id.to_string()),
+        state,
+    ]
+}
+
+fn details(message: &MessageView, now: UnixMillis) -> Vec<String> {
+    let mut lines = vec![format!("{}  {}", message.id, state(message.state))];
+    let mut pair = |name: &str, value: String| lines.push(format!("  {name:<10} {value}"));
+    pair("from", escaped(&message.from));
+    pair("accepted", format!("{} ({} ago)", message.arrived, span(now.since(message.arrived.0))));
+    pair("expires", format!("{} ({})", message.expires, soon(message.expires.0, now)));
+    pair("size", format!("{} octets", message.size));
+    pair("origin", origin(message));
+    if let Some(envid) = &message.envid {
+        pair("envid", escaped(envid));
+    }
+    pair("recipients", format!("{}, {} of them pending", message.recipients_total, message.recipients_pending));
+    lines.extend(message.recipients.iter().map(|recipient| recipient_line(recipient, now)));
+    lines
+}
+
+fn origin(message: &MessageView) -> String {
+    let origin = &message.origin;
+    let mut text = escaped(&origin.protocol);
+    for (word, value) in [("from", &origin.peer), ("as", &origin.helo), ("login", &origin.user)] {
+        if let Some(value) = value {
+            text += &format!(" {word} {}", escaped(value));
+        }
+    }
+    match origin.session.as_str() {
+        "" => text,
+        session => format!("{text} session {}", escaped(session)),
+    }
+}
+
+fn recipient_line(recipient: &RecipientView, now: UnixMillis) -> String {
+    let to = escaped(&recipient.to);
+    let how = match (recipient.state, recipient.attempts, recipient.due) {
+        (RecipientStateView::Pending, Some(0), _) => "not tried yet".to_owned(),
+        (RecipientStateView::Pending, tries, due) => {
+            let next = due.map_or("-".to_owned(), |due| soon(due.0, now));
+            format!("tried {} times, next {next}", tries.unwrap_or_default())
+        }
+        (RecipientStateView::Delivered, ..) => "delivered".to_owned(),
+        (RecipientStateView::Failed, ..) => "failed".to_owned(),
+    };
+    let Some(last) = &recipient.last else { return format!("  {to}: {how}") };
+    let remote = last.remote.as_deref().map_or(String::new(), |remote| format!("{} said ", escaped(remote)));
+    format!("  {to}: {how}\n    {} {remote}{}", last.at, escaped(&last.reply))
+}
+
+fn named_recipients(message: &MessageView) -> String {
+    let named: Vec<String> = message.recipients.iter().take(RECIPIENTS_NAMED).map(|to| escaped(&to.to)).collect();
+    let others = message.recipients_pending.max(named.len() as u64) - named.len() as u64;
+    let text = named.join(", ");
+    if others == 0 { text } else { format!("{text} +{others}") }
+}
+
+fn most_attempts(message: &MessageView) -> u32 {
+    message.recipients.iter().filter_map(|recipient| recipient.attempts).max().unwrap_or(0)
+}
+
+fn last_reply(message: &MessageView) -> Option<String> {
+    let reports = message.recipients.iter().filter_map(|recipient| recipient.last.as_ref());
+    reports.max_by_key(|report| report.at).map(|report| escaped(&report.reply))
+}
+
+fn next(message: &MessageView, now: UnixMillis) -> String {
+    let due = message.recipients.iter().filter_map(|recipient| recipient.due).min();
+    match (message.state, due) {
+        (MessageState::Held | MessageState::Settled, _) | (_, None) => "-".to_owned(),
+        (_, Some(due)) => soon(due.0, now),
+    }
+}
+
+fn state(state: MessageState) -> &'static str {
+    match state {
+        MessageState::Held => "held",
+        MessageState::Queued => "queued",
+        MessageState::Deferred => "deferred",
+        MessageState::Settled => "settled",
+    }
+}
+
+fn soon(at: UnixMillis, now: UnixMillis) -> String {
+    if at <= now { "now".to_owned() } else { format!("in {}", span(at.since(now))) }
+}
+
+/// A time span in its largest unit.
+fn span(millis: u64) -> String {
+    let seconds = Duration::from_millis(millis).as_secs();
+    match seconds {
+        0..60 => format!("{seconds}s"),
+        60..3600 => format!("{}m", seconds / 60),
+        3600..172_800 => format!("{}h", seconds / 3600),
+        _ => format!("{}d", seconds / 86_400),
+    }
+}
+
+/// Octets in their largest unit.
+fn size(octets: u64) -> String {
+    let units = [("GB", 1_000_000_000), ("MB", 1_000_000), ("kB", 1000)];
+    match units.iter().find(|(_, unit)| octets >= *unit) {
+        Some((name, unit)) => format!("{:.1} {name}", octets as f64 / *unit as f64),
+        None => format!("{octets} B"),
+    }
+}
+
+#[cfg(test)]
+#[path = "screen_tests.rs"]
+mod tests;

@@ -1,0 +1,157 @@
+//! What people and programs see: the exact text of each look.
+
+use super::*;
+use crate::admin::testing::{HOUR_MS, NOW, entry, held};
+use crate::admin::view::{ActOutcome, Time};
+use crate::admin::{Entry, Id};
+use postroad_queue::QueueId;
+
+fn sample() -> Vec<Entry> {
+    vec![
+        entry(1, 30, "cron@app.example.org", &[("ops@dead.example", 7), ("log@example.com", 0)]),
+        held(entry(2, 2, "", &[("alice@example.com", 0)])),
+        entry(3, 1, "shop@example.org", &[("bob@example.com", 1)]),
+    ]
+}
+
+fn list(look: Look, entries: &[Entry]) -> String {
+    let (mut screen, mut out) = (Screen::with_look(look, NOW, Some(140)), Vec::new());
+    for entry in entries {
+        screen.message(&mut out, &MessageView::whole(entry)).expect("printed");
+    }
+    screen.end_messages(&mut out).expect("printed");
+    String::from_utf8(out).expect("UTF-8")
+}
+
+#[test]
+fn a_list_on_a_terminal() {
+    let want = "\
+ID            AGE   SIZE STATE    TRIES NEXT   FROM                 TO                                LAST REPLY
+0000000000001 30h 2.0 kB queued       7 now    cron@app.example.org ops@dead.example, log@example.com 450 4.2.0 Greylisted, come back later
+0000000000002 2h  4.1 kB held         0 -      <>                   alice@example.com
+0000000000003 1h  6.1 kB deferred     1 in 30m shop@example.org     bob@example.com                   450 4.2.0 Greylisted, come back later
+";
+    assert_eq!(list(Look::Table, &sample()), want);
+}
+
+#[test]
+fn ids_stay_whole_on_a_narrow_terminal() {
+    let (mut screen, mut out) = (Screen::with_look(Look::Table, NOW, Some(80)), Vec::new());
+    for entry in sample() {
+        screen.message(&mut out, &MessageView::whole(&entry)).expect("printed");
+    }
+    screen.end_messages(&mut out).expect("printed");
+    let text = String::from_utf8(out).expect("UTF-8");
+    assert!(text.contains("0000000000003 1h  6.1 kB deferred     1 in 30m "), "{text}");
+    assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+}
+
+#[test]
+fn a_list_in_a_pipe() {
+    let want = "\
+0000000000001\t2027-01-14T02:00:00.000Z\t2048\tqueued\t7\t2027-01-14T02:00:00.000Z\tcron@app.example.org\tops@dead.example,log@example.com\t450 4.2.0 Greylisted, come back later
+0000000000002\t2027-01-15T06:00:00.000Z\t4096\theld\t0\t2027-01-15T06:00:00.000Z\t<>\talice@example.com\t-
+0000000000003\t2027-01-15T07:00:00.000Z\t6144\tdeferred\t1\t2027-01-15T08:30:00.000Z\tshop@example.org\tbob@example.com\t450 4.2.0 Greylisted, come back later
+";
+    assert_eq!(list(Look::Plain, &sample()), want);
+}
+
+#[test]
+fn a_list_for_programs_is_one_object_a_line() {
+    let text = list(Look::Json, &sample());
+    assert_eq!(text.lines().count(), 3);
+    for (line, entry) in text.lines().zip(sample()) {
+        assert_eq!(serde_json::from_str::<MessageView>(line).expect("JSON"), MessageView::whole(&entry));
+    }
+    let want = "{\"id\":\"0000000000002\",\"arrived\":\"2027-01-15T06:00:00.000Z\",\"expires\":\"2027-01-20T06:00:00.000Z\",\
+        \"size\":4096,\"from\":\"<>\",\"state\":\"held\",\"origin\":{\"peer\":\"192.0.2.9\",\"helo\":\"app.example.org\",\
+        \"protocol\":\"ESMTPS\",\"session\":\"S1\"},\"recipients_total\":1,\"recipients_pending\":1,\"recipients\":[{\
+        \"to\":\"alice@example.com\",\"state\":\"pending\",\"attempts\":0,\"due\":\"2027-01-15T06:00:00.000Z\",\
+        \"destination\":\"mx:example.com\"}]}";
+    assert_eq!(text.lines().nth(1), Some(want));
+}
+
+#[test]
+fn one_message_in_full() {
+    let (mut screen, mut out) = (Screen::with_look(Look::Table, NOW, None), Vec::new());
+    screen.details(&mut out, &MessageView::whole(&sample()[0])).expect("printed");
+    let want = "\
+0000000000001  queued
+  from       cron@app.example.org
+  accepted   2027-01-14T02:00:00.000Z (30h ago)
+  expires    2027-01-19T02:00:00.000Z (in 3d)
+  size       2048 octets
+  origin     ESMTPS from 192.0.2.9 as app.example.org session S1
+  recipients 2, 2 of them pending
+  ops@dead.example: tried 7 times, next in 30m
+    2027-01-14T02:00:00.000Z mx1.example.com [198.51.100.7] said 450 4.2.0 Greylisted, come back later
+  log@example.com: not tried yet
+";
+    assert_eq!(String::from_utf8(out).expect("UTF-8"), want);
+}
+
+#[test]
+fn destinations_and_totals() {
+    let destination = DestinationView {
+        destination: "mx:dead.example".into(),
+        ready: 1,
+        deferred: 20,
+        held: 0,
+        in_flight: 0,
+        window: 1,
+        closed_until: Some(Time(NOW.plus(HOUR_MS))),
+        failures: 4,
+        said: Some("451 4.4.1 connection refused".into()),
+        oldest: Some(Id(QueueId::from_u64(1))),
+    };
+    let totals = TotalsView { messages: 21, content_octets: 5_000_000, jobs: 21, ..TotalsView::default() };
+    let (mut screen, mut out) = (Screen::with_look(Look::Table, NOW, Some(140)), Vec::new());
+    screen.destination(&mut out, &destination).expect("printed");
+    screen.end_destinations(&mut out).expect("printed");
+    screen.totals(&mut out, &totals).expect("printed");
+    let want = "\
+DESTINATION     READY DEFERRED HELD ACTIVE MAX OLDEST        WAY
+mx:dead.example     1       20    0      0   1 0000000000001 unreachable, 4 failures, tried again in 1h: 451 4.4.1 connection refused
+21 messages, 5.0 MB of content, 0 B on disk; 21 jobs, 0 being delivered
+";
+    assert_eq!(String::from_utf8(out).expect("UTF-8"), want);
+}
+
+#[test]
+fn what_a_stranger_wrote_cannot_steer_the_terminal_or_add_a_column() {
+    let mut message = MessageView::whole(&sample()[2]);
+    message.from = "\u{1b}[2J\u{202e}x\t\n@example.org".into();
+    message.origin.helo = Some("a\u{9b}1A".into());
+    if let Some(last) = &mut message.recipients[0].last {
+        last.reply = "450 a\r\nb\tc".into();
+    }
+    let act = ActView { message: message.clone(), outcome: ActOutcome::Changed, error: None };
+    for look in [Look::Table, Look::Plain] {
+        let (mut screen, mut out) = (Screen::with_look(look, NOW, Some(200)), Vec::new());
+        screen.message(&mut out, &message).expect("printed");
+        screen.end_messages(&mut out).expect("printed");
+        screen.details(&mut out, &message).expect("printed");
+        screen.acted(&mut out, &act).expect("printed");
+        let text = String::from_utf8(out).expect("UTF-8");
+        assert!(!text.contains(|c: char| c.is_control() && c != '\n' && c != '\t'), "{text:?}");
+        assert!(!text.contains('\u{202e}') && !text.contains("\n@example.org"), "{text:?}");
+        if look == Look::Plain {
+            assert_eq!(text.lines().next().map(|line| line.split('\t').count()), Some(9));
+        }
+    }
+}
+
+#[test]
+fn a_long_list_is_drawn_as_it_comes() {
+    let entries: Vec<Entry> = (1..=450).map(|n| entry(n, 1, "a@b.example", &[("c@d.example", 0)])).collect();
+    let text = list(Look::Table, &entries);
+    assert_eq!(text.lines().count(), 451);
+    assert_eq!(text.lines().filter(|line| line.starts_with("ID ")).count(), 1);
+}
+
+#[test]
+fn spans_and_sizes_fit_a_column() {
+    let spans = [0, 59_000, 60_000, 3_599_000, HOUR_MS, 47 * HOUR_MS, 48 * HOUR_MS].map(span);
+    assert_eq!(spans, ["0s", "59s", "1m", "59m", "1h", "47h", "2d"]);
+    assert_eq!([0, 999, 1000, 50_000_000].map(size), ["0 B", "999 B", "1.0 kB", "50.0 MB"]);
+}

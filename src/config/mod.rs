@@ -14,10 +14,9 @@ mod user_name;
 mod value;
 
 use std::io::Read as _;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use postroad_smtp::{Domain, ForwardPath, Host, Mailbox};
+use postroad_smtp::{Domain, Host, Mailbox};
 
 pub use fault::{ConfigErrors, Fault};
 pub use settings::*;
@@ -36,8 +35,8 @@ pub const CONFIG_OCTETS_MAX: u64 = 4 << 20;
 pub struct Config {
     /// The name said in greetings, EHLO and Received; default the system's.
     pub hostname: Domain,
-    /// Where postmaster mail of domains without a mailbox of that name goes; default: the
-    /// postmaster of the first local domain.
+    /// Where postmaster mail goes: that of this host, and of local domains that do not list a
+    /// postmaster. Default: each local domain's own, and the first one's for this host.
     pub postmaster: Option<Mailbox>,
     /// The directory of queue, keys and users; default /var/lib/postroad.
     pub state_dir: PathBuf,
@@ -143,19 +142,6 @@ impl Config {
         self.outbound.helo.as_ref().unwrap_or(&self.hostname)
     }
 
-    /// Returns whether the host part of an address is this host by name or by an address it listens
-    /// on. Local domains are another matter.
-    pub fn is_own_host(&self, host: &Host) -> bool {
-        match host {
-            Host::Domain(domain) => *domain == self.hostname,
-            Host::Literal(ip) => {
-                let ip = ip.to_canonical();
-                let listens = |address: SocketAddr| address.ip().to_canonical() == ip && !ip.is_unspecified();
-                ip.is_loopback() || self.listen.all().any(|(_, address)| listens(address))
-            }
-        }
-    }
-
     /// Returns where mail for the postmaster of this host goes, or `None` when nobody was named and
     /// there is no local domain.
     pub fn postmaster(&self) -> Option<Mailbox> {
@@ -164,24 +150,6 @@ impl Config {
             Some(Mailbox { local_part: "postmaster".parse().expect("postmaster is a local-part"), host })
         };
         self.postmaster.clone().or_else(first)
-    }
-
-    /// Returns where postmaster mail goes that is not delivered under the name it came for: that of
-    /// the bare `<Postmaster>` and of this host's own name, and that of every local domain when
-    /// `postmaster` is set and the domain does not list one. `None` for all other mail.
-    pub fn redirect(&self, forward_path: &ForwardPath) -> Option<Mailbox> {
-        let Some(mailbox) = forward_path.mailbox() else { return self.postmaster() };
-        if !mailbox.local_part.unquoted().eq_ignore_ascii_case("postmaster") {
-            return None;
-        }
-        let local = mailbox.domain().and_then(|domain| self.local(domain));
-        let target = match local.map(|local| &local.recipients) {
-            None if self.is_own_host(&mailbox.host) => self.postmaster(),
-            None => None,
-            Some(Recipients::Listed(names)) if names.iter().any(|name| name == "postmaster") => None,
-            Some(_) => self.postmaster.clone(),
-        };
-        target.filter(|target| target != mailbox)
     }
 
     /// Returns the keys that differ from `old` and only take effect at a restart.

@@ -19,6 +19,7 @@ use postroad_smtp::{ForwardPath, Reply, ReversePath};
 use tokio::sync::Semaphore;
 
 use crate::config::Config;
+use crate::route::Router;
 use limits::{AuthFailures, SessionPermit, Sessions};
 use mailboxes::{Directories, OsDirectories};
 pub use rules::{Accepted, Client, RelayGrant};
@@ -32,12 +33,24 @@ const VERIFICATION_WAIT_MAX: Duration = Duration::from_secs(10);
 
 /// Everything that verdicts are made from. Cheap to share behind an `Arc`.
 pub struct Policy {
-    config: ArcSwap<Config>,
+    rules: ArcSwap<Rules>,
     users: UserStore,
     directories: Box<dyn Directories>,
     sessions: Arc<Sessions>,
     auth_failures: AuthFailures,
     verifications: Arc<Semaphore>,
+}
+
+/// A configuration and what follows from it.
+struct Rules {
+    config: Arc<Config>,
+    router: Router,
+}
+
+impl Rules {
+    fn new(config: Arc<Config>) -> Rules {
+        Rules { router: Router::new(&config), config }
+    }
 }
 
 /// Proof that a password was right.
@@ -61,7 +74,7 @@ impl Policy {
     pub fn with_directories(config: Arc<Config>, directories: Box<dyn Directories>) -> Policy {
         Policy {
             users: UserStore::new(config.users.file.clone()),
-            config: ArcSwap::new(config),
+            rules: ArcSwap::from_pointee(Rules::new(config)),
             directories,
             sessions: Arc::default(),
             auth_failures: AuthFailures::default(),
@@ -72,7 +85,7 @@ impl Policy {
     /// Takes another configuration from the next question on.
     pub fn reload(&self, config: Arc<Config>) {
         self.users.set_path(config.users.file.clone());
-        self.config.store(config);
+        self.rules.store(Arc::new(Rules::new(config)));
     }
 
     /// Decides about a connection. The permit counts as the session for as long as it is kept.
@@ -80,8 +93,8 @@ impl Policy {
     /// # Errors
     /// 421 when there are too many sessions, of this address or altogether.
     pub fn connect(&self, peer: IpAddr) -> Result<SessionPermit, Reply> {
-        let config = self.config.load();
-        self.sessions.enter(peer, config.limits.sessions_max, config.limits.sessions_per_address_max)
+        let limits = &self.rules.load().config.limits;
+        self.sessions.enter(peer, limits.sessions_max, limits.sessions_per_address_max)
     }
 
     /// Answers a question of a session. What only the shell can answer (is there a place for the
@@ -108,7 +121,9 @@ impl Policy {
     /// # Errors
     /// The reply that refuses it.
     pub fn mail(&self, client: &Client<'_>, reverse_path: &ReversePath) -> Result<(), Reply> {
-        rules::mail(&self.users.current(), client, reverse_path)
+        // Mail of other hosts does not wait for a look at the users file.
+        let users = client.user.map(|_| self.users.current()).unwrap_or_default();
+        rules::mail(&users, client, reverse_path)
     }
 
     /// Decides about RCPT; `accepted` recipients came before it. May look at a directory.
@@ -122,8 +137,8 @@ impl Policy {
         forward_path: &ForwardPath,
         accepted: usize,
     ) -> Result<Accepted, Reply> {
-        let config = self.config.load();
-        rules::rcpt(&config, &*self.directories, client, reverse_path, forward_path, accepted)
+        let Rules { config, router } = &**self.rules.load();
+        rules::rcpt((config, router), &*self.directories, client, reverse_path, forward_path, accepted)
     }
 
     /// Checks a password, on a thread of its own. Unknown users take as long as known ones.
@@ -132,7 +147,7 @@ impl Policy {
     /// 535 for wrong credentials; 454 after too many of them from this address, or when too many
     /// logins wait.
     pub async fn authenticate(&self, peer: IpAddr, user: &str, password: &str) -> Result<Authenticated, Reply> {
-        let failures_max = self.config.load().limits.auth_failures_max;
+        let failures_max = self.rules.load().config.limits.auth_failures_max;
         // Counted as failed until it succeeds: parallel sessions get no extra guesses.
         if !self.auth_failures.add(peer, failures_max, Instant::now()) {
             return Err(replies::TOO_MANY_LOGIN_FAILURES);

@@ -66,10 +66,6 @@ pub const LOOKUP_FAILED: Reply = reply(451, 4, 3, 0, "the mailbox cannot be look
 pub const DOMAIN_INCOMPLETE: Reply =
     reply(550, 5, 1, 2, "the recipient's domain is incomplete; write it in full, such as user@example.org");
 
-/// An address literal that no mail goes to.
-pub const LITERAL_REFUSED: Reply =
-    reply(550, 5, 1, 2, "no mail goes to this address literal; write a domain name instead");
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -91,7 +87,6 @@ mod tests {
             NO_POSTMASTER,
             LOOKUP_FAILED,
             DOMAIN_INCOMPLETE,
-            LITERAL_REFUSED,
         ] {
             let status = reply.status.expect("every one has a status");
             assert_eq!(u16::from(status.class), reply.code.get() / 100, "{reply}");

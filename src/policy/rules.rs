@@ -6,12 +6,13 @@
 
 use std::net::IpAddr;
 
-use postroad_smtp::{Domain, ForwardPath, Host, LocalPart, Mailbox, Reply, ReversePath};
+use postroad_smtp::{Domain, ForwardPath, LocalPart, Mailbox, Reply, ReversePath};
 
 use super::mailboxes::{self, Directories};
 use super::replies;
 use super::users::UserList;
 use crate::config::{Config, Local, Recipients, RouteMatch, Service, UserName, Via};
+use crate::route::{Route, Router};
 
 /// Who asks.
 #[derive(Clone, Copy, Debug)]
@@ -38,7 +39,7 @@ pub enum RelayGrant {
 pub enum Accepted {
     /// A mailbox of a local domain.
     Local(UserName),
-    /// Postmaster mail, which goes to this mailbox ([`Config::redirect`]).
+    /// Postmaster mail, which goes to this mailbox ([`Router::target`]).
     Redirected(Mailbox),
     /// A recipient elsewhere.
     Relay(RelayGrant),
@@ -60,12 +61,12 @@ pub fn mail(users: &UserList, client: &Client<'_>, reverse_path: &ReversePath) -
     }
 }
 
-/// Decides about RCPT; `accepted` recipients came before it.
+/// Decides about RCPT; `accepted` recipients came before it. The router is the configuration's.
 ///
 /// # Errors
 /// The reply that refuses it.
 pub fn rcpt(
-    config: &Config,
+    (config, router): (&Config, &Router),
     directories: &dyn Directories,
     client: &Client<'_>,
     reverse_path: &ReversePath,
@@ -78,13 +79,15 @@ pub fn rcpt(
     if client.user.is_some() && *reverse_path == ReversePath::Null && accepted > 0 {
         return Err(replies::NULL_FOR_ONE_ONLY);
     }
-    if let Some(postmaster) = config.redirect(forward_path) {
-        return Ok(Accepted::Redirected(postmaster));
-    }
-    let mailbox = forward_path.mailbox().ok_or(replies::NO_POSTMASTER)?;
-    match mailbox.domain().and_then(|domain| config.local(domain)) {
-        Some(local) => local_mailbox(local, &mailbox.local_part, directories).map(Accepted::Local),
-        None => relay(config, client, &mailbox.host).map(Accepted::Relay),
+    let target = router.target(forward_path);
+    let local = |mailbox: &Mailbox| mailbox.domain().and_then(|domain| config.local(domain));
+    match target.mailbox() {
+        Some(postmaster) if *target != *forward_path => Ok(Accepted::Redirected(postmaster.clone())),
+        Some(mailbox) => match local(mailbox) {
+            Some(local) => local_mailbox(local, &mailbox.local_part, directories).map(Accepted::Local),
+            None => relay(config, client, mailbox.domain()).and_then(|grant| routable(router, &target, grant)),
+        },
+        None => Err(replies::NO_POSTMASTER),
     }
 }
 
@@ -106,13 +109,19 @@ fn local_mailbox(local: &Local, local_part: &LocalPart, directories: &dyn Direct
     }
 }
 
-fn relay(config: &Config, client: &Client<'_>, host: &Host) -> Result<RelayGrant, Reply> {
+fn relay(config: &Config, client: &Client<'_>, domain: Option<&Domain>) -> Result<RelayGrant, Reply> {
     let grant = relay_grant(config, client).ok_or(replies::RELAY_DENIED)?;
-    match host {
-        Host::Domain(domain) if is_complete(config, domain) => Ok(grant),
-        Host::Domain(_) => Err(replies::DOMAIN_INCOMPLETE),
-        Host::Literal(ip) if !config.is_own_host(host) && is_reachable(*ip) => Ok(grant),
-        Host::Literal(_) => Err(replies::LITERAL_REFUSED),
+    match domain {
+        Some(domain) if !is_complete(config, domain) => Err(replies::DOMAIN_INCOMPLETE),
+        _ => Ok(grant),
+    }
+}
+
+/// What the router would refuse is refused before the sender has gone.
+fn routable(router: &Router, forward_path: &ForwardPath, grant: RelayGrant) -> Result<Accepted, Reply> {
+    match router.route(forward_path) {
+        Route::Refused(reply) => Err(reply),
+        Route::Local(_) | Route::Smtp(_) => Ok(Accepted::Relay(grant)),
     }
 }
 
@@ -136,15 +145,4 @@ fn is_complete(config: &Config, domain: &Domain) -> bool {
         Some(_) => true,
         None => false,
     }
-}
-
-/// Addresses that lead to one other host. Mail to loopback and the like would reach services that
-/// trust this host.
-fn is_reachable(ip: IpAddr) -> bool {
-    let ip = ip.to_canonical();
-    let is_local = match ip {
-        IpAddr::V4(ip) => ip.is_link_local() || ip.is_broadcast() || ip.octets()[0] == 0 || ip.octets()[0] >= 240,
-        IpAddr::V6(ip) => ip.is_unicast_link_local() || ip.to_ipv4().is_some(),
-    };
-    !(is_local || ip.is_loopback() || ip.is_unspecified() || ip.is_multicast())
 }

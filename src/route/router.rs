@@ -5,14 +5,14 @@
 //! taken literally; `%`, `!` and quoted `@` in a local-part mean nothing.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 
 use postroad_smtp::{Domain, ForwardPath, Host, Mailbox, Reply, Status};
 
 use super::recorder::{Recorder, Step};
 use super::{LocalHop, NextHop, OwnAddresses, Route, Target, mx, tls_name};
-use crate::config::{self, Config, RouteMatch, TlsUse, Via};
+use crate::config::{self, Config, Recipients, RouteMatch, TlsUse, Via};
 
 /// Routing rules of one configuration.
 #[derive(Debug)]
@@ -22,6 +22,8 @@ pub struct Router {
     below: HashMap<Domain, Rule>,
     any: Option<Rule>,
     postmaster: Option<ForwardPath>,
+    /// Local domains without a postmaster of their own.
+    without_postmaster: HashSet<Domain>,
     hostname: Domain,
     own: OwnAddresses,
     port: u16,
@@ -56,6 +58,7 @@ impl Router {
             below: HashMap::new(),
             any: None,
             postmaster: config.postmaster().map(ForwardPath::Mailbox),
+            without_postmaster: without_postmaster(config),
             hostname: config.hostname.clone(),
             own: OwnAddresses::new(config.listen.all().map(|(_, address)| address).collect()),
             port: config.outbound.port,
@@ -74,7 +77,8 @@ impl Router {
     }
 
     /// Returns the address that mail for this one is really written to: the postmaster of this host
-    /// (bare, or at its name or own address where that is no local domain) is a configured mailbox.
+    /// (bare, or at its name or own address where that is no local domain) is a configured mailbox,
+    /// and so is that of local domains that have none of their own.
     pub fn target<'a>(&'a self, path: &'a ForwardPath) -> Cow<'a, ForwardPath> {
         match (&self.postmaster, self.is_own_postmaster(path)) {
             (Some(postmaster), true) => Cow::Borrowed(postmaster),
@@ -108,7 +112,8 @@ impl Router {
     fn is_own_postmaster(&self, path: &ForwardPath) -> bool {
         let ForwardPath::Mailbox(Mailbox { local_part, host }) = path else { return true };
         let at_host = match host {
-            Host::Domain(domain) => *domain == self.hostname && !self.locals.contains_key(domain),
+            Host::Domain(domain) if self.locals.contains_key(domain) => self.without_postmaster.contains(domain),
+            Host::Domain(domain) => *domain == self.hostname,
             Host::Literal(ip) => self.is_own(*ip),
         };
         at_host && local_part.unquoted().eq_ignore_ascii_case("postmaster")
@@ -156,6 +161,17 @@ impl Router {
         let addr = SocketAddr::new(ip.to_canonical(), self.port);
         Route::Smtp(NextHop::new(Target::Literal(addr), self.tls, None))
     }
+}
+
+/// The local domains whose postmaster is the configured one: all that do not list theirs. Nobody
+/// looks for a directory here; whoever sets `postmaster` means it.
+fn without_postmaster(config: &Config) -> HashSet<Domain> {
+    let lists_one = |recipients: &Recipients| match recipients {
+        Recipients::Listed(names) => names.iter().any(|name| name == "postmaster"),
+        Recipients::Directories | Recipients::Any => false,
+    };
+    let all = config.locals.iter().filter(|local| config.postmaster.is_some() && !lists_one(&local.recipients));
+    all.map(|local| local.domain.clone()).collect()
 }
 
 fn fixed_hop(route: &config::Route) -> Option<NextHop> {
@@ -269,7 +285,7 @@ password_file = "p"
         let target = |text: &str| router.target(&text.parse().expect(text)).to_string();
         assert_eq!(target("postmaster"), "<admin@home.example>");
         assert_eq!(target("postmaster@[192.0.2.1]"), "<admin@home.example>");
-        assert_eq!(target("postmaster@home.example"), "<postmaster@home.example>");
+        assert_eq!(target("Postmaster@home.example"), "<admin@home.example>");
         assert_eq!(target("u@me.example"), "<u@me.example>");
     }
 

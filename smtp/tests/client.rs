@@ -271,6 +271,21 @@ fn answers_survive_the_end_of_the_session() {
 }
 
 #[test]
+fn a_reply_in_the_middle_of_the_content_is_the_answer() {
+    for (reply, want) in [("552 5.3.4 too large\r\n", "P552"), ("421 4.3.2 bye\r\n", "T421"), ("250 ok\r\n", "T451")] {
+        let mut server = Server::ready(EHLO_PIPELINING);
+        server.begin(&["b@c"], "x\r\n");
+        server.hears();
+        server.says("250 ok\r\n250 ok\r\n354 go\r\n");
+        assert!(matches!(server.poll(), Action::WantContent));
+        server.client.content(b"x\r\n");
+        server.says(reply);
+        assert_eq!(shown(&server.done()), want);
+        assert!(matches!(server.failed(), Failure::Ended(_) | Failure::Unexpected(_)));
+    }
+}
+
+#[test]
 fn behind_the_content_nobody_knows() {
     for ends in [Session::handle_eof as fn(&mut Session), Session::handle_timeout] {
         let mut server = Server::ready(EHLO_PIPELINING);

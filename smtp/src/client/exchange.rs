@@ -261,12 +261,29 @@ impl Session {
             };
         }
         if exchange.wants_content() {
-            return Some(Action::WantContent);
+            return self.poll_interruption(input);
         }
         let before = exchange.sent;
         exchange.send(&self.offered, &mut self.output);
         if exchange.sent == before {
             self.finish_exchange(now);
+        }
+        None
+    }
+
+    /// A server that cannot go on says so in the middle of the content. What it says is the answer,
+    /// and the session is over: the rest of the content cannot be taken back.
+    fn poll_interruption(&mut self, input: &mut Input) -> Option<Action> {
+        match self.next_reply(input) {
+            Some(reply) if reply.is_positive() => self.fail(Failure::Unexpected(reply)),
+            Some(reply) => {
+                if let State::Sending(exchange) = &mut self.state {
+                    exchange.answer_each(&Answer::from_reply(reply.clone()));
+                }
+                self.fail(Failure::Ended(reply));
+            }
+            None if matches!(self.state, State::Failed(_)) => {}
+            None => return Some(Action::WantContent),
         }
         None
     }

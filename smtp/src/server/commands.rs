@@ -137,7 +137,7 @@ impl Session {
             other => {
                 self.state = other;
                 let reply = Box::new(self.out_of_order().clone());
-                self.state = State::SwallowChunk { left: octets, reply };
+                self.state = State::SwallowChunk { left: octets, reply, ends: None };
             }
         }
     }

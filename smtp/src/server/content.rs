@@ -26,7 +26,8 @@ impl Session {
         if *left == 0 {
             return match (*last, incoming.oversize, incoming.lines.check_end()) {
                 (true, _, Err(_)) => self.refuse_content(),
-                (true, _, Ok(())) | (false, true, _) => self.finish(),
+                (true, _, Ok(())) => self.finish(),
+                (false, true, _) => self.refuse_chunk(),
                 (false, false, _) => self.finish_chunk(),
             };
         }
@@ -43,7 +44,7 @@ impl Session {
     }
 
     pub(super) fn swallow_chunk(&mut self, input: &mut Input, now: Instant) -> Option<Step> {
-        let State::SwallowChunk { left, reply } = &mut self.state else { return None };
+        let State::SwallowChunk { left, reply, .. } = &mut self.state else { return None };
         let octets = front(*left, input);
         input.take(octets);
         *left -= octets as u64;
@@ -88,13 +89,14 @@ impl Session {
     fn finish(&mut self) -> Option<Step> {
         let state = std::mem::replace(&mut self.state, State::ExpectMail);
         let (State::ReceiveData(incoming) | State::ReceiveChunk { incoming, .. }) = state else { return None };
+        let recipients = incoming.transaction.recipients.len();
         self.deadline = None;
         if incoming.oversize {
-            self.refuse(&replies::TOO_LARGE);
+            self.say_for_content(recipients, |session| session.refuse(&replies::TOO_LARGE));
             return None;
         }
         self.draft = Draft::None;
-        self.state = State::Storing { recipients: incoming.transaction.recipients.len() };
+        self.state = State::Storing { recipients };
         Some(Step::Commit(Box::new(incoming.into_envelope())))
     }
 
@@ -104,6 +106,14 @@ impl Session {
         }
         self.deadline = None;
         self.say(&replies::CHUNK_OK);
+        None
+    }
+
+    /// The limit was passed in a chunk that is not the last: the transaction ends here.
+    fn refuse_chunk(&mut self) -> Option<Step> {
+        self.state = State::ExpectMail;
+        self.deadline = None;
+        self.refuse(&replies::TOO_LARGE);
         None
     }
 

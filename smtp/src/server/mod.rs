@@ -44,6 +44,8 @@ pub struct Session {
     output: Vec<u8>,
     /// When the peer's time is over; `None` until the next wait begins.
     deadline: Option<Instant>,
+    /// What the last `Read` said.
+    until: Instant,
     tally: Tally,
     draft: Draft,
     draining: bool,
@@ -83,7 +85,8 @@ impl Session {
     /// Begins a session; `tls` is given when the connection began with TLS.
     pub fn new(config: Arc<Config>, tls: Option<TlsFacts>, now: Instant) -> Session {
         Session {
-            deadline: Some(now + config.timeouts.command),
+            deadline: None,
+            until: now + config.timeouts.command,
             config,
             facts: Facts { tls, ..Facts::default() },
             state: State::Asking(Asking::Connect),
@@ -100,7 +103,7 @@ impl Session {
     }
 
     /// Returns the replies that wait. The shell writes them and empties the vector before it
-    /// performs `Flush`, `Read`, `StartTls` and `Close`.
+    /// performs `Flush`, `Read`, `StartTls` and `Close`; taking the vector gives its memory back.
     pub fn output(&mut self) -> &mut Vec<u8> {
         &mut self.output
     }
@@ -186,15 +189,16 @@ impl Session {
     /// Waits for octets; the peer's time began when the machine first waited for this.
     fn wait(&mut self, now: Instant) -> Step {
         let timeouts = &self.config.timeouts;
-        let (timeout, end) = match &mut self.state {
+        let (timeout, ends) = match &mut self.state {
             State::ReceiveData(incoming) | State::ReceiveChunk { incoming, .. } => {
-                (timeouts.content, *incoming.ends.get_or_insert(now + timeouts.message))
+                (timeouts.content, Some(&mut incoming.ends))
             }
-            State::SwallowChunk { .. } => (timeouts.content, now + timeouts.message),
-            _ => (timeouts.command, now + timeouts.command),
+            State::SwallowChunk { ends, .. } => (timeouts.content, Some(ends)),
+            _ => (timeouts.command, None),
         };
         let deadline = *self.deadline.get_or_insert(now + timeout);
-        Step::Read(deadline.min(end))
+        self.until = ends.map_or(deadline, |ends| deadline.min(*ends.get_or_insert(now + timeouts.message)));
+        Step::Read(self.until)
     }
 
     /// The TLS handshake succeeded: all that was said before it is forgotten (RFC 3207 §4.2).
@@ -212,24 +216,29 @@ impl Session {
         self.state = State::ExpectMail;
         self.deadline = None;
         self.tally.idle_commands = 0;
-        // RFC 2033 §4.2: one reply for each recipient.
+        self.say_for_content(recipients, |session| session.say(&reply));
+    }
+
+    /// Answers content: once, or in LMTP once for each recipient (RFC 2033 §4.2).
+    fn say_for_content(&mut self, recipients: usize, say: impl Fn(&mut Session)) {
         let times = if self.config.service == Service::Lmtp { recipients } else { 1 };
-        (0..times).for_each(|_| self.say(&reply));
+        for _ in 0..times {
+            if !matches!(self.state, State::Closing) {
+                say(self);
+            }
+        }
     }
 
     /// The deadline of the last `Read` has passed. A call before it changes nothing.
     pub fn handle_timeout(&mut self, now: Instant) {
-        let waits = match &self.state {
-            State::ReceiveData(incoming) | State::ReceiveChunk { incoming, .. } => {
-                incoming.ends.is_none_or(|end| now < end)
-            }
-            State::Closing => return,
-            _ => true,
-        };
-        if waits && self.deadline.is_none_or(|deadline| now < deadline) {
-            return;
+        match self.state {
+            _ if now < self.until => {}
+            // It is not the peer who is late.
+            State::Asking(_) | State::Storing { .. } | State::Closing => {}
+            // Neither side speaks plaintext any more.
+            State::ExpectTls => self.close(),
+            _ => self.say_last(&replies::TIMED_OUT),
         }
-        self.say_last(&replies::TIMED_OUT);
     }
 
     /// The host is shutting down: the session ends with 421 as soon as no transaction is open.

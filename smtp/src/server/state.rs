@@ -29,7 +29,7 @@ pub(super) enum State {
     /// A chunk was received and was not the last.
     ExpectChunk(Box<Incoming>),
     /// `left` octets of a chunk that nobody wants, and what to say behind them.
-    SwallowChunk { left: u64, reply: Box<Reply> },
+    SwallowChunk { left: u64, reply: Box<Reply>, ends: Option<Instant> },
     /// The shell owes the fate of a message with so many recipients.
     Storing { recipients: usize },
     /// STARTTLS was read; it holds only when nothing stands behind it.

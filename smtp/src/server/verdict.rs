@@ -110,7 +110,7 @@ impl Session {
             }
             Asking::Content(transaction, Opening::Data) => self.state = State::ExpectRcpt(transaction),
             Asking::Content(_, Opening::Chunk { octets, .. }) => {
-                self.state = State::SwallowChunk { left: octets, reply: Box::new(reply.clone()) };
+                self.state = State::SwallowChunk { left: octets, reply: Box::new(reply.clone()), ends: None };
                 return;
             }
             Asking::Auth(_) => {

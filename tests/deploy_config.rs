@@ -69,3 +69,18 @@ fn the_examples_are_valid_together() {
     assert_eq!(config.listen.all().count(), 6);
     assert!(config.metrics.listen.is_some() && config.postmaster.is_some());
 }
+
+#[test]
+fn no_key_is_missing_in_it() {
+    let sections = ["", "[listen]", "[tls]", "[relay]", "[users]", "[dns]", "[outbound]", "[queue]", "[limits]"];
+    let sections = sections.iter().chain(&["[timeouts]", "[log]", "[metrics]", "[control]", "[[local]]", "[[route]]"]);
+    for section in sections {
+        let faults = Config::from_str(&format!("{section}\nqqqq = 1\n"), "t", Path::new(BASE)).expect_err("unknown");
+        let remedy = faults.faults().iter().find_map(|fault| fault.remedy.strip_prefix("possible keys: "));
+        for key in remedy.expect("an unknown key is answered with the known ones").split(", ") {
+            let place = [format!("# {key} = "), format!("\n[{key}]"), format!("# [[{key}]]")];
+            let optional = key == "tls" && *section == "[[route]]";
+            assert!(optional || place.iter().any(|place| EXAMPLE.contains(place)), "{section} {key}");
+        }
+    }
+}

@@ -15,7 +15,7 @@ use toml::Spanned;
 
 use super::Config;
 use super::read::Places;
-use super::section::{Faults, Section};
+use super::section::Faults;
 use super::settings::*;
 
 /// The longest path of a socket in the file system, in octets (unix(7), without the final NUL).
@@ -159,38 +159,6 @@ fn postmaster(config: &Config, places: &Places, faults: &Faults) {
         let message = format!("`postmaster`: {mailbox} names this host itself, where it has no mailbox");
         faults.conflict(place.clone(), message, "name an address that somebody reads");
     }
-}
-
-/// Checks the login for a next hop; `None` when there is none or it is refused.
-pub(super) fn credentials(
-    user: Option<Spanned<String>>,
-    password_file: Option<Spanned<PathBuf>>,
-    via: &Option<Spanned<Via>>,
-    tls: &Option<Spanned<TlsUse>>,
-    section: &Section<'_>,
-    faults: &Faults,
-) -> Option<RouteCredentials> {
-    let (user, password_file) = match (user, password_file) {
-        (Some(user), Some(password_file)) => (user, password_file),
-        (Some(user), None) if !section.holds("password_file") => {
-            faults.conflict(user.span(), "`user` without a password", "add password_file = \"isp.password\"");
-            return None;
-        }
-        (None, Some(file)) if !section.holds("user") => {
-            faults.conflict(file.span(), "`password_file` without a user", "add user = \"relay@isp.example\"");
-            return None;
-        }
-        _ => return None,
-    };
-    if via.as_ref().is_some_and(|via| *via.get_ref() == Via::Mx) {
-        let remedy = "name the host that knows the password: via = \"smtp.isp.example:587\"";
-        faults.conflict(user.span(), "a login for whatever host DNS names would give the password away", remedy);
-    }
-    if let Some(tls) = tls.as_ref().filter(|tls| matches!(tls.get_ref(), TlsUse::Never | TlsUse::Opportunistic)) {
-        let remedy = "write tls = \"verify\" (or \"required\"), or take `user` out";
-        faults.conflict(tls.span(), "the password could be sent without encryption", remedy);
-    }
-    Some(RouteCredentials { user: user.into_inner(), password_file: password_file.into_inner() })
 }
 
 /// Checks that a file can be read and holds what it should.

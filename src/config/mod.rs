@@ -5,6 +5,7 @@
 //! column and remedy. Reading never changes anything and never asks the network.
 
 mod check;
+mod destinations;
 mod fault;
 mod host;
 mod read;

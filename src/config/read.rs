@@ -13,8 +13,8 @@ use toml::de::{DeTable, DeValue};
 use super::fault::{self, Fault, Kind};
 use super::section::{Faults, Section};
 use super::settings::*;
-use super::value::{self, Read, refuse};
-use super::{Config, check, host};
+use super::value::{self, Read};
+use super::{Config, check, destinations, host};
 
 const HOUR: u64 = 3600;
 const DAY: u64 = 24 * HOUR;
@@ -96,11 +96,15 @@ fn read_root(mut root: Section<'_>, base_dir: &Path, faults: &Faults) -> (Config
         log: log(root.section("log")),
         metrics: metrics(root.section("metrics"), &mut places),
         control: control(root.section("control"), base_dir, &state_dir, &mut places),
-        locals: root.sections("local").into_iter().filter_map(|s| local(s, base_dir, &mut places, faults)).collect(),
+        locals: root
+            .sections("local")
+            .into_iter()
+            .filter_map(|s| destinations::local(s, base_dir, &mut places, faults))
+            .collect(),
         routes: root
             .sections("route")
             .into_iter()
-            .filter_map(|s| route(s, base_dir, &outbound, &mut places, faults))
+            .filter_map(|s| destinations::route(s, base_dir, &outbound, &mut places, faults))
             .collect(),
         outbound,
         state_dir,
@@ -112,7 +116,7 @@ fn read_root(mut root: Section<'_>, base_dir: &Path, faults: &Faults) -> (Config
     (config, places)
 }
 
-fn plain<T>(list: Spanned<Vec<Spanned<T>>>) -> Vec<T> {
+pub(super) fn plain<T>(list: Spanned<Vec<Spanned<T>>>) -> Vec<T> {
     list.into_inner().into_iter().map(Spanned::into_inner).collect()
 }
 
@@ -201,7 +205,7 @@ fn port(found: &DeValue<'_>) -> Read<u16> {
     value::integer(1..=65535)(found).map(|number| u16::try_from(number).expect("the range fits 16 bits"))
 }
 
-const TLS_USES: &[(&str, TlsUse)] = &[
+pub(super) const TLS_USES: &[(&str, TlsUse)] = &[
     ("opportunistic", TlsUse::Opportunistic),
     ("required", TlsUse::Required),
     ("verify", TlsUse::Verify),
@@ -312,190 +316,4 @@ fn control(mut s: Section<'_>, base_dir: &Path, state_dir: &Path, places: &mut P
     places.socket = socket.as_ref().map(Spanned::span);
     s.finish();
     Control { socket: socket.map_or_else(|| state_dir.join("control.sock"), Spanned::into_inner) }
-}
-
-fn local(mut s: Section<'_>, base_dir: &Path, places: &mut Places, faults: &Faults) -> Option<Local> {
-    let header = s.span();
-    let known = s.holds("domain");
-    let domain = s.get("domain", value::domain);
-    if !known {
-        faults.conflict(header.clone(), "a [[local]] without a domain", "add domain = \"example.org\"");
-    }
-    let maildir = s.get("maildir", maildir_template(base_dir));
-    let lmtp = s.get("lmtp", lmtp_address(base_dir));
-    let recipients = recipients(&mut s, faults);
-    let refused = (s.holds("maildir") && maildir.is_none()) || (s.holds("lmtp") && lmtp.is_none());
-    s.finish();
-    let delivery = match (maildir, lmtp) {
-        _ if refused => None,
-        (Some(maildir), None) => Some(LocalDelivery::Maildir(maildir.into_inner())),
-        (None, Some(lmtp)) => Some(LocalDelivery::Lmtp(lmtp.into_inner())),
-        (Some(_), Some(lmtp)) => {
-            faults.conflict(lmtp.span(), "`maildir` and `lmtp` for one domain", "keep one of the two");
-            None
-        }
-        (None, None) => {
-            let remedy = "add maildir = \"/var/mail/example.org/{user}\" or lmtp = \"unix:/run/dovecot/lmtp\"";
-            faults.conflict(header.clone(), "a [[local]] that does not say where its mail goes", remedy);
-            None
-        }
-    };
-    let (domain, delivery) = (domain?, delivery?);
-    let recipients = existing(recipients, &delivery, &header, faults)?;
-    places.locals.push(domain.span());
-    Some(Local { domain: domain.into_inner(), delivery, recipients, line: 0 })
-}
-
-/// Reads `recipients`, a list or the word "any"; the outer `None` is a fault.
-fn recipients(s: &mut Section<'_>, faults: &Faults) -> Option<Option<Spanned<Recipients>>> {
-    if !s.holds("recipients") {
-        s.get("recipients", value::local_name);
-        return Some(None);
-    }
-    let is_text = s.get("recipients", |found| Ok(found.as_str().map(str::to_owned)))?;
-    let Some(word) = is_text.get_ref() else {
-        let list = s.list("recipients", value::local_name)?;
-        let span = list.span();
-        let mut names = plain(list);
-        names.sort();
-        names.dedup();
-        return Some(Some(Spanned::new(span, Recipients::Listed(names))));
-    };
-    if word != "any" {
-        faults.add(
-            Kind::Value,
-            is_text.span(),
-            format!("`recipients`: \"{word}\" is neither a list nor \"any\""),
-            format!("write recipients = [\"{word}\"]"),
-        );
-        return None;
-    }
-    Some(Some(Spanned::new(is_text.span(), Recipients::Any)))
-}
-
-/// Which recipients exist, given where their mail goes.
-fn existing(
-    stated: Option<Option<Spanned<Recipients>>>,
-    delivery: &LocalDelivery,
-    header: &Range<usize>,
-    faults: &Faults,
-) -> Option<Recipients> {
-    match (stated?, delivery) {
-        (None, LocalDelivery::Maildir(_)) => Some(Recipients::Directories),
-        (None, LocalDelivery::Lmtp(_)) => {
-            let remedy = "add recipients = [\"alice\", \"bob\"], or recipients = \"any\" to leave it to the LMTP server, \
-                          which turns every mistyped address into a notification to its sender";
-            faults.conflict(header.clone(), "an LMTP domain that does not say which recipients exist", remedy);
-            None
-        }
-        (Some(stated), LocalDelivery::Maildir(_)) if *stated.get_ref() == Recipients::Any => {
-            let remedy = "take it out: every user with a directory exists; or list the names";
-            faults.conflict(stated.span(), "recipients = \"any\" would make a Maildir for every invented name", remedy);
-            None
-        }
-        (Some(stated), _) => Some(stated.into_inner()),
-    }
-}
-
-fn maildir_template(base_dir: &Path) -> impl Fn(&DeValue<'_>) -> Read<MaildirTemplate> {
-    move |found| {
-        let path = value::path(base_dir)(found)?;
-        let text = path.to_string_lossy().into_owned();
-        if !text.contains("{user}") {
-            return refuse("the path has no {user} in it", "write for example \"/var/mail/example.org/{user}\"");
-        }
-        if text.contains(char::is_control) || text.split('/').any(|name| matches!(name, "." | "..")) {
-            return refuse("the path holds `.`, `..` or a control character", "write the plain path");
-        }
-        if text.replace("{user}", "").contains(['{', '}']) {
-            return refuse("the path has braces beside {user}", "{user} is the only thing that is filled in");
-        }
-        Ok(MaildirTemplate(text))
-    }
-}
-
-fn lmtp_address(base_dir: &Path) -> impl Fn(&DeValue<'_>) -> Read<LmtpAddress> {
-    move |found| {
-        let Some(text) = found.as_str() else {
-            return refuse(
-                format!("expected an address, found {}", found.type_str()),
-                "write \"unix:/run/dovecot/lmtp\"",
-            );
-        };
-        if let Some(path) = text.strip_prefix("unix:").filter(|path| !path.is_empty() && !path.contains('\0')) {
-            return Ok(LmtpAddress::Unix(base_dir.join(path)));
-        }
-        text.parse().map(LmtpAddress::Tcp).or_else(|_| {
-            refuse(format!("\"{text}\" is no LMTP address"), "write \"unix:/run/dovecot/lmtp\" or \"127.0.0.1:24\"")
-        })
-    }
-}
-
-fn route(
-    mut s: Section<'_>,
-    base_dir: &Path,
-    outbound: &Outbound,
-    places: &mut Places,
-    faults: &Faults,
-) -> Option<Route> {
-    let header = s.span();
-    for key in ["domain", "via"] {
-        if !s.holds(key) {
-            let remedy = "a route says domain = \"example.org\" and via = \"smtp.isp.example:587\" (or \"mx\")";
-            faults.conflict(header.clone(), format!("a [[route]] without `{key}`"), remedy);
-        }
-    }
-    let matches = s.get("domain", route_match);
-    let via = s.get("via", via(outbound.port));
-    let tls = s.get("tls", value::choice(TLS_USES));
-    let user = s.get("user", login_name);
-    let password_file = s.get("password_file", value::path(base_dir));
-    let credentials = check::credentials(user, password_file, &via, &tls, &s, faults);
-    s.finish();
-    let tls_default = if credentials.is_some() { TlsUse::Verify } else { outbound.tls };
-    let (matches, via) = (matches?, via?);
-    places.routes.push(matches.span());
-    let tls = tls.map_or(tls_default, Spanned::into_inner);
-    Some(Route { matches: matches.into_inner(), via: via.into_inner(), tls, credentials, line: 0 })
-}
-
-fn route_match(found: &DeValue<'_>) -> Read<RouteMatch> {
-    match found.as_str() {
-        Some("*") => Ok(RouteMatch::Any),
-        Some(text) if text.starts_with("*.") => refuse(
-            format!("\"{text}\" has a star before a dot"),
-            format!("write \"{}\" for every domain below it", &text[1..]),
-        ),
-        Some(text) => match text.strip_prefix('.') {
-            Some(parent) => match parent.parse() {
-                Ok(parent) => Ok(RouteMatch::Below(parent)),
-                Err(fault) => refuse(format!("\"{text}\" is no domain: {fault}"), "write \".corp.example\""),
-            },
-            None => value::domain(found).map(RouteMatch::Domain),
-        },
-        None => value::domain(found).map(RouteMatch::Domain),
-    }
-}
-
-fn via(port_default: u16) -> impl Fn(&DeValue<'_>) -> Read<Via> {
-    move |found| {
-        let text = found.as_str().unwrap_or_default();
-        if text.eq_ignore_ascii_case("mx") {
-            return Ok(Via::Mx);
-        }
-        match value::host_port(text) {
-            Some((host, port)) => Ok(Via::Host { host, port: port.unwrap_or(port_default) }),
-            None => refuse(
-                format!("\"{text}\" is no next hop"),
-                "write \"smtp.isp.example:587\", \"[192.0.2.1]:25\", or \"mx\" for what DNS says",
-            ),
-        }
-    }
-}
-
-fn login_name(found: &DeValue<'_>) -> Read<String> {
-    match found.as_str() {
-        Some(text) if !text.is_empty() && !text.contains(char::is_control) => Ok(text.to_owned()),
-        _ => refuse("expected a user name in quotes", "write for example \"relay@isp.example\""),
-    }
 }

@@ -9,6 +9,7 @@ pub mod dsn;
 pub mod metrics;
 pub mod policy;
 pub mod route;
+pub mod submit;
 pub mod systemd;
 pub mod telemetry;
 pub mod tls;

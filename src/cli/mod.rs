@@ -10,6 +10,7 @@ mod check;
 mod docs;
 mod output;
 mod queue;
+mod send;
 mod user;
 
 use std::path::{Path, PathBuf};
@@ -40,6 +41,7 @@ Examples:
   postroad user add app --address app@example.org
   postroad queue list                         What waits, and why?
   postroad queue retry --domain example.com
+  postroad send --to bob@example.org          Try a server
   POSTROAD_CONFIG=./postroad.toml postroad check --json
 
 Exit codes:
@@ -71,6 +73,7 @@ enum Command {
     Queue(queue::Args),
     Status(agent::Status),
     Reload(agent::Reload),
+    Send(send::Args),
     Completions(docs::Completions),
     Man(docs::Man),
 }
@@ -82,6 +85,7 @@ fn dispatch(command: Command, context: &mut Context) -> Result<(), Failure> {
         Command::Queue(args) => queue::run(args, context),
         Command::Status(args) => agent::status(args, context),
         Command::Reload(args) => agent::reload(args, context),
+        Command::Send(args) => send::run(args, context),
         Command::Completions(args) => docs::completions(args, context, Cli::command()),
         Command::Man(args) => docs::man(args, context, Cli::command()),
     }

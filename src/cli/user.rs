@@ -177,7 +177,7 @@ fn first_line(input: impl io::BufRead) -> io::Result<String> {
 }
 
 /// Reads a line from the terminal without showing it.
-fn prompt(text: &str) -> io::Result<String> {
+pub(super) fn prompt(text: &str) -> io::Result<String> {
     const INTERRUPT: u8 = 3;
     let mut terminal = OpenOptions::new().read(true).write(true).open("/dev/tty")?;
     terminal.write_all(text.as_bytes())?;

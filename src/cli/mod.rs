@@ -8,6 +8,7 @@ mod agent;
 mod ask;
 mod check;
 mod docs;
+mod explain;
 mod output;
 mod queue;
 mod send;
@@ -69,6 +70,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Check(check::Args),
+    Explain(explain::Args),
     User(user::Args),
     Queue(queue::Args),
     Status(agent::Status),
@@ -81,6 +83,7 @@ enum Command {
 fn dispatch(command: Command, context: &mut Context) -> Result<(), Failure> {
     match command {
         Command::Check(args) => check::run(args, context),
+        Command::Explain(args) => explain::run(args, context),
         Command::User(args) => user::run(args, context),
         Command::Queue(args) => queue::run(args, context),
         Command::Status(args) => agent::status(args, context),

@@ -1,0 +1,229 @@
+//! `postroad explain`: where mail for an address would go now, and why. The router and the resolver
+//! themselves answer, with a recorder; nothing is sent but DNS queries.
+
+use std::fmt;
+
+use postroad_smtp::{ForwardPath, Reply, Severity};
+use serde::Serialize;
+
+use super::{Context, Failure, exit};
+use crate::config::Config;
+use crate::policy::mailboxes::{self, OsDirectories};
+use crate::route::{LocalHop, NextHop, Recorder, Resolver, Route, Router, Step};
+
+/// Say where mail for an address would go now, and why
+///
+/// Shows the route that matches with its line in the configuration, the MX records and addresses
+/// DNS knows, what is left out of them and why, and the hops in the order of attempts with their
+/// TLS policy. Asks DNS as the agent would, from an empty cache, and connects to nobody. Exits with
+/// 1 when mail would be refused or returned, with 75 when it would wait.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  postroad explain user@example.org
+  postroad explain a@example.org b@example.net postmaster
+  postroad explain --json user@example.org | jq .outcome")]
+pub(super) struct Args {
+    /// An address, `postmaster`, or a domain (its postmaster is asked about)
+    #[arg(required = true, value_name = "ADDRESS")]
+    addresses: Vec<String>,
+}
+
+/// What became of one address.
+#[derive(Debug, Serialize)]
+struct Explanation {
+    address: String,
+    /// The mailbox that the address stands for, where it is another one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    redirected_to: Option<String>,
+    steps: Vec<Step>,
+    outcome: Outcome,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+enum Outcome {
+    /// Into a mailbox of this host.
+    Delivered { destination: String, mailbox: String },
+    /// To the first of these that takes it.
+    Relayed { destination: String, hops: usize },
+    /// Not at present.
+    Waits { reply: String },
+    /// Never.
+    Fails { reply: String },
+}
+
+pub(super) fn run(args: Args, context: &mut Context) -> Result<(), Failure> {
+    let paths = args.addresses.iter().map(|text| parse(text)).collect::<Result<Vec<_>, _>>()?;
+    let config = context.config()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let router = Router::new(&config);
+    let mut worst = None;
+    for path in paths {
+        let explanation = runtime.block_on(explain(&config, &router, &path));
+        if context.is_json() {
+            context.json(&explanation)?;
+        } else {
+            context.line(&explanation)?;
+        }
+        worst = worst.max(explanation.outcome.severity());
+    }
+    match worst {
+        None => Ok(()),
+        Some(Trouble::Waits) => Err(Failure::new(exit::TRY_LATER, "mail would wait: no hop can be found at present")),
+        Some(Trouble::Fails) => Err(Failure::new(exit::FAILED, "mail would be refused or returned")),
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Trouble {
+    Waits,
+    Fails,
+}
+
+/// Reads an address; a bare domain stands for its postmaster.
+fn parse(text: &str) -> Result<ForwardPath, Failure> {
+    let trimmed = text.strip_prefix('<').and_then(|rest| rest.strip_suffix('>')).unwrap_or(text);
+    let is_domain = !trimmed.contains('@') && trimmed.contains('.');
+    let path = if is_domain { format!("postmaster@{trimmed}").parse() } else { trimmed.parse() };
+    path.map_err(|fault| {
+        Failure::new(exit::USAGE, format!("\"{}\" is no address: {fault}", text.escape_debug()))
+            .with_remedy("write user@example.org, or only the domain")
+    })
+}
+
+async fn explain(config: &Config, router: &Router, path: &ForwardPath) -> Explanation {
+    let mut recorder = Recorder::on();
+    let target = router.target(path).into_owned();
+    let outcome = match router.route_recorded(path, &mut recorder) {
+        Route::Local(hop) => local(config, &hop, &target),
+        Route::Smtp(next_hop) => relayed(config, &next_hop, &mut recorder).await,
+        Route::Refused(reply) => Outcome::of(&reply),
+    };
+    let redirected_to = (target != *path).then(|| target.to_string());
+    Explanation { address: path.to_string(), redirected_to, steps: recorder.into_steps(), outcome }
+}
+
+fn local(config: &Config, hop: &LocalHop, target: &ForwardPath) -> Outcome {
+    let (Some(local), Some(mailbox)) = (config.local(hop.domain()), target.mailbox()) else {
+        return Outcome::Fails { reply: "the domain is not local any more".into() };
+    };
+    match mailboxes::find(local, &mailbox.local_part, &OsDirectories) {
+        Ok(Some(user)) => Outcome::Delivered { destination: hop.key().to_string(), mailbox: user.as_str().into() },
+        Ok(None) => {
+            Outcome::Fails { reply: format!("{} has no mailbox {}", hop.domain(), mailbox.local_part.as_str()) }
+        }
+        Err(fault) => Outcome::Waits { reply: format!("the mailbox cannot be looked up: {fault}") },
+    }
+}
+
+async fn relayed(config: &Config, next_hop: &NextHop, recorder: &mut Recorder) -> Outcome {
+    let resolver = match Resolver::new(config) {
+        Ok(resolver) => resolver,
+        Err(fault) => return Outcome::Waits { reply: fault.to_string() },
+    };
+    match resolver.hops_recorded(next_hop, recorder).await {
+        Ok(hops) => Outcome::Relayed { destination: next_hop.key().to_string(), hops: hops.len() },
+        Err(error) => Outcome::of(&Reply::from(&error)),
+    }
+}
+
+impl Outcome {
+    fn of(reply: &Reply) -> Outcome {
+        let text = reply.to_string();
+        match reply.severity() {
+            Severity::Transient => Outcome::Waits { reply: text },
+            _ => Outcome::Fails { reply: text },
+        }
+    }
+
+    fn severity(&self) -> Option<Trouble> {
+        match self {
+            Outcome::Delivered { .. } | Outcome::Relayed { .. } => None,
+            Outcome::Waits { .. } => Some(Trouble::Waits),
+            Outcome::Fails { .. } => Some(Trouble::Fails),
+        }
+    }
+}
+
+impl fmt::Display for Explanation {
+    /// The address, a line for each step, and what comes of it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.address)?;
+        if let Some(target) = &self.redirected_to {
+            write!(f, " goes to {target}")?;
+        }
+        for step in &self.steps {
+            write!(f, "\n  {step}")?;
+        }
+        match &self.outcome {
+            Outcome::Delivered { mailbox, .. } => write!(f, "\n=> delivered into the mailbox {mailbox}"),
+            Outcome::Relayed { hops: 1, .. } => f.write_str("\n=> relayed to this hop"),
+            Outcome::Relayed { hops, .. } => write!(f, "\n=> relayed to the first of these {hops} hops that takes it"),
+            Outcome::Waits { reply } => write!(f, "\n=> waits and is tried again: {reply}"),
+            Outcome::Fails { reply } => write!(f, "\n=> refused or returned: {reply}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    fn explained(settings: &str, address: &str) -> String {
+        let config = Config::from_str(settings, "test", Path::new("/etc")).unwrap_or_else(|faults| panic!("{faults}"));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let path = parse(address).expect("an address");
+        runtime.block_on(explain(&config, &Router::new(&config), &path)).to_string()
+    }
+
+    const SETTINGS: &str = r#"
+hostname = "me.example"
+postmaster = "alice@home.example"
+[[local]]
+domain = "home.example"
+lmtp = "unix:/run/lmtp"
+recipients = ["alice"]
+[[route]]
+domain = "corp.example"
+via = "[192.0.2.9]:2525"
+tls = "required"
+"#;
+
+    #[test]
+    fn text_says_which_line_decides_and_what_comes_of_it() {
+        for (address, want) in [
+            (
+                "u@corp.example",
+                "<u@corp.example>\n  \
+                 route \"corp.example\" matches: via [192.0.2.9]:2525 (TLS required) (configuration line 9)\n  \
+                 destination host:192.0.2.9:2525/required\n  \
+                 hop [192.0.2.9] 192.0.2.9:2525, TLS required\n=> relayed to this hop",
+            ),
+            (
+                "postmaster",
+                "<Postmaster> goes to <alice@home.example>\n  \
+                 home.example is delivered on this host (configuration line 5)\n  \
+                 destination local:home.example\n=> delivered into the mailbox alice",
+            ),
+            (
+                "<bob@home.example>",
+                "<bob@home.example>\n  \
+                 home.example is delivered on this host (configuration line 5)\n  \
+                 destination local:home.example\n=> refused or returned: home.example has no mailbox bob",
+            ),
+        ] {
+            assert_eq!(explained(SETTINGS, address), want, "{address}");
+        }
+    }
+
+    #[test]
+    fn a_bare_domain_stands_for_its_postmaster_and_nonsense_is_named() {
+        assert_eq!(parse("corp.example").expect("a domain").to_string(), "<postmaster@corp.example>");
+        for text in ["", "nobody", "a@", "a b@c.example", "a@b\u{1b}[2J"] {
+            assert_eq!(parse(text).expect_err(text).code(), exit::USAGE, "{text}");
+        }
+    }
+}

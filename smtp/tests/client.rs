@@ -238,6 +238,33 @@ fn content_nobody_wants_is_an_empty_message() {
 }
 
 #[test]
+fn a_refused_sender_has_no_recipients_whatever_the_server_says() {
+    let mut server = Server::ready(EHLO_PIPELINING);
+    server.begin(&["b@c"], "x\r\n");
+    server.hears();
+    server.says("550 no\r\n250 ok\r\n354 go\r\n");
+    assert_eq!(server.hears(), ".\r\n");
+    server.says("250 ok\r\n");
+    assert_eq!(shown(&server.done()), "P550");
+}
+
+#[test]
+fn the_envelope_goes_in_windows() {
+    let recipients = vec!["b@c"; 150];
+    for (ehlo, last) in [(EHLO_PIPELINING, "DATA\r\n"), (EHLO_ALL, "BDAT 3 LAST\r\n")] {
+        let mut server = Server::ready(ehlo);
+        server.begin(&recipients, "x\r\n");
+        assert_eq!(server.hears().lines().count(), 100);
+        server.says(&"250 ok\r\n".repeat(99));
+        assert_eq!(server.hears(), "");
+        server.says("250 ok\r\n");
+        let rest = server.hears();
+        assert_eq!(rest.lines().count(), 52);
+        assert!(rest.ends_with(last), "{rest}");
+    }
+}
+
+#[test]
 fn a_refused_sender_answers_for_all() {
     let mut server = Server::ready(EHLO_ALL);
     server.begin(&["b@c", "d@e"], "x\r\n");
@@ -299,6 +326,13 @@ fn behind_the_content_nobody_knows() {
         assert_eq!(shown(&answers), "U451 P550");
         assert_eq!(answers[0].reply().status, Some(Status::new(4, 4, 2)));
     }
+    // 421 in place of an earlier reply says that the content was never looked at.
+    let mut server = Server::ready(EHLO_ALL);
+    server.begin(&["b@c"], "x\r\n");
+    server.gives("x\r\n");
+    server.hears();
+    server.says("250 ok\r\n421 4.3.2 bye\r\n");
+    assert_eq!(shown(&server.done()), "T421");
     // 421 as the reply to the content is an answer.
     let mut server = Server::ready(EHLO_ALL);
     server.begin(&["b@c"], "x\r\n");

@@ -5,7 +5,6 @@ use std::time::Instant;
 
 use super::{Failure, Protocol, Session, State, TlsNeed};
 use crate::extension::Offered;
-use crate::line::Input;
 use crate::reply::{Reply, Severity};
 use crate::sasl::Mechanism;
 
@@ -21,7 +20,7 @@ pub(super) enum AuthStep {
 }
 
 impl Session {
-    pub(super) fn handle_reply(&mut self, reply: Reply, input: &Input, now: Instant) {
+    pub(super) fn handle_reply(&mut self, reply: Reply, now: Instant) {
         if matches!(self.state, State::ExpectBye) {
             self.state = State::Closed;
             return;
@@ -35,7 +34,7 @@ impl Session {
             State::ExpectHello => self.handle_hello(reply, now),
             State::ExpectHelo if reply.is_positive() => self.after_hello(now),
             State::ExpectHelo => self.fail(Failure::Hello(reply)),
-            State::ExpectStartTls => self.handle_starttls(reply, input, now),
+            State::ExpectStartTls => self.handle_starttls(reply, now),
             State::ExpectAuth(step) => self.handle_auth(step, reply, now),
             State::ExpectReset => self.state = State::Ready,
             _ => self.fail(Failure::Unexpected(reply)),
@@ -84,12 +83,9 @@ impl Session {
         }
     }
 
-    fn handle_starttls(&mut self, reply: Reply, input: &Input, now: Instant) {
+    fn handle_starttls(&mut self, reply: Reply, now: Instant) {
         if reply.code.get() == 220 {
             self.state = State::ExpectTls;
-            if !input.is_empty() {
-                self.fail(Failure::TlsInjected);
-            }
         } else if self.config.tls == TlsNeed::Required {
             self.fail(Failure::TlsRefused(reply));
         } else {

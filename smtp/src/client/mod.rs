@@ -108,7 +108,7 @@ impl Session {
                 }
                 State::Ready if input.is_empty() => return Action::Ready,
                 _ => match self.next_reply(input) {
-                    Some(reply) => self.handle_reply(reply, input, now),
+                    Some(reply) => self.handle_reply(reply, now),
                     None if matches!(self.state, State::Failed(_)) => {}
                     None if matches!(self.state, State::Ready) => return Action::Ready,
                     None => return Action::Read { until: self.deadline },

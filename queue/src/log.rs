@@ -93,9 +93,10 @@ impl Log {
         Log { previous, next_number, sequence, ..Log::default() }
     }
 
-    /// Returns the number of the segment being written.
-    pub(crate) fn active_number(&self) -> Option<u32> {
-        self.active.as_ref().map(|active| active.number)
+    /// Returns the number of the newest segment, the one being written if there is one. It is never
+    /// removed: it says which ids were used.
+    pub(crate) fn newest(&self) -> u32 {
+        self.active.as_ref().map_or(self.previous.number, |active| active.number)
     }
 
     /// Returns whether something written is not yet synced.
@@ -130,13 +131,14 @@ impl Log {
             segment.octets = end;
         }
         if sync {
-            self.sync()?;
+            self.sync(spool)?;
         }
         Ok(places)
     }
 
-    /// Makes all that was written durable.
-    pub(crate) fn sync(&mut self) -> Result<(), Fault> {
+    /// Makes all that was written durable. Never tried again behind a fault.
+    pub(crate) fn sync(&mut self, spool: &Spool) -> Result<(), Fault> {
+        spool.check_poison().map_err(|why| Fault::Broken(why.to_string()))?;
         if let (true, Some(active)) = (self.dirty, &self.active) {
             let place = || format!("sync of log/{}", segment_name(active.number));
             active.file.sync().map_err(|e| Fault::Broken(format!("{} failed: {e}", place())))?;
@@ -164,10 +166,11 @@ impl Log {
     /// Begins a new segment though the active one is not full, so that the latter can be removed and
     /// its space goes back to the disk. Nothing is reserved before the next record.
     pub(crate) fn begin_anew(&mut self, spool: &Spool) -> Result<(), Fault> {
-        if self.active.as_ref().is_some_and(|active| active.end > HEADER_OCTETS as u64) {
+        let newest = self.newest();
+        if lock(&spool.index).segments.get(&newest).is_some_and(|segment| segment.octets > HEADER_OCTETS as u64) {
             self.seal(spool)?;
             self.create(spool, 0)?;
-            self.sync()?;
+            self.sync(spool)?;
         }
         self.frame = Vec::new();
         Ok(())
@@ -197,7 +200,7 @@ impl Log {
 
     /// Ends the active segment: what it holds is synced before anything is written behind it.
     fn seal(&mut self, spool: &Spool) -> Result<(), Fault> {
-        self.sync()?;
+        self.sync(spool)?;
         if let Some(active) = self.active.take() {
             self.previous = Previous { number: active.number, segment: active.segment, end: active.end };
             // Gives the space reserved ahead back; where it fails the next header still says the end.

@@ -86,8 +86,8 @@ pub(crate) struct Gathered {
     blank: Vec<u32>,
     /// Content files no message has.
     orphans: Vec<String>,
-    /// The newest segment's length and where it should end.
-    rest: Option<(u32, u64)>,
+    /// Where the newest segment should end, when it is longer.
+    rest: Option<u64>,
 }
 
 /// A damaged region, or a whole segment of which nothing can be trusted.
@@ -124,15 +124,26 @@ pub(crate) fn recover(fs: &dyn Fs) -> Result<Recovered> {
         report.damage.extend(set_orphans_aside(fs, &gathered.orphans)?);
     }
     repair(fs, &gathered.faults)?;
-    if let Some((number, end)) = gathered.rest {
-        let name = format!("log/{}", segment_name(number));
-        let file = fs.open(Dir::Log, &segment_name(number), Access::Write).map_err(failed(fs, "open", &name))?;
-        file.set_octets(end).and_then(|()| file.sync()).map_err(failed(fs, "cut", &name))?;
-    }
     let blank: Vec<String> = gathered.blank.iter().map(|number| segment_name(*number)).collect();
     remove(fs, Dir::Log, &blank)?;
+    settle(fs, gathered.previous.number, gathered.rest)?;
     let log = Log::new(gathered.previous, gathered.next_number, gathered.sequence);
     Ok(Recovered { log, index: gathered.index, last_id: gathered.last_id, report })
+}
+
+/// Makes durable what was read: after a mere restart of the process it may never have been synced.
+/// Cuts off the unused rest of the newest segment.
+fn settle(fs: &dyn Fs, newest: u32, rest: Option<u64>) -> Result<()> {
+    if newest > 0 {
+        let name = segment_name(newest);
+        let place = format!("log/{name}");
+        let file = fs.open(Dir::Log, &name, Access::Write).map_err(failed(fs, "open", &place))?;
+        if let Some(end) = rest {
+            file.set_octets(end).map_err(failed(fs, "cut", &place))?;
+        }
+        file.sync().map_err(failed(fs, "sync", &place))?;
+    }
+    fs.sync_dir(Dir::Log).map_err(failed(fs, "sync", "log"))
 }
 
 /// Reads the queue. Writes nothing.
@@ -140,7 +151,11 @@ pub(crate) fn gather(fs: &dyn Fs) -> Result<Gathered> {
     let names = fs.list(Dir::Log).map_err(failed(fs, "list", "log"))?;
     let mut numbers: Vec<u32> = names.iter().filter_map(|name| segment_number(name)).collect();
     numbers.sort_unstable();
+    let next_number = numbers.last().map_or(1, |last| last + 1);
     let mut reader = Reader::default();
+    while let Some(last) = numbers.pop_if(|last| is_blank(fs, *last)) {
+        reader.blank.push(last);
+    }
     let mut headers: Vec<Option<SegmentHeader>> = Vec::with_capacity(numbers.len());
     for number in &numbers {
         headers.push(read_header(fs, *number)?);
@@ -152,7 +167,7 @@ pub(crate) fn gather(fs: &dyn Fs) -> Result<Gathered> {
         reader.read(fs, *number, headers[i], limit, newest)?;
     }
     let mut gathered = reader.finish();
-    gathered.next_number = numbers.last().map_or(1, |last| last + 1);
+    gathered.next_number = next_number;
     match_contents(fs, &mut gathered)?;
     Ok(gathered)
 }
@@ -160,6 +175,12 @@ pub(crate) fn gather(fs: &dyn Fs) -> Result<Gathered> {
 fn open_segment(fs: &dyn Fs, number: u32) -> Result<std::sync::Arc<dyn FsFile>> {
     let name = segment_name(number);
     fs.open(Dir::Log, &name, Access::Read).map_err(failed(fs, "open", &format!("log/{name}")))
+}
+
+/// Returns whether a segment was made but never written: it holds nothing but zeros.
+fn is_blank(fs: &dyn Fs, number: u32) -> bool {
+    let scanned = open_segment(fs, number).ok().and_then(|file| scan(&*file, None, Check::Heads, &mut |_, _, _| {}).ok());
+    scanned.and_then(|scanned| scanned.ok()).is_some_and(|scanned| scanned.blank)
 }
 
 fn read_header(fs: &dyn Fs, number: u32) -> Result<Option<SegmentHeader>> {
@@ -178,7 +199,7 @@ struct Reader {
     previous: Previous,
     faults: Vec<Fault>,
     blank: Vec<u32>,
-    rest: Option<(u32, u64)>,
+    rest: Option<u64>,
 }
 
 impl Reader {
@@ -257,7 +278,7 @@ impl Reader {
         // Behind a damaged record at the end that is to be blanked out, not cut off.
         let end = scanned.regions.iter().filter(|r| !r.tail).map(|r| r.to).fold(end, u64::max);
         if newest && scanned.octets > end {
-            self.rest = Some((number, end));
+            self.rest = Some(end);
         }
         if let Some(entry) = self.index.segments.get_mut(&number) {
             entry.octets = end;

@@ -96,7 +96,7 @@ pub(crate) fn after_batch(spool: &Spool, log: &mut Log) {
 pub(crate) fn sync(spool: &Spool) {
     if spool.check_poison().is_ok() {
         let mut log = lock(&spool.log);
-        note_fault(spool, log.sync());
+        note_fault(spool, log.sync(spool));
         remove_contents(spool, &log);
     }
 }
@@ -115,7 +115,7 @@ pub(crate) fn tidy(spool: &Spool) {
 fn tidy_log(spool: &Spool, log: &mut Log) -> Result<(), Fault> {
     let later = std::mem::take(&mut lock(&spool.untidy).later);
     write_internal(spool, log, retired_ops(later).into());
-    log.sync()?;
+    log.sync(spool)?;
     remove_contents(spool, log);
     while lock(&spool.inbox).is_empty() && compact_step(spool, log)? {}
     if lock(&spool.index).entries.is_empty() && lock(&spool.inbox).is_empty() {
@@ -143,10 +143,10 @@ fn remove_contents(spool: &Spool, log: &Log) {
 
 /// Removes the segments in which nothing is needed.
 fn release(spool: &Spool, log: &mut Log) -> Result<(), Fault> {
-    let active = log.active_number();
+    let newest = log.newest();
     let dead: Vec<u32> = {
         let index = lock(&spool.index);
-        index.segments.iter().filter(|(n, s)| Some(**n) != active && s.live == 0).map(|(n, _)| *n).collect()
+        index.segments.iter().filter(|(n, s)| **n != newest && s.live == 0).map(|(n, _)| *n).collect()
     };
     for number in dead {
         let (carry, speaks_of_others) = {
@@ -159,7 +159,7 @@ fn release(spool: &Spool, log: &mut Log) -> Result<(), Fault> {
         if !carry.is_empty() {
             let count = carry.len();
             write_internal(spool, log, retired_ops(carry).into());
-            log.sync()?;
+            log.sync(spool)?;
             // Where the disk is full they wait in memory: the old segment has to stay.
             if lock(&spool.untidy).later.len() >= count {
                 return Ok(());
@@ -181,7 +181,7 @@ fn is_pressed(spool: &Spool) -> bool {
 
 /// Moves a part of what is live in the segment most worth it; returns whether there may be more.
 fn compact_step(spool: &Spool, log: &mut Log) -> Result<bool, Fault> {
-    let victim = lock(&spool.untidy).victim.take().or_else(|| choose(spool, log.active_number()));
+    let victim = lock(&spool.untidy).victim.take().or_else(|| choose(spool, log.newest()));
     let Some((number, mut at)) = victim else { return Ok(false) };
     let mut ops = VecDeque::new();
     let from = at;
@@ -216,9 +216,9 @@ fn compact_step(spool: &Spool, log: &mut Log) -> Result<bool, Fault> {
 }
 
 /// Returns a segment of which at least half is dead, or one of too many small ones.
-fn choose(spool: &Spool, active: Option<u32>) -> Option<(u32, u64)> {
+fn choose(spool: &Spool, newest: u32) -> Option<(u32, u64)> {
     let index = lock(&spool.index);
-    let sealed = || index.segments.iter().filter(|(n, s)| Some(**n) != active && !s.fixed && s.live > 0);
+    let sealed = || index.segments.iter().filter(|(n, s)| **n != newest && !s.fixed && s.live > 0);
     let worst =
         sealed().filter(|(_, s)| s.live_octets * 2 < s.octets).min_by_key(|(_, s)| s.live_octets * 1024 / s.octets);
     let small = || sealed().filter(|(_, s)| s.octets * 8 < spool.options.segment_octets);

@@ -29,10 +29,10 @@ fn set_aside(spool: &Spool, id: QueueId, entry: Entry) -> io::Result<String> {
     let inline = if entry.spilled { 0 } else { entry.content_octets };
     let from = entry.message.offset();
     let to = from + span(entry.meta_octets, inline);
-    let saved = save(&*spool.fs, &segment_name(entry.message.segment), from, to)?;
+    let saved = save(&*spool.fs, (Dir::Log, &segment_name(entry.message.segment)), from, to)?;
     if entry.spilled {
-        let name = id.to_string();
-        match spool.fs.rename((Dir::Content, &name), (Dir::Quarantine, &format!("content.{name}"))) {
+        // Copied, not moved: until the retirement is synced the message may still come back.
+        match save(&*spool.fs, (Dir::Content, &id.to_string()), 0, u64::MAX) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
             _ => {}
         }

@@ -179,7 +179,8 @@ fn open_segment(fs: &dyn Fs, number: u32) -> Result<std::sync::Arc<dyn FsFile>> 
 
 /// Returns whether a segment was made but never written: it holds nothing but zeros.
 fn is_blank(fs: &dyn Fs, number: u32) -> bool {
-    let scanned = open_segment(fs, number).ok().and_then(|file| scan(&*file, None, Check::Heads, &mut |_, _, _| {}).ok());
+    let scanned =
+        open_segment(fs, number).ok().and_then(|file| scan(&*file, None, Check::Heads, &mut |_, _, _| {}).ok());
     scanned.and_then(|scanned| scanned.ok()).is_some_and(|scanned| scanned.blank)
 }
 
@@ -347,10 +348,13 @@ fn set_aside(fs: &dyn Fs, faults: &[Fault]) -> Result<Vec<Damage>> {
     let mut all = Vec::new();
     for fault in faults {
         let name = segment_name(fault.number);
-        let Region { from, to, id, what, tail, .. } = fault.region.clone();
-        let saved = save(fs, &name, from, to).map_err(failed(fs, "save a damaged part of", &format!("log/{name}")))?;
+        let Region { from, to, id, what, .. } = fault.region;
+        let saved = save(fs, (Dir::Log, &name), from, to).map_err(failed(
+            fs,
+            "save a damaged part of",
+            &format!("log/{name}"),
+        ))?;
         let maybe_torn = fault.newest && from > 0;
-        let _ = tail;
         all.push(Damage { place: format!("log/{name}"), from, to, id, what, maybe_torn, saved });
     }
     if !all.is_empty() {
@@ -359,28 +363,37 @@ fn set_aside(fs: &dyn Fs, faults: &[Fault]) -> Result<Vec<Damage>> {
     Ok(all)
 }
 
-/// Copies octets of a segment into a new file in `quarantine/`; returns its name. What cannot be read
+/// Copies octets of a file into a new file in `quarantine/`; returns its name. What cannot be read
 /// becomes zeros. Nothing is made for a region beyond the end of the file.
-pub(crate) fn save(fs: &dyn Fs, name: &str, from: u64, to: u64) -> io::Result<Option<String>> {
-    let source = fs.open(Dir::Log, name, Access::Read)?;
+pub(crate) fn save(fs: &dyn Fs, (dir, name): (Dir, &str), from: u64, to: u64) -> io::Result<Option<String>> {
+    let source = fs.open(dir, name, Access::Read)?;
     let to = to.min(source.octets()?);
     if from >= to {
         return Ok(None);
     }
-    let (saved, file) = create_new(fs, &format!("{name}.{from:08x}"))?;
-    let mut buffer = vec![0; 4096];
+    let (saved, file) = create_new(fs, &format!("{dir}.{name}.{from:08x}"))?;
+    let mut buffer = vec![0; 64 << 10];
     let mut at = from;
     while at < to {
         let count = (to - at).min(buffer.len() as u64) as usize;
         let piece = &mut buffer[..count];
         if read_full(&*source, at, piece).is_err() {
-            piece.fill(0);
+            read_blocks(&*source, at, piece);
         }
         file.write_at(at - from, &mut [IoSlice::new(piece)])?;
         at += count as u64;
     }
     file.sync()?;
     Ok(Some(format!("quarantine/{saved}")))
+}
+
+/// Reads what can be read of a range, block by block; the rest becomes zeros.
+fn read_blocks(source: &dyn FsFile, at: u64, piece: &mut [u8]) {
+    for (i, block) in piece.chunks_mut(4096).enumerate() {
+        if read_full(source, at + i as u64 * 4096, block).is_err() {
+            block.fill(0);
+        }
+    }
 }
 
 /// Makes a file in `quarantine/`, under another name where there is one already.

@@ -185,7 +185,8 @@ fn contents(queue: &Queue) -> BTreeMap<QueueId, (Arc<Item>, Vec<u8>)> {
 fn check(queue: &Queue, ledger: &Ledger, case: &str) {
     let found = contents(queue);
     for (id, (item, content)) in &found {
-        let (envelope, submitted) = ledger.submitted.get(id).unwrap_or_else(|| panic!("{case}: {id} was never submitted"));
+        let (envelope, submitted) =
+            ledger.submitted.get(id).unwrap_or_else(|| panic!("{case}: {id} was never submitted"));
         assert_eq!((&item.envelope, content), (envelope, submitted), "{case}: {id} is altered");
         assert!(!ledger.gone.contains(id), "{case}: {id} came back after its retirement was synced");
         let states = ledger.states.get(id).map_or(&[][..], |states| states);
@@ -254,7 +255,9 @@ fn power_may_fail_again_while_the_queue_is_opened() {
     let mut cases = 0;
     for k in 0..=count {
         let (fs, ledger) = run(Plan::Stop(k));
-        for first in [Survives::Everything, Survives::First(1), Survives::AllBut(1), Survives::Some(1), Survives::Some(2)] {
+        for first in
+            [Survives::Everything, Survives::First(1), Survives::AllBut(1), Survives::Some(1), Survives::Some(2)]
+        {
             for j in 0.. {
                 let again = Arc::new(fs.crashed(first, Plan::Stop(j)));
                 let opened = Queue::open(again.clone(), options());
@@ -262,7 +265,9 @@ fn power_may_fail_again_while_the_queue_is_opened() {
                     break;
                 }
                 drop(opened);
-                for then in [Survives::Nothing, Survives::Everything, Survives::Names, Survives::Writes, Survives::Some(3)] {
+                for then in
+                    [Survives::Nothing, Survives::Everything, Survives::Names, Survives::Writes, Survives::Some(3)]
+                {
                     let case = format!("stop at {k}, {first:?}, again at {j}, {then:?}");
                     reopen(&Arc::new(again.crashed(then, Plan::Well)), &ledger, &case);
                     cases += 1;
@@ -285,7 +290,8 @@ fn after_an_error_of_the_disk_nothing_is_promised_any_more() {
         script(&queue, &shared);
         let ledger = ledger(&shared).clone();
         // Space that is not given back harms nobody, and a draft's own file is its own affair.
-        let harmless = matches!(op, Op::Remove(_) | Op::SetOctets(_) | Op::Create(Dir::Content) | Op::Write(Dir::Content));
+        let harmless =
+            matches!(op, Op::Remove(_) | Op::SetOctets(_) | Op::Create(Dir::Content) | Op::Write(Dir::Content));
         assert_eq!(queue.poisoned().is_none(), harmless, "{op:?} at {k} failed");
         if !harmless {
             assert!(queue.draft(NOW).is_err());
@@ -298,8 +304,13 @@ fn after_an_error_of_the_disk_nothing_is_promised_any_more() {
             assert!(!writes && done == fs.trace().len(), "nothing is synced behind a failure: {:?}", &fs.trace()[k..]);
         }
         drop(queue);
-        for survives in [Survives::Nothing, Survives::Everything, Survives::Names, Survives::Writes, Survives::Some(4)] {
-            reopen(&Arc::new(fs.crashed(survives, Plan::Well)), &ledger, &format!("{op:?} at {k} failed, {survives:?}"));
+        for survives in [Survives::Nothing, Survives::Everything, Survives::Names, Survives::Writes, Survives::Some(4)]
+        {
+            reopen(
+                &Arc::new(fs.crashed(survives, Plan::Well)),
+                &ledger,
+                &format!("{op:?} at {k} failed, {survives:?}"),
+            );
         }
         reopen(&Arc::new(fs.restarted(Plan::Well)), &ledger, &format!("{op:?} at {k} failed, restarted"));
     }

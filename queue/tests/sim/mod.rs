@@ -4,6 +4,9 @@
 //! A write is durable after a sync of its file, a name after a sync of its directory. What is not may
 //! be lost, kept, torn between sectors of 512 octets, or kept in part and out of order.
 
+// Each test program that includes this file uses another part of it.
+#![allow(dead_code)]
+
 use std::collections::BTreeMap;
 use std::io::{self, IoSlice};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -165,7 +168,9 @@ impl Disk {
                 Fate::Bad(io::Error::other("power fails"))
             }
             Plan::Broken(at) if at == k => Fate::Bad(io::Error::from_raw_os_error(5)),
-            Plan::Full(from, to) if takes_space && (from..to).contains(&k) => Fate::Bad(io::Error::from_raw_os_error(28)),
+            Plan::Full(from, to) if takes_space && (from..to).contains(&k) => {
+                Fate::Bad(io::Error::from_raw_os_error(28))
+            }
             _ => Fate::Good,
         }
     }

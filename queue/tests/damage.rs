@@ -27,7 +27,9 @@ fn submit(queue: &Queue, content: &[u8]) -> QueueId {
     let recipients = vec![Recipient::new("r@example.org".parse().expect("path"))];
     let envelope = Envelope::new("s@example.net".parse().expect("path"), MailParams::default(), recipients);
     let origin = Origin { protocol: "ESMTP".into(), session: "s".into(), ..Origin::default() };
-    draft.commit(envelope.expect("recipient"), origin, NOW, NOW, |result| drop(result.expect("committed")));
+    draft.commit(envelope.expect("recipient"), origin, NOW, NOW, |result| {
+        result.expect("committed");
+    });
     queue.flush();
     id
 }

@@ -77,6 +77,14 @@ impl ContentReader {
         Ok(want)
     }
 
+    /// Returns the file it is read from, relative to the queue's directory; empty for memory.
+    pub(crate) fn place(&self) -> &str {
+        match &self.source {
+            Source::Memory(_) => "",
+            Source::File { place, .. } => place,
+        }
+    }
+
     fn damaged(&self, place: &str, what: &str) -> io::Error {
         let text = format!("the content of message {} is damaged on disk ({place}: {what})", self.id);
         io::Error::new(io::ErrorKind::InvalidData, text)

@@ -68,11 +68,13 @@ mod index;
 pub mod item;
 mod log;
 mod quarantine;
+mod read;
 mod record;
 mod recovery;
 pub mod retry;
 mod scan;
 pub mod schedule;
+mod snapshot;
 mod spool;
 mod tidy;
 
@@ -83,7 +85,9 @@ pub use error::{AppendError, CommitError, DraftError, LoadError, OpenError, Reco
 pub use fs::{Fs, OsFs};
 pub use id::{QueueId, QueueIdError, UnixMillis};
 pub use item::{Item, Origin, RecipientState, Report, State};
+pub use read::VerifyReport;
 pub use recovery::{Damage, RecoveryReport};
 pub use retry::RetryPolicy;
 pub use schedule::Schedule;
+pub use snapshot::Snapshot;
 pub use spool::{Options, Queue};

@@ -172,8 +172,12 @@ impl Log {
             self.create(spool, 0)?;
             self.sync(spool)?;
         }
-        self.frame = Vec::new();
         Ok(())
+    }
+
+    /// Gives the memory of the last batch back.
+    pub(crate) fn shrink(&mut self) {
+        self.frame = Vec::new();
     }
 
     fn make_room(&mut self, spool: &Spool, octets: u64) -> Result<(), Fault> {

@@ -348,19 +348,32 @@ fn set_aside(fs: &dyn Fs, faults: &[Fault]) -> Result<Vec<Damage>> {
     let mut all = Vec::new();
     for fault in faults {
         let name = segment_name(fault.number);
-        let Region { from, to, id, what, .. } = fault.region;
-        let saved = save(fs, (Dir::Log, &name), from, to).map_err(failed(
+        let saved = save(fs, (Dir::Log, &name), fault.region.from, fault.region.to).map_err(failed(
             fs,
             "save a damaged part of",
             &format!("log/{name}"),
         ))?;
-        let maybe_torn = fault.newest && from > 0;
-        all.push(Damage { place: format!("log/{name}"), from, to, id, what, maybe_torn, saved });
+        all.push(fault.damage(saved));
     }
     if !all.is_empty() {
         fs.sync_dir(Dir::Quarantine).map_err(failed(fs, "sync", "quarantine"))?;
     }
     Ok(all)
+}
+
+impl Fault {
+    fn damage(&self, saved: Option<String>) -> Damage {
+        let Region { from, to, id, what, .. } = self.region;
+        let place = format!("log/{}", segment_name(self.number));
+        Damage { place, from, to, id, what, maybe_torn: self.newest && from > 0, saved }
+    }
+}
+
+impl Gathered {
+    /// Returns what is damaged; nothing of it is saved.
+    pub(crate) fn damage(&self) -> Vec<Damage> {
+        self.faults.iter().map(|fault| fault.damage(None)).collect()
+    }
 }
 
 /// Copies octets of a file into a new file in `quarantine/`; returns its name. What cannot be read

@@ -11,12 +11,13 @@ use crate::committer::{self, Committer, Inbox, Retire};
 use crate::content::{ContentReader, Source};
 use crate::draft::Draft;
 use crate::error::{DraftError, LoadError, OpenError, RecordError};
-use crate::fs::{Access, Dir, Fs, FsFile, read_full};
+use crate::fs::{Access, Dir, Fs, FsFile};
 use crate::id::{QueueId, UnixMillis};
 use crate::index::{Entry, Index};
 use crate::item::{Item, State};
 use crate::log::Log;
-use crate::record::{HEADER_OCTETS, Header, Kind, segment_name};
+use crate::read::{self, VerifyReport};
+use crate::record::segment_name;
 use crate::recovery::{self, RecoveryReport};
 use crate::tidy::{self, Untidy};
 
@@ -203,6 +204,17 @@ impl Queue {
         lock(&self.0.index).entries.range((from, Bound::Unbounded)).map(|(id, _)| *id).take(limit).collect()
     }
 
+    /// Reads every message and its whole content from the disk and compares the checksums. Changes
+    /// nothing and may take long; `progress` gets how many messages are done.
+    pub fn verify(&self, progress: &mut dyn FnMut(usize)) -> VerifyReport {
+        let next = |after| self.ids(after, 256);
+        let read = |id| {
+            let item = self.0.with_entry(id, |entry| self.0.read_item(id, entry))?;
+            Ok((item, self.0.with_entry(id, |entry| self.0.open_content(id, entry))?))
+        };
+        read::verify(&next, &read, progress)
+    }
+
     /// Returns how many messages there are.
     pub fn len(&self) -> usize {
         lock(&self.0.index).entries.len()
@@ -305,49 +317,11 @@ impl Spool {
         Ok(file)
     }
 
-    /// Reads a message's records: the message with its first state, then the newest state.
     pub(crate) fn read_item(&self, id: QueueId, entry: Entry) -> Result<Item, LoadError> {
-        let place = |number| format!("log/{}", segment_name(number));
-        let damaged = |number, what| LoadError::Damaged { id, place: place(number), what };
-        let read = |at: crate::index::Place, octets: u32, kind: Kind| {
-            let failed = |source| LoadError::Io { id, place: place(at.segment), source };
-            let file = self.segment_file(at.segment).map_err(failed)?;
-            let mut record = vec![0; HEADER_OCTETS + octets as usize];
-            let n = read_full(&*file, at.offset(), &mut record).map_err(failed)?;
-            let header = Header::decode(&record[..n]).filter(|h| (h.kind, h.id, h.meta_octets) == (kind, id, octets));
-            let sound =
-                header.is_some_and(|h| record.len() == n && crc32fast::hash(&record[HEADER_OCTETS..]) == h.meta_crc);
-            if sound { Ok(record) } else { Err(damaged(at.segment, "its record fails the checksum")) }
-        };
-        let record = read(entry.message, entry.meta_octets, Kind::Message)?;
-        let mut item = codec::decode_item(&record[HEADER_OCTETS..], id, entry.content_octets)
-            .map_err(|e| damaged(entry.message.segment, e.0))?;
-        if let Some((at, octets)) = entry.state {
-            let record = read(at, octets, Kind::State)?;
-            let state = codec::decode_state(&record[HEADER_OCTETS..]).map_err(|e| damaged(at.segment, e.0))?;
-            if state.recipients.len() != item.envelope.recipients().len() {
-                return Err(damaged(at.segment, "its state is of another number of recipients"));
-            }
-            item.state = state;
-        }
-        Ok(item)
+        read::read_item(id, entry, &|number| self.segment_file(number))
     }
 
     pub(crate) fn open_content(&self, id: QueueId, entry: Entry) -> Result<ContentReader, LoadError> {
-        let (place, file, start) = if entry.spilled {
-            let name = id.to_string();
-            (format!("content/{name}"), self.fs.open(Dir::Content, &name, Access::Read), 0)
-        } else {
-            let place = format!("log/{}", segment_name(entry.message.segment));
-            let start = entry.message.offset() + HEADER_OCTETS as u64 + u64::from(entry.meta_octets);
-            (place, self.segment_file(entry.message.segment), start)
-        };
-        match file {
-            Ok(file) => {
-                let source = Source::File { file, start, place };
-                Ok(ContentReader::new(id, entry.content_octets, entry.content_crc, source))
-            }
-            Err(source) => Err(LoadError::Io { id, place, source }),
-        }
+        read::open_content(&*self.fs, id, entry, &|number| self.segment_file(number))
     }
 }

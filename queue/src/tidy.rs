@@ -108,6 +108,7 @@ pub(crate) fn tidy(spool: &Spool) {
         return;
     }
     let mut log = lock(&spool.log);
+    log.shrink();
     let result = tidy_log(spool, &mut log);
     note_fault(spool, result);
 }

@@ -213,3 +213,81 @@ fn below_the_reserve_mail_is_refused_early() {
     let error = queue.draft(NOW).map(|_| ()).expect_err("full");
     assert_eq!(postroad_smtp::Reply::from(&error).code.get(), 452);
 }
+
+#[test]
+fn threads_commit_record_read_and_retire_at_once() {
+    let dir = tempfile::tempdir().expect("scratch");
+    let (queue, _) = open(dir.path());
+    let committer = queue.start().expect("thread");
+    let worker = |w: usize| {
+        let mut kept = Vec::new();
+        for n in 0..40 {
+            let text = content(100 + (w * 997 + n * 331) % 12_000, w + n);
+            let id = submit(&queue, &text).recv().expect("answer").id();
+            assert_eq!(read(&queue, id), text);
+            if n % 4 == 0 {
+                let (sender, receiver) = mpsc::channel();
+                let state = State { held: true, ..State::fresh(2, NOW, UnixMillis(n as u64)) };
+                queue.record(id, state, move |result| sender.send(result).expect("receiver waits"));
+                assert_eq!(receiver.recv().expect("answer"), Ok(()));
+                kept.push((id, text, UnixMillis(n as u64)));
+            } else {
+                assert!(queue.retire(id));
+            }
+            if n % 13 == 7 {
+                queue.tidy();
+            }
+            for (id, text, expires) in &kept {
+                assert_eq!(&read(&queue, *id), text);
+                assert_eq!(queue.load(*id).expect("item").state.expires, *expires);
+            }
+        }
+        kept
+    };
+    let kept: Vec<_> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..8).map(|w| scope.spawn(move || worker(w))).collect();
+        threads.into_iter().flat_map(|thread| thread.join().expect("no panic")).collect()
+    });
+    committer.stop();
+    assert_eq!(queue.poisoned(), None);
+    drop(queue);
+    let (queue, report) = open(dir.path());
+    assert_eq!((report.messages, report.damage.len()), (kept.len(), 0), "{report:?}");
+    for (id, text, expires) in &kept {
+        assert_eq!(&read(&queue, *id), text);
+        assert_eq!(queue.load(*id).expect("item").state.expires, *expires);
+    }
+    assert!(queue.verify(&mut |_| {}).damage.is_empty());
+}
+
+#[test]
+fn a_snapshot_beside_a_running_queue_shows_what_is_there_and_writes_nothing() {
+    let dir = tempfile::tempdir().expect("scratch");
+    let (queue, _) = open(dir.path());
+    let waiting = [submit(&queue, b"one"), submit(&queue, &content(20_000, 1))];
+    queue.flush();
+    let ids: Vec<QueueId> = waiting.iter().map(|w| w.recv().expect("answer").id()).collect();
+    let snapshot = postroad_queue::Snapshot::read(&dir.path().join("queue")).expect("snapshot");
+    assert_eq!(snapshot.ids().collect::<Vec<_>>(), ids);
+    assert_eq!(snapshot.load(ids[1]).expect("item"), *queue.load(ids[1]).expect("item"));
+    assert!(snapshot.verify(&mut |_| {}).damage.is_empty() && snapshot.damage().is_empty());
+    assert!(postroad_queue::Snapshot::read(&dir.path().join("none")).is_err());
+}
+
+#[test]
+fn a_stopped_queue_refuses_and_says_so() {
+    let dir = tempfile::tempdir().expect("scratch");
+    let (queue, _) = open(dir.path());
+    let committer = queue.start().expect("thread");
+    let id = submit(&queue, b"x").recv().expect("answer").id();
+    let mut draft = queue.draft(NOW).expect("draft");
+    draft.append(b"late").expect("append");
+    committer.stop();
+    let (sender, receiver) = mpsc::channel();
+    draft.commit(envelope(1), origin(), NOW, NOW, move |result| sender.send(result.map(drop)).expect("receiver waits"));
+    assert!(matches!(receiver.recv().expect("answer"), Err(postroad_queue::CommitError::Stopped)));
+    let (sender, receiver) = mpsc::channel();
+    queue.record(id, State::fresh(2, NOW, NOW), move |result| sender.send(result).expect("receiver waits"));
+    assert_eq!(receiver.recv().expect("answer"), Err(RecordError::Stopped));
+    assert!(queue.draft(NOW).is_err());
+}

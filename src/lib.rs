@@ -2,11 +2,13 @@
 
 pub mod admin;
 pub mod cli;
+pub mod clock;
 pub mod config;
 pub mod deliver;
 pub mod dns_zone;
 pub mod dsn;
 pub mod metrics;
+pub mod net;
 pub mod policy;
 pub mod route;
 pub mod submit;

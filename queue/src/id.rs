@@ -45,6 +45,12 @@ impl QueueId {
         QueueId(number)
     }
 
+    /// Returns when the message arrived, as the id has it: later than in truth where many arrive at
+    /// once or the clock went back, never earlier.
+    pub const fn arrived(self) -> UnixMillis {
+        UnixMillis(self.0 >> COUNTER_BITS)
+    }
+
     /// Returns the number.
     pub const fn to_u64(self) -> u64 {
         self.0

@@ -1,0 +1,219 @@
+//! One stream type for both directions: TCP, or TLS over it.
+//!
+//! Octets are read through a buffer that belongs to the thread, not to the connection, so an idle
+//! connection holds none. Nothing here knows SMTP.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::future::poll_fn;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use postroad_smtp::line::Input;
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::time::{timeout, timeout_at};
+use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
+
+/// Octets taken from a socket at a time, at most.
+const READ_OCTETS: usize = 64 * 1024;
+/// What a peer may still send into a connection that we have closed, before it is cut off.
+const LINGER_OCTETS_MAX: usize = 1024 * 1024;
+const LINGER: Duration = Duration::from_secs(3);
+
+thread_local! {
+    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_OCTETS].into_boxed_slice());
+}
+
+/// A connection, secured or not.
+#[derive(Debug)]
+pub enum Stream {
+    /// Plain TCP.
+    Plain(TcpStream),
+    /// TLS over TCP, either side of it.
+    Tls(Box<TlsStream<TcpStream>>),
+    /// A socket in the file system.
+    Unix(UnixStream),
+}
+
+/// Where somebody listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Address {
+    /// IP address and port.
+    Tcp(SocketAddr),
+    /// A socket in the file system.
+    Unix(PathBuf),
+}
+
+impl Address {
+    /// Returns the IP address; a socket in the file system is on this host.
+    pub fn ip(&self) -> IpAddr {
+        match self {
+            Address::Tcp(address) => address.ip(),
+            Address::Unix(_) => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        }
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Address::Tcp(address) => address.fmt(f),
+            Address::Unix(path) => path.display().fmt(f),
+        }
+    }
+}
+
+impl Stream {
+    /// Connects within `limit`.
+    ///
+    /// # Errors
+    /// What the operating system says, or `TimedOut`.
+    pub async fn connect(address: &Address, limit: Duration) -> io::Result<Stream> {
+        let connect = async {
+            Ok(match address {
+                Address::Tcp(address) => {
+                    let tcp = TcpStream::connect(address).await?;
+                    tcp.set_nodelay(true)?;
+                    Stream::Plain(tcp)
+                }
+                Address::Unix(path) => Stream::Unix(UnixStream::connect(path).await?),
+            })
+        };
+        timeout(limit, connect).await.map_err(|_| timed_out("no answer in time"))?
+    }
+
+    /// Waits for octets and appends them to `input`; 0 is the end of the stream.
+    ///
+    /// # Errors
+    /// `TimedOut` at the deadline, or what the connection says.
+    pub async fn fill(&mut self, input: &mut Input, until: Instant) -> io::Result<usize> {
+        let read = poll_fn(|cx| self.poll_fill(cx, input));
+        timeout_at(until.into(), read).await.map_err(|_| timed_out("nothing was received in time"))?
+    }
+
+    fn poll_fill(&mut self, cx: &mut Context<'_>, input: &mut Input) -> Poll<io::Result<usize>> {
+        SCRATCH.with_borrow_mut(|scratch| {
+            let mut buffer = ReadBuf::new(scratch);
+            ready!(match self {
+                Stream::Plain(tcp) => Pin::new(tcp).poll_read(cx, &mut buffer),
+                Stream::Tls(tls) => Pin::new(&mut **tls).poll_read(cx, &mut buffer),
+                Stream::Unix(unix) => Pin::new(unix).poll_read(cx, &mut buffer),
+            })?;
+            input.extend(buffer.filled());
+            Poll::Ready(Ok(buffer.filled().len()))
+        })
+    }
+
+    /// Sends all of `output` and empties it. A buffer that grew large is given back.
+    ///
+    /// # Errors
+    /// `TimedOut` when the peer does not take it by `until`, or what the connection says.
+    pub async fn flush(&mut self, output: &mut Vec<u8>, until: Instant) -> io::Result<()> {
+        const KEPT_OCTETS: usize = 4096;
+        if output.is_empty() {
+            return Ok(());
+        }
+        timeout_at(until.into(), self.write(output)).await.map_err(|_| timed_out("the peer takes no data"))??;
+        output.clear();
+        output.shrink_to(KEPT_OCTETS);
+        Ok(())
+    }
+
+    async fn write(&mut self, octets: &[u8]) -> io::Result<()> {
+        match self {
+            Stream::Plain(tcp) => tcp.write_all(octets).await,
+            Stream::Tls(tls) => {
+                tls.write_all(octets).await?;
+                tls.flush().await
+            }
+            Stream::Unix(unix) => unix.write_all(octets).await,
+        }
+    }
+
+    /// Completes the server's half of a TLS handshake within `limit`.
+    ///
+    /// # Errors
+    /// What TLS says, `TimedOut`, or `InvalidInput` on a stream that has TLS already.
+    pub async fn accept_tls(self, acceptor: &TlsAcceptor, limit: Duration) -> io::Result<Stream> {
+        let tls =
+            timeout(limit, acceptor.accept(self.into_plain()?)).await.map_err(|_| timed_out("TLS handshake"))??;
+        Ok(Stream::Tls(Box::new(TlsStream::Server(tls))))
+    }
+
+    /// Completes the client's half of a TLS handshake within `limit`.
+    ///
+    /// # Errors
+    /// What TLS says, `TimedOut`, or `InvalidInput` on a stream that has TLS already.
+    pub async fn connect_tls(
+        self,
+        connector: &TlsConnector,
+        name: ServerName<'static>,
+        limit: Duration,
+    ) -> io::Result<Stream> {
+        let handshake = connector.connect(name, self.into_plain()?);
+        let tls = timeout(limit, handshake).await.map_err(|_| timed_out("TLS handshake"))??;
+        Ok(Stream::Tls(Box::new(TlsStream::Client(tls))))
+    }
+
+    fn into_plain(self) -> io::Result<TcpStream> {
+        match self {
+            Stream::Plain(tcp) => Ok(tcp),
+            Stream::Tls(_) => Err(io::Error::new(io::ErrorKind::InvalidInput, "the connection has TLS already")),
+            Stream::Unix(_) => Err(io::Error::new(io::ErrorKind::InvalidInput, "no TLS on a socket of this host")),
+        }
+    }
+
+    /// Returns the connection's state as rustls sees it, where there is TLS.
+    pub fn tls(&self) -> Option<&rustls::CommonState> {
+        match self {
+            Stream::Plain(_) | Stream::Unix(_) => None,
+            Stream::Tls(tls) => Some(tls.get_ref().1),
+        }
+    }
+
+    /// Returns whether an idle connection is still open and silent, as one between transactions
+    /// has to be.
+    pub fn is_quiet(&self) -> bool {
+        let mut octet = [0];
+        let read = match self {
+            Stream::Plain(tcp) => tcp.try_read(&mut octet),
+            Stream::Tls(tls) => tls.get_ref().0.try_read(&mut octet),
+            Stream::Unix(unix) => unix.try_read(&mut octet),
+        };
+        matches!(read, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+    }
+
+    /// Closes the connection so that the last reply arrives: what the peer still sends is read and
+    /// discarded for a moment, since unread data would make the kernel reset the connection.
+    pub async fn close(mut self) {
+        let finish = async {
+            match &mut self {
+                Stream::Plain(tcp) => tcp.shutdown().await?,
+                Stream::Tls(tls) => tls.shutdown().await?,
+                Stream::Unix(unix) => unix.shutdown().await?,
+            }
+            let mut rest = Input::default();
+            let mut taken = 0;
+            while taken < LINGER_OCTETS_MAX {
+                match poll_fn(|cx| self.poll_fill(cx, &mut rest)).await? {
+                    0 => break,
+                    n => taken += n,
+                }
+                rest = Input::default();
+            }
+            io::Result::Ok(())
+        };
+        // The peer may be gone already: there is nobody left to tell.
+        let _ = timeout(LINGER, finish).await;
+    }
+}
+
+fn timed_out(what: &'static str) -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, what)
+}

@@ -7,6 +7,7 @@ pub mod config;
 pub mod deliver;
 pub mod dns_zone;
 pub mod dsn;
+pub mod listen;
 pub mod metrics;
 pub mod net;
 pub mod policy;

@@ -116,6 +116,11 @@ impl Policy {
         verdict.map_or_else(Verdict::Refuse, |()| Verdict::Accept)
     }
 
+    /// Returns how many sessions are open.
+    pub fn session_count(&self) -> u32 {
+        self.sessions.count()
+    }
+
     /// Decides about MAIL.
     ///
     /// # Errors

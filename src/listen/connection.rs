@@ -1,0 +1,315 @@
+//! One incoming connection: drives [`server::Session`] over a [`Stream`].
+//!
+//! A short loop: poll, perform, repeat. What is decided here is nothing; the policy decides who
+//! may do what, the queue decides whether content is safe.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use postroad_queue::{Committed, Origin};
+use postroad_smtp::line::Input;
+use postroad_smtp::server::{Action, Facts, Question, Session, Verdict};
+use postroad_smtp::trace::{Received, With};
+use postroad_smtp::{Envelope, ForwardPath, Reply, ReversePath, Status};
+use tracing::{debug, info, warn};
+
+use super::completion::{Completion, Missing};
+use super::content::{Intake, Terms};
+use super::{Context, Drain, drained};
+use crate::clock;
+use crate::config::Service;
+use crate::metrics::Refusal;
+use crate::net::Stream;
+use crate::policy::Client;
+use crate::policy::limits::SessionPermit;
+use crate::tls;
+
+/// How long a client may take to read what we say.
+const WRITE_LIMIT: Duration = Duration::from_secs(60);
+/// How long a TLS handshake may take.
+const HANDSHAKE_LIMIT: Duration = Duration::from_secs(30);
+
+/// One incoming connection.
+struct Connection {
+    context: Arc<Context>,
+    peer: Peer,
+    /// Names the session in the log and in the queue.
+    name: Box<str>,
+    session: Session,
+    facts: Facts,
+    input: Input,
+    transaction: Transaction,
+}
+
+/// Who is at the other end.
+struct Peer {
+    ip: IpAddr,
+    service: Service,
+    /// Counts this session for as long as it lasts.
+    permit: Option<SessionPermit>,
+}
+
+/// What the shell keeps of the transaction that is going on.
+#[derive(Default)]
+struct Transaction {
+    intake: Option<Intake>,
+    /// The only recipient so far.
+    recipient: Option<ForwardPath>,
+    reverse_path: Option<String>,
+    smtputf8: bool,
+}
+
+/// Serves one connection to its end.
+pub async fn serve(stream: Stream, peer: SocketAddr, service: Service, name: Box<str>, context: Arc<Context>) {
+    let started = Instant::now();
+    debug!(session = %name, peer = %peer.ip(), "connected");
+    match begin(stream, peer, service, name.clone(), context).await {
+        Ok(()) => debug!(session = %name, seconds = started.elapsed().as_secs(), "disconnected"),
+        Err(error) => info!(session = %name, peer = %peer.ip(), %error, "connection lost"),
+    }
+}
+
+async fn begin(
+    stream: Stream,
+    peer: SocketAddr,
+    service: Service,
+    name: Box<str>,
+    context: Arc<Context>,
+) -> io::Result<()> {
+    let (stream, tls) = match service {
+        Service::Submissions => {
+            let stream = stream.accept_tls(context.tls.acceptor(), HANDSHAKE_LIMIT).await?;
+            let facts = stream.tls().map(tls::facts);
+            (stream, facts)
+        }
+        Service::Smtp | Service::Submission => (stream, None),
+    };
+    let now = Instant::now();
+    let connection = Connection {
+        peer: Peer { ip: peer.ip().to_canonical(), service, permit: None },
+        name,
+        session: Session::new(context.session_config(service), tls.clone(), now),
+        facts: Facts { tls, ..Facts::default() },
+        input: Input::new(),
+        transaction: Transaction::default(),
+        context,
+    };
+    connection.run(stream).await
+}
+
+impl Connection {
+    async fn run(mut self, mut stream: Stream) -> io::Result<()> {
+        let mut drain = self.context.drain.subscribe();
+        loop {
+            match self.session.poll(&mut self.input, Instant::now()) {
+                Action::Body(piece) => self.transaction.append(piece),
+                Action::Ask(question) => {
+                    let known_anew = matches!(question, Question::Connect | Question::Helo(_) | Question::Auth(_));
+                    let asking = Asking { context: &self.context, name: &self.name, facts: &self.facts };
+                    let verdict = asking.decide(&mut self.peer, &mut self.transaction, question).await;
+                    self.session.handle_verdict(verdict);
+                    if known_anew {
+                        self.facts = self.session.facts().clone();
+                    }
+                }
+                Action::Commit(envelope) => {
+                    let reply = self.commit(*envelope).await;
+                    self.session.handle_stored(reply);
+                }
+                Action::Discard => self.transaction = Transaction::default(),
+                Action::Flush => flush(&mut stream, self.session.output()).await?,
+                Action::Read { until } => {
+                    flush(&mut stream, self.session.output()).await?;
+                    self.read(&mut stream, until, &mut drain).await?;
+                }
+                Action::StartTls => {
+                    flush(&mut stream, self.session.output()).await?;
+                    stream = stream.accept_tls(self.context.tls.acceptor(), HANDSHAKE_LIMIT).await?;
+                    if let Some(facts) = stream.tls().map(tls::facts) {
+                        self.session.handle_tls(facts);
+                        self.facts = self.session.facts().clone();
+                    }
+                }
+                Action::Close => {
+                    flush(&mut stream, self.session.output()).await?;
+                    stream.close().await;
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// Waits for octets, for the deadline or for the agent to drain.
+    async fn read(&mut self, stream: &mut Stream, until: Instant, drain: &mut Drain) -> io::Result<()> {
+        self.input.release();
+        let filled = tokio::select! {
+            biased;
+            filled = stream.fill(&mut self.input, until) => filled,
+            () = drained(drain) => {
+                self.session.handle_drain();
+                return Ok(());
+            }
+        };
+        match filled {
+            Ok(0) => self.session.handle_eof(),
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => self.session.handle_timeout(Instant::now()),
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    /// Makes the message durable; the reply says whether it is.
+    async fn commit(&mut self, envelope: Envelope) -> Reply {
+        let Transaction { intake: Some(intake), .. } = std::mem::take(&mut self.transaction) else {
+            unreachable!("content is committed only behind an accepted Content question");
+        };
+        let config = self.context.config.load();
+        let now = self.context.clock.now();
+        let terms =
+            Terms { now, expires: now.plus(clock::millis(config.queue.expire)), hops_max: config.limits.hops_max };
+        let origin = self.origin(&envelope);
+        let (from, recipients) = (envelope.reverse_path.to_string(), envelope.recipients().len());
+        match intake.commit(envelope, origin, &terms).await {
+            Ok(committed) => {
+                let octets = committed.content_octets();
+                info!(queue_id = %committed.id(), session = %self.name, %from, recipients, octets, "accepted");
+                self.context.metrics.accepted.inc();
+                self.context.metrics.accepted_octets.inc_by(octets);
+                accepted(&committed)
+            }
+            Err(reply) => {
+                warn!(session = %self.name, %from, %reply, "message refused");
+                self.context.metrics.count_refusal(Refusal::of(&reply));
+                reply
+            }
+        }
+    }
+
+    fn origin(&self, envelope: &Envelope) -> Origin {
+        Origin {
+            peer: Some(self.peer.ip),
+            helo: self.facts.helo.clone(),
+            user: self.facts.user.clone(),
+            protocol: with(&self.facts, envelope.params.smtputf8).keyword().into(),
+            session: self.name.clone(),
+        }
+    }
+}
+
+/// The 250 behind the content. Only the queue makes a [`Committed`], and only when the message is
+/// on stable storage.
+fn accepted(committed: &Committed) -> Reply {
+    Reply::of(250, Some(Status::new(2, 0, 0)), "").with_text(&format!("Accepted as {}", committed.id()))
+}
+
+impl Transaction {
+    fn begin(reverse_path: &ReversePath, smtputf8: bool) -> Transaction {
+        let reverse_path = reverse_path.mailbox().map(ToString::to_string);
+        Transaction { reverse_path, smtputf8, ..Transaction::default() }
+    }
+
+    fn append(&mut self, piece: &[u8]) {
+        if let Some(intake) = &mut self.intake {
+            intake.append(piece);
+        }
+    }
+}
+
+/// Where questions are answered from.
+struct Asking<'a> {
+    context: &'a Context,
+    name: &'a str,
+    facts: &'a Facts,
+}
+
+impl Asking<'_> {
+    /// Answers the machine's question: the queue where a draft is needed, the policy otherwise.
+    async fn decide(&self, peer: &mut Peer, transaction: &mut Transaction, question: Question<'_>) -> Verdict {
+        let policy = &self.context.policy;
+        let client = Client { peer: peer.ip, service: peer.service, user: self.facts.user.as_deref() };
+        let what = question_name(&question);
+        let answer = match question {
+            Question::Connect => policy.connect(peer.ip).map(|permit| peer.permit = Some(permit)),
+            Question::Helo(_) => Ok(()),
+            Question::Mail { reverse_path, params, .. } => policy.mail(&client, reverse_path).map(|()| {
+                *transaction = Transaction::begin(reverse_path, params.smtputf8);
+            }),
+            Question::Rcpt { reverse_path, recipient, accepted } => {
+                policy.rcpt(&client, reverse_path, &recipient.forward_path, accepted).map(|_| {
+                    transaction.recipient = (accepted == 0).then(|| recipient.forward_path.clone());
+                })
+            }
+            Question::Content => self.open_draft(peer, transaction),
+            Question::Auth(credentials) => {
+                match policy.authenticate(peer.ip, &credentials.user, &credentials.password).await {
+                    Ok(authenticated) => {
+                        info!(session = %self.name, user = authenticated.user(), "logged in");
+                        self.context.metrics.logins.inc();
+                        return Verdict::Authenticated(authenticated.user().into());
+                    }
+                    Err(reply) => {
+                        self.context.metrics.logins_failed.inc();
+                        Err(reply)
+                    }
+                }
+            }
+        };
+        match answer {
+            Ok(()) => Verdict::Accept,
+            Err(reply) => {
+                info!(session = %self.name, peer = %peer.ip, what, %reply, "refused");
+                self.context.metrics.count_refusal(Refusal::of(&reply));
+                if reply.code.get() == 421 { Verdict::Close(reply) } else { Verdict::Refuse(reply) }
+            }
+        }
+    }
+
+    /// Opens a draft with our trace field on top.
+    fn open_draft(&self, peer: &Peer, transaction: &mut Transaction) -> Result<(), Reply> {
+        let now = self.context.clock.now();
+        let draft = self.context.queue.draft(now).map_err(|error| Reply::from(&error))?;
+        let config = self.context.config.load();
+        let id = draft.id().to_string();
+        let received = Received {
+            helo: Some(self.facts.helo.as_deref().unwrap_or("unknown")),
+            peer: Some(peer.ip),
+            by: &config.hostname,
+            with: with(self.facts, transaction.smtputf8).keyword(),
+            tls: self.facts.tls.as_ref(),
+            id: &id,
+            recipient: transaction.recipient.as_ref(),
+            unix_ms: now.0,
+        };
+        let completion = peer.service.is_submission().then(|| {
+            Completion::new(Missing {
+                date: clock::timestamp(now),
+                message_id: format!("{id}@{}", config.hostname),
+                from: transaction.reverse_path.clone(),
+            })
+        });
+        transaction.intake = Some(Intake::begin(draft, &received.to_string(), completion));
+        Ok(())
+    }
+}
+
+fn question_name(question: &Question<'_>) -> &'static str {
+    match question {
+        Question::Connect => "connect",
+        Question::Helo(_) => "helo",
+        Question::Mail { .. } => "mail",
+        Question::Rcpt { .. } => "rcpt",
+        Question::Content => "content",
+        Question::Auth(_) => "auth",
+    }
+}
+
+fn with(facts: &Facts, smtputf8: bool) -> With {
+    With { lmtp: false, esmtp: facts.esmtp, tls: facts.tls.is_some(), authenticated: facts.user.is_some(), smtputf8 }
+}
+
+async fn flush(stream: &mut Stream, output: &mut Vec<u8>) -> io::Result<()> {
+    stream.flush(output, Instant::now() + WRITE_LIMIT).await
+}

@@ -1,0 +1,159 @@
+//! Incoming connections: listeners, limits on sessions, and the shell around the server machine.
+//!
+//! Knows the queue and the policy; never asks how mail leaves. It and `deliver` meet in the queue
+//! alone, so each can be tested, drained and restarted without the other.
+
+mod completion;
+mod connection;
+mod content;
+mod session_name;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use postroad_queue::Queue;
+use postroad_smtp::server::{self, AuthOffer};
+use socket2::{Domain as Family, Protocol, Socket, Type};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+use tracing::{error, info};
+
+use crate::clock::Clock;
+use crate::config::{Config, Service};
+use crate::metrics::Metrics;
+use crate::net::Stream;
+use crate::policy::Policy;
+use crate::tls::ServerTls;
+pub use session_name::SessionNames;
+
+/// Connections that the kernel keeps for us until they are accepted.
+const BACKLOG: i32 = 4096;
+/// The pause after a failed accept (no descriptors left): the condition needs time to pass.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Becomes true when the agent drains.
+type Drain = watch::Receiver<bool>;
+
+/// Returns once the agent drains.
+async fn drained(drain: &mut Drain) {
+    // An agent that is gone drains, too.
+    let _ = drain.wait_for(|draining| *draining).await;
+}
+
+/// What every session needs. Configuration, policy and certificates are swapped under running
+/// sessions; a session sees the new ones with its next question.
+pub struct Context {
+    /// Settings.
+    pub config: Arc<ArcSwap<Config>>,
+    /// Who may do what.
+    pub policy: Arc<Policy>,
+    /// Where accepted mail goes.
+    pub queue: Queue,
+    /// Certificate and key.
+    pub tls: ServerTls,
+    /// The time.
+    pub clock: Clock,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// Becomes true when the agent drains.
+    pub drain: watch::Sender<bool>,
+    /// Names of sessions.
+    pub names: SessionNames,
+}
+
+impl Context {
+    /// Returns the settings of one session.
+    fn session_config(&self, service: Service) -> Arc<server::Config> {
+        let config = self.config.load();
+        let submission = service.is_submission();
+        Arc::new(server::Config {
+            hostname: config.hostname.clone(),
+            service: if submission { server::Service::Submission } else { server::Service::Relay },
+            offer_starttls: service != Service::Submissions,
+            auth: if submission { AuthOffer::OverTls } else { AuthOffer::Never },
+            require_auth: submission,
+            limits: server::Limits {
+                message_octets_max: config.limits.message_octets_max,
+                recipients_max: config.limits.recipients_max as usize,
+                errors_max: config.limits.errors_max,
+                ..server::Limits::default()
+            },
+            timeouts: server::Timeouts {
+                command: config.timeouts.command,
+                content: config.timeouts.data,
+                ..server::Timeouts::default()
+            },
+        })
+    }
+}
+
+/// A bound socket that waits for connections.
+pub struct Listener {
+    socket: TcpListener,
+    service: Service,
+}
+
+impl Listener {
+    /// Binds an address.
+    ///
+    /// # Errors
+    /// What the operating system says: in use, not permitted, no such address.
+    pub fn bind(address: SocketAddr, service: Service) -> io::Result<Listener> {
+        let socket = Socket::new(Family::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
+        socket.set_reuse_address(true)?;
+        if address.is_ipv6() {
+            // [::]:25 beside 0.0.0.0:25: each its own socket.
+            socket.set_only_v6(true)?;
+        }
+        socket.bind(&address.into())?;
+        socket.listen(BACKLOG)?;
+        Ok(Listener { socket: TcpListener::from_std(socket.into())?, service })
+    }
+
+    /// Returns the bound address.
+    ///
+    /// # Errors
+    /// What the operating system says.
+    pub fn address(&self) -> io::Result<SocketAddr> {
+        self.socket.local_addr()
+    }
+
+    /// Accepts and serves connections until the agent drains; returns when the last session has
+    /// ended. Dropping the future ends them all at once.
+    pub async fn serve(self, context: Arc<Context>) {
+        let mut drain = context.drain.subscribe();
+        let mut sessions = JoinSet::new();
+        loop {
+            tokio::select! {
+                accepted = self.socket.accept() => match accepted {
+                    Ok((tcp, peer)) => self.welcome(tcp, peer, &context, &mut sessions),
+                    Err(error) => {
+                        error!(%error, service = self.service.as_str(), "cannot accept a connection; pausing");
+                        sleep(ACCEPT_PAUSE).await;
+                    }
+                },
+                Some(_) = sessions.join_next(), if !sessions.is_empty() => {}
+                () = drained(&mut drain) => break,
+            }
+        }
+        let address = self.address().map_or_else(|error| error.to_string(), |address| address.to_string());
+        info!(%address, sessions = sessions.len(), "listener closed; sessions end");
+        drop(self.socket);
+        while sessions.join_next().await.is_some() {}
+    }
+
+    fn welcome(&self, tcp: TcpStream, peer: SocketAddr, context: &Arc<Context>, sessions: &mut JoinSet<()>) {
+        // Replies are written whole; waiting for more to send would only add latency.
+        if tcp.set_nodelay(true).is_err() {
+            return;
+        }
+        let name = context.names.next();
+        let session = connection::serve(Stream::Plain(tcp), peer, self.service, name, context.clone());
+        sessions.spawn(session);
+    }
+}

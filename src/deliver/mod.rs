@@ -1,3 +1,20 @@
-//! Delivery: from the queue to a next hop or a mailbox of this host.
+//! The way out: which message goes where and when, over which connection, and what came of it.
+//!
+//! [`Delivery`] owns the schedule. New mail is heard of from the queue alone, so `deliver` and
+//! `listen` never name each other. Every outcome is recorded in the queue before anyone acts on
+//! it; notifications are committed before the message they are about is retired.
 
+mod active;
+mod admin;
+mod attempt;
+mod dispatcher;
 pub mod local;
+mod local_mail;
+mod notify;
+pub mod outcome;
+mod pool;
+mod remote;
+mod sweep;
+pub mod transport;
+
+pub use dispatcher::{Delivery, Parts, Routing};

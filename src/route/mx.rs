@@ -63,7 +63,7 @@ pub struct AddressRules<'a> {
     /// Whether loopback addresses out of DNS are used.
     pub allow_loopback: bool,
     /// Whether an address is this host's own.
-    pub is_self: &'a dyn Fn(IpAddr) -> bool,
+    pub is_self: &'a (dyn Fn(IpAddr) -> bool + Sync),
 }
 
 /// Chooses the exchanges to look up: better preference first, equal ones shuffled, at most

@@ -1,0 +1,143 @@
+//! What an admin does to queued mail, and what is told of where it stands.
+//!
+//! A change is durable before it is confirmed, like every other outcome.
+
+use std::sync::Arc;
+
+use postroad_queue::schedule::{DestinationStats, Selector, Standing, Totals};
+use postroad_queue::{Item, LoadError, QueueId, RecipientState, Report};
+use postroad_smtp::{Reply, ReversePath, Status};
+
+use super::attempt::record;
+use super::dispatcher::{Delivery, key};
+use super::notify;
+
+const REMOVED: Reply = Reply::of(550, Some(Status::new(5, 7, 0)), "removed from the queue by the administrator");
+const BOUNCED: Reply = Reply::of(550, Some(Status::new(5, 7, 0)), "returned to its sender by the administrator");
+
+impl Delivery {
+    /// Holds a message: no attempt starts until it is released. Returns whether that is new.
+    ///
+    /// # Errors
+    /// Says why the change cannot be recorded.
+    pub async fn hold(&self, id: QueueId) -> Result<bool, String> {
+        self.set_held(id, true).await
+    }
+
+    /// Releases a message that is held. Returns whether it was.
+    ///
+    /// # Errors
+    /// Says why the change cannot be recorded.
+    pub async fn release(&self, id: QueueId) -> Result<bool, String> {
+        self.set_held(id, false).await
+    }
+
+    async fn set_held(&self, id: QueueId, held: bool) -> Result<bool, String> {
+        let core = &self.0;
+        let Some(active) = found(core.active.get(id))? else { return Ok(false) };
+        let mut current = active.item.lock().await;
+        if current.state.held == held {
+            return Ok(false);
+        }
+        let mut item = (**current).clone();
+        item.state.held = held;
+        record(core, &item).await?;
+        *current = Arc::new(item);
+        if held {
+            core.schedule().hold(Selector::Id(id));
+        } else {
+            core.schedule().release(Selector::Id(id));
+            core.start_ready();
+        }
+        Ok(true)
+    }
+
+    /// Makes a message due at once. Returns whether anything of it waited.
+    pub fn retry(&self, id: QueueId) -> bool {
+        // Whoever asks for another attempt wants another look-up, too.
+        self.0.routing.load().resolver.forget_failures();
+        let jobs = self.0.schedule().retry_now(Selector::Id(id));
+        self.0.start_ready();
+        jobs > 0
+    }
+
+    /// Takes recipients out of the queue without telling anybody. Returns whether any was pending.
+    ///
+    /// # Errors
+    /// Says why the change cannot be recorded.
+    pub async fn remove(&self, id: QueueId, places: &[usize]) -> Result<bool, String> {
+        self.end(id, places, &REMOVED, false).await
+    }
+
+    /// Fails recipients; their senders are told. Returns whether any was pending.
+    ///
+    /// # Errors
+    /// Says why the change cannot be recorded or the notification not be sent.
+    pub async fn bounce(&self, id: QueueId, places: &[usize]) -> Result<bool, String> {
+        self.end(id, places, &BOUNCED, true).await
+    }
+
+    async fn end(&self, id: QueueId, places: &[usize], reply: &Reply, notify: bool) -> Result<bool, String> {
+        let core = &self.0;
+        let Some(active) = found(core.active.get(id))? else { return Ok(false) };
+        let mut current = active.item.lock().await;
+        let mut item = (**current).clone();
+        let nobody = !notify || item.envelope.reverse_path == ReversePath::Null;
+        let report = Report { at: core.clock.now(), remote: None, reply: reply.clone() };
+        let mut changed = false;
+        for place in places {
+            let wanted = item.envelope.recipients().get(*place).is_some_and(|recipient| recipient.wants().failure);
+            if let Some(state @ RecipientState::Pending { .. }) = item.state.recipients.get_mut(*place) {
+                *state = RecipientState::Failed { report: report.clone(), notified: nobody || !wanted };
+                changed = true;
+            }
+        }
+        if !changed {
+            return Ok(false);
+        }
+        record(core, &item).await?;
+        *current = Arc::new(item);
+        let routing = core.routing.load_full();
+        notify::send_due(core, &mut current, &routing).await?;
+        if current.state.is_settled() {
+            core.schedule().remove(Selector::Id(id));
+            core.queue.retire(id);
+        }
+        Ok(true)
+    }
+
+    /// Returns a message as it is now, with the destination of each recipient.
+    ///
+    /// # Errors
+    /// The queue cannot read it.
+    pub fn entry(&self, id: QueueId) -> Result<(Arc<Item>, Vec<Arc<str>>), LoadError> {
+        let item = self.0.queue.load(id)?;
+        let routing = self.0.routing.load();
+        let recipients = item.envelope.recipients().iter();
+        let destinations = recipients.map(|recipient| key(&routing.router.route(&recipient.forward_path))).collect();
+        Ok((item, destinations))
+    }
+
+    /// Returns what each job of a message waits for.
+    pub fn standings(&self, id: QueueId) -> Vec<Standing> {
+        self.0.schedule().describe(id, self.0.clock.now())
+    }
+
+    /// Returns how every destination stands.
+    pub fn destinations(&self) -> Vec<DestinationStats> {
+        self.0.schedule().stats(self.0.clock.now())
+    }
+
+    /// Returns the schedule in numbers.
+    pub fn totals(&self) -> Totals {
+        self.0.schedule().totals()
+    }
+}
+
+fn found<T>(result: Result<T, LoadError>) -> Result<Option<T>, String> {
+    match result {
+        Ok(found) => Ok(Some(found)),
+        Err(LoadError::Unknown(_)) => Ok(None),
+        Err(error) => Err(error.to_string()),
+    }
+}

@@ -1,0 +1,334 @@
+//! Owns the schedule: admits what the queue holds, starts workers, keeps the alarm.
+//!
+//! A worker takes one attempt after the other for its destination, over one connection while it
+//! lasts. All decisions about order and limits are the schedule's.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use postroad_queue::schedule::{Attempt, Finish, Job, Lane, Limits, Next, Schedule, Selector};
+use postroad_queue::{Item, Queue, QueueId, RecipientState, RetryPolicy, UnixMillis};
+use tokio::runtime::Handle;
+use tokio::sync::Notify;
+use tracing::{error, info};
+
+use super::active::ActiveItems;
+use super::attempt::Worker;
+use super::local::BlockingLimit;
+use super::pool::Pool;
+use crate::clock::{Clock, millis};
+use crate::config::Config;
+use crate::metrics::Metrics;
+use crate::route::{Resolver, Route, Router};
+use crate::tls::ClientTls;
+
+/// Messages read from the queue at a time when it is admitted as a whole.
+const ADMIT_BATCH: usize = 1000;
+/// How often idle connections and the age of messages are looked at.
+const SWEEP_PERIOD: Duration = Duration::from_secs(1);
+/// Blocking local deliveries at a time.
+const LOCAL_DELIVERIES_MAX: usize = 16;
+/// How soon an attempt that a fault of ours cut off is repeated.
+const FAULT_DELAY_MS: u64 = 60_000;
+
+/// What deliveries need; handles to rooms below.
+pub struct Parts {
+    /// Where mail waits.
+    pub queue: Queue,
+    /// Settings, rules and name resolution; swapped as one on reload.
+    pub routing: Routing,
+    /// Verifies next hops.
+    pub tls: ClientTls,
+    /// The time.
+    pub clock: Clock,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+}
+
+/// What follows from one configuration.
+pub struct Routing {
+    /// Settings.
+    pub config: Arc<Config>,
+    /// Rules.
+    pub router: Router,
+    /// Name resolution.
+    pub resolver: Resolver,
+    /// The delays between attempts of one message.
+    pub retry: RetryPolicy,
+}
+
+/// The way out. Clones are handles to the same one.
+#[derive(Clone)]
+pub struct Delivery(pub(super) Arc<Core>);
+
+pub(super) struct Core {
+    pub queue: Queue,
+    pub routing: ArcSwap<Routing>,
+    pub tls: ClientTls,
+    pub clock: Clock,
+    pub metrics: Arc<Metrics>,
+    pub active: ActiveItems,
+    pub pool: Pool,
+    pub local: BlockingLimit,
+    /// Messages before this id were there when the agent started: an earlier run may have delivered
+    /// them without recording so.
+    pub first_of_run: QueueId,
+    schedule: Mutex<Schedule>,
+    runtime: Handle,
+    /// When outcomes are told that waited to be told together with others.
+    owed: Mutex<BTreeSet<(UnixMillis, QueueId)>>,
+    alarm: Mutex<Option<UnixMillis>>,
+    alarm_changed: Notify,
+    worker_ended: Notify,
+    draining: AtomicBool,
+}
+
+impl Routing {
+    /// Takes what follows from a configuration.
+    pub fn new(config: Arc<Config>, resolver: Resolver) -> Routing {
+        let retry = RetryPolicy {
+            first_ms: millis(config.queue.retry_first),
+            factor: config.queue.retry_factor,
+            max_ms: millis(config.queue.retry_max),
+            ..RetryPolicy::MESSAGE
+        };
+        Routing { router: Router::new(&config), config, resolver, retry }
+    }
+
+    fn limits(&self) -> Limits {
+        Limits {
+            destination_concurrency_max: self.config.outbound.connections_per_destination,
+            total_concurrency_max: self.config.outbound.connections_max,
+            ..Limits::default()
+        }
+    }
+}
+
+impl Delivery {
+    /// Sets up delivery on the current runtime. New mail is taken from now on; what the queue holds
+    /// already is admitted by [`Delivery::run`].
+    pub fn new(parts: Parts) -> Delivery {
+        let schedule = Schedule::new(parts.routing.limits(), fastrand::u64(..));
+        let delivery = Delivery(Arc::new(Core {
+            active: ActiveItems::new(parts.queue.clone()),
+            first_of_run: QueueId::next(QueueId::from_u64(0), parts.clock.now()),
+            queue: parts.queue,
+            routing: ArcSwap::from_pointee(parts.routing),
+            tls: parts.tls,
+            clock: parts.clock,
+            metrics: parts.metrics,
+            pool: Pool::default(),
+            local: BlockingLimit::new(LOCAL_DELIVERIES_MAX),
+            schedule: Mutex::new(schedule),
+            runtime: Handle::current(),
+            owed: Mutex::default(),
+            alarm: Mutex::default(),
+            alarm_changed: Notify::new(),
+            worker_ended: Notify::new(),
+            draining: AtomicBool::new(false),
+        }));
+        let core = Arc::downgrade(&delivery.0);
+        delivery.0.queue.on_committed(Box::new(move |items| {
+            if let Some(core) = core.upgrade() {
+                core.admit(&items);
+                core.start_ready();
+            }
+        }));
+        delivery
+    }
+
+    /// Admits what the queue held at the start, then keeps the alarm and the sweeps. Never returns.
+    pub async fn run(&self) {
+        let core = self.0.clone();
+        // Reading the whole queue blocks; new mail flows meanwhile.
+        let admitted = tokio::task::spawn_blocking(move || core.admit_found()).await;
+        if let Err(fault) = admitted {
+            error!(%fault, "admitting the queue was cut off; restart the agent");
+        }
+        let mut sweep = super::sweep::Sweep::default();
+        loop {
+            let at = *lock(&self.0.alarm);
+            let wake = at.map_or(Instant::now() + SWEEP_PERIOD, |at| self.0.clock.instant(at));
+            let wake = wake.min(Instant::now() + SWEEP_PERIOD);
+            tokio::select! {
+                () = tokio::time::sleep_until(wake.into()) => {}
+                () = self.0.alarm_changed.notified() => continue,
+            }
+            self.0.start_ready();
+            sweep.run(&self.0).await;
+        }
+    }
+
+    /// Takes another configuration; all that waits is routed anew.
+    pub fn reload(&self, routing: Routing) {
+        let limits = routing.limits();
+        self.0.routing.store(Arc::new(routing));
+        {
+            let mut schedule = self.0.schedule();
+            schedule.set_limits(limits);
+            schedule.remove(Selector::All);
+        }
+        let core = self.0.clone();
+        tokio::task::spawn_blocking(move || core.admit_found());
+    }
+
+    /// Starts nothing any more and waits for the attempts in flight, at most `limit`; then closes
+    /// idle connections.
+    pub async fn drain(&self, limit: Duration) {
+        self.0.draining.store(true, Ordering::Release);
+        let idle = async {
+            while self.0.schedule().totals().in_flight > 0 {
+                let ended = self.0.worker_ended.notified();
+                let _ = tokio::time::timeout(Duration::from_millis(50), ended).await;
+            }
+        };
+        if tokio::time::timeout(limit, idle).await.is_err() {
+            info!(attempts = self.0.schedule().totals().in_flight, "attempts cut off at the end of the drain");
+        }
+        for connection in self.0.pool.expire(Duration::ZERO) {
+            connection.quit().await;
+        }
+    }
+}
+
+impl Core {
+    pub fn schedule(&self) -> MutexGuard<'_, Schedule> {
+        lock(&self.schedule)
+    }
+
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
+    }
+
+    /// Enters the jobs of messages: one for each destination with pending recipients.
+    pub fn admit(&self, items: &[Arc<Item>]) {
+        let routing = self.routing.load();
+        let jobs: Vec<Vec<Job>> = items.iter().map(|item| jobs(&routing.router, item)).collect();
+        let mut schedule = self.schedule();
+        for (item, jobs) in items.iter().zip(jobs) {
+            jobs.into_iter().for_each(|job| schedule.admit(job));
+            if item.state.held {
+                schedule.hold(Selector::Id(item.id));
+            }
+        }
+    }
+
+    /// Admits all that the queue holds, oldest first.
+    fn admit_found(self: &Arc<Core>) {
+        let mut after = None;
+        loop {
+            let ids = self.queue.ids(after, ADMIT_BATCH);
+            let Some(last) = ids.last() else { return };
+            after = Some(*last);
+            let items: Vec<Arc<Item>> = ids.into_iter().filter_map(|id| self.queue.load(id).ok()).collect();
+            self.admit(&items);
+            self.start_ready();
+        }
+    }
+
+    /// Starts every attempt that may start now.
+    pub fn start_ready(self: &Arc<Core>) {
+        if self.is_draining() {
+            return;
+        }
+        loop {
+            let next = self.schedule().poll(self.clock.now());
+            match next {
+                Next::Start(attempt) => drop(self.runtime.spawn(Worker::new(self.clone(), attempt).run())),
+                Next::Wake { at, .. } => return self.set_alarm(at),
+                Next::Idle => return,
+            }
+        }
+    }
+
+    /// Runs something beside the deliveries.
+    pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        drop(self.runtime.spawn(task));
+    }
+
+    fn set_alarm(&self, at: UnixMillis) {
+        let mut alarm = lock(&self.alarm);
+        let sooner = alarm.is_none_or(|old| at < old || old <= self.clock.now());
+        if sooner {
+            *alarm = Some(at);
+            self.alarm_changed.notify_one();
+        }
+    }
+
+    /// Gives an attempt back; returns the next one for a worker that keeps its connection.
+    pub fn finished(self: &Arc<Core>, attempt: Attempt, finish: Finish) -> Option<Attempt> {
+        let now = self.clock.now();
+        let destination = attempt.destination().clone();
+        let next = {
+            let mut schedule = self.schedule();
+            schedule.finished(attempt, finish, now);
+            if self.is_draining() { None } else { schedule.next_for(&destination, now) }
+        };
+        // What has finished may have made room for others.
+        self.start_ready();
+        next
+    }
+
+    /// Gives back an attempt that a fault of ours cut off.
+    pub fn cut_off(self: &Arc<Core>, attempt: Attempt) {
+        let due = self.clock.now().plus(FAULT_DELAY_MS);
+        self.schedule().finished(attempt, Finish::Requeue { due }, self.clock.now());
+    }
+
+    /// Remembers to look again at the notifications of a message.
+    pub fn remind(&self, at: UnixMillis, id: QueueId) {
+        lock(&self.owed).insert((at, id));
+    }
+
+    /// Returns the messages of which it is time to be reminded.
+    pub fn reminders(&self, now: UnixMillis) -> Vec<QueueId> {
+        let mut owed = lock(&self.owed);
+        let later = owed.split_off(&(now.plus(1), QueueId::from_u64(0)));
+        std::mem::replace(&mut *owed, later).into_iter().map(|(_, id)| id).collect()
+    }
+
+    pub fn worker_ended(&self) {
+        self.worker_ended.notify_waiters();
+    }
+}
+
+/// Returns one job for each destination that has pending recipients.
+fn jobs(router: &Router, item: &Item) -> Vec<Job> {
+    let lane = if item.envelope.reverse_path.mailbox().is_none() { Lane::Urgent } else { Lane::Normal };
+    let mut jobs: Vec<Job> = Vec::new();
+    for (recipient, state) in item.envelope.recipients().iter().zip(&item.state.recipients) {
+        let RecipientState::Pending { due, .. } = state else { continue };
+        let destination = key(&router.route(&recipient.forward_path));
+        match jobs.iter_mut().find(|job| job.destination == destination) {
+            Some(job) => job.due = job.due.min(*due),
+            None => jobs.push(Job { id: item.id, destination, due: *due, lane }),
+        }
+    }
+    if jobs.is_empty() {
+        // Nothing pending but not retired: a notification is still owed. Any attempt settles it.
+        let due = UnixMillis(0);
+        jobs.push(Job { id: item.id, destination: refused_key(), due, lane });
+    }
+    jobs
+}
+
+/// Returns what attempts for a route are grouped by.
+pub(super) fn key(route: &Route) -> Arc<str> {
+    match route {
+        Route::Local(hop) => hop.key().clone(),
+        Route::Smtp(hop) => hop.key().clone(),
+        Route::Refused(_) => refused_key(),
+    }
+}
+
+/// The destination of what goes nowhere: attempts there settle without a connection.
+fn refused_key() -> Arc<str> {
+    Arc::from("none:")
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().expect("nothing panics while it holds a lock of the dispatcher")
+}

@@ -1,0 +1,108 @@
+//! Tells senders what became of their mail: composes notifications and commits them to the queue
+//! by the same door as all mail.
+//!
+//! A notification is on stable storage before its recipients are marked as notified, so a crash
+//! may repeat one and never loses one.
+
+use std::io;
+use std::sync::Arc;
+
+use postroad_queue::{Item, Origin, QueueId};
+use tokio::sync::oneshot;
+use tracing::{info, warn};
+
+use super::attempt::record;
+use super::dispatcher::{Core, Routing};
+use crate::clock::millis;
+use crate::dsn::{self, Composed, Kind, Notification};
+use crate::metrics::DsnKind;
+use crate::route::Route;
+
+/// Sends every notification that is due for a message and records that it was sent.
+///
+/// # Errors
+/// Says why one cannot be committed or recorded; it is tried again with the next attempt.
+pub async fn send_due(core: &Arc<Core>, current: &mut Arc<Item>, routing: &Routing) -> Result<(), String> {
+    let policy =
+        dsn::Policy { delay_notice_ms: routing.config.queue.delay_notice.map(millis), ..dsn::Policy::default() };
+    let now = core.clock.now();
+    let is_final = |path: &_| matches!(routing.router.route(path), Route::Local(_));
+    let due = dsn::due_notifications(current, now, &policy, is_final);
+    if let Some(at) = due.next.filter(|_| owes(current)) {
+        core.remind(at, current.id);
+    }
+    if due.notifications.is_empty() && due.silent.is_empty() {
+        return Ok(());
+    }
+    let mut item = (**current).clone();
+    for notification in &due.notifications {
+        let front = front(core, &item, notification.kind, &policy).map_err(|error| error.to_string())?;
+        let hostname = &routing.config.hostname;
+        if let Some(composed) = dsn::compose(&item, notification, hostname, &policy, &front, now) {
+            let id = commit(core, composed, routing).await?;
+            say(core, &item, notification, id);
+        }
+        notification.mark(&mut item.state);
+    }
+    due.mark_silent(&mut item.state);
+    record(core, &item).await?;
+    *current = Arc::new(item);
+    Ok(())
+}
+
+/// Returns whether some outcome waits to be told together with others.
+fn owes(item: &Item) -> bool {
+    use postroad_queue::RecipientState::{Delivered, Failed};
+    let waits = |state: &_| matches!(state, Delivered { notified: false, .. } | Failed { notified: false, .. });
+    item.state.recipients.iter().any(waits)
+}
+
+/// Reads as much of the message as goes back to its sender.
+fn front(core: &Core, item: &Item, kind: Kind, policy: &dsn::Policy) -> io::Result<Vec<u8>> {
+    let mut content = match core.queue.content(item.id) {
+        Ok(content) => content,
+        Err(error) => {
+            // The sender is to hear of the failure even when the message itself cannot be read.
+            warn!(queue_id = %item.id, %error, "the notification goes without the message");
+            return Ok(Vec::new());
+        }
+    };
+    let wanted = dsn::octets_wanted(item, kind, policy);
+    let mut front = vec![0; usize::try_from(wanted).unwrap_or(usize::MAX)];
+    let mut have = 0;
+    while have < front.len() {
+        match content.read_at(have as u64, &mut front[have..])? {
+            0 => break,
+            n => have += n,
+        }
+    }
+    front.truncate(have);
+    Ok(front)
+}
+
+async fn commit(core: &Core, composed: Composed, routing: &Routing) -> Result<QueueId, String> {
+    let now = core.clock.now();
+    let mut draft = core.queue.draft(now).map_err(|error| error.to_string())?;
+    draft.append(&composed.content).map_err(|error| error.to_string())?;
+    let origin = Origin { protocol: "dsn".into(), ..Origin::default() };
+    let expires = now.plus(millis(routing.config.queue.expire));
+    let (tell, told) = oneshot::channel();
+    let done = Box::new(move |result| drop(tell.send(result)));
+    draft.commit(composed.envelope, origin, expires, now, done);
+    match told.await {
+        Ok(Ok(committed)) => Ok(committed.id()),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err("the queue is stopping".to_owned()),
+    }
+}
+
+fn say(core: &Core, item: &Item, notification: &Notification, id: QueueId) {
+    let (kind, label) = match notification.kind {
+        Kind::Failure => ("failure", DsnKind::Failure),
+        Kind::Delay => ("delay", DsnKind::Delay),
+        Kind::Success => ("success", DsnKind::Success),
+    };
+    let (recipients, to) = (notification.notices.len(), &item.envelope.reverse_path);
+    info!(queue_id = %item.id, notification = %id, kind, recipients, %to, "sender notified");
+    core.metrics.count_notification(label);
+}

@@ -1,0 +1,79 @@
+//! Connections between transactions, kept for the next message to the same destination.
+//!
+//! Each is kept for a limited time; of one destination and in all there is a limit. A connection
+//! that the peer has closed, or on which it speaks unasked, is never handed out.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use super::transport::Connection;
+
+/// Idle connections kept to one destination, at most.
+const KEPT_PER_DESTINATION_MAX: usize = 20;
+/// Idle connections kept in all, at most.
+const KEPT_MAX: usize = 200;
+
+/// The idle connections.
+#[derive(Default)]
+pub struct Pool {
+    kept: Mutex<Kept>,
+}
+
+#[derive(Default)]
+struct Kept {
+    total: usize,
+    by_destination: HashMap<Arc<str>, Vec<Idle>>,
+}
+
+struct Idle {
+    connection: Connection,
+    since: Instant,
+}
+
+impl Pool {
+    /// Takes the connection used last for this destination, if a usable one is kept.
+    pub fn take(&self, destination: &str) -> Option<Connection> {
+        let mut kept = self.lock();
+        loop {
+            let idle = kept.by_destination.get_mut(destination)?.pop()?;
+            kept.total -= 1;
+            if idle.connection.is_quiet() {
+                return Some(idle.connection);
+            }
+        }
+    }
+
+    /// Keeps a connection; gives it back when there are enough.
+    pub fn put(&self, destination: &Arc<str>, connection: Connection) -> Option<Connection> {
+        let mut kept = self.lock();
+        if kept.total >= KEPT_MAX {
+            return Some(connection);
+        }
+        let of_destination = kept.by_destination.entry(destination.clone()).or_default();
+        if of_destination.len() >= KEPT_PER_DESTINATION_MAX {
+            return Some(connection);
+        }
+        of_destination.push(Idle { connection, since: Instant::now() });
+        kept.total += 1;
+        None
+    }
+
+    /// Takes out every connection that has been idle for `limit`, for the caller to close.
+    pub fn expire(&self, limit: Duration) -> Vec<Connection> {
+        let mut expired = Vec::new();
+        let mut kept = self.lock();
+        kept.by_destination.retain(|_, idle| {
+            // The oldest are in front: `put` and `take` work at the other end.
+            let old = idle.iter().take_while(|one| one.since.elapsed() >= limit).count();
+            expired.extend(idle.drain(..old).map(|one| one.connection));
+            !idle.is_empty()
+        });
+        kept.total -= expired.len();
+        expired
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Kept> {
+        self.kept.lock().expect("nothing panics while it holds the pool")
+    }
+}

@@ -1,0 +1,273 @@
+//! Delivery to other hosts: hops in their order, one kept connection per worker, transactions of a
+//! bounded number of recipients.
+
+use std::sync::Arc;
+
+use postroad_queue::{ContentReader, LoadError, Report};
+use postroad_smtp::client::{self, Answer, Protocol, TlsNeed, Transaction};
+use postroad_smtp::{Reply, Severity, Status};
+use tracing::{debug, warn};
+
+use super::attempt::{Ended, Task};
+use super::dispatcher::{Core, Routing};
+use super::outcome::Outcome;
+use super::transport::{Connection, OpenError, Target, credentials};
+use crate::config::TlsUse;
+use crate::metrics::Direction;
+use crate::net::Address;
+use crate::route::{Hop, NextHop};
+
+/// Recipients of one transaction, at most: what every host has to take (RFC 5321 §4.5.3.1.8).
+const RECIPIENTS_PER_TRANSACTION_MAX: usize = 100;
+/// Transactions of one connection, at most: a host behind a balancer gets a chance to move us.
+const TRANSACTIONS_PER_CONNECTION_MAX: u32 = 1000;
+
+/// A worker's way to its destination: the connection it holds, if any.
+pub struct Lane {
+    destination: Arc<str>,
+    connection: Option<Connection>,
+}
+
+/// What became of a task: outcomes by place, and how the destination behaved.
+pub type Result = (Vec<(usize, Outcome)>, Ended);
+
+impl Lane {
+    /// A way to a destination, without a connection yet.
+    pub fn new(destination: Arc<str>) -> Lane {
+        Lane { destination, connection: None }
+    }
+
+    /// Keeps the connection for the next worker, or closes it.
+    pub async fn end(self, core: &Core) {
+        let Some(connection) = self.connection else { return };
+        let surplus = match connection.failure() {
+            None if !core.is_draining() => core.pool.put(&self.destination, connection),
+            _ => Some(connection),
+        };
+        if let Some(connection) = surplus {
+            connection.quit().await;
+        }
+    }
+
+    /// Tries to deliver to a next hop.
+    pub async fn deliver(&mut self, core: &Core, task: &Task<'_>, next_hop: &NextHop) -> Result {
+        if let Some(result) = self.over_kept(core, task).await {
+            return result;
+        }
+        let targets = match task.routing.resolver.hops(next_hop).await {
+            Ok(hops) => hops.iter().map(|hop| target(core, task.routing, hop)).collect(),
+            Err(error) => return refused(core, task, None, Reply::from(&error)),
+        };
+        match targets {
+            Ok(targets) => self.over_new(core, task, targets).await,
+            Err(reply) => refused(core, task, None, reply),
+        }
+    }
+
+    /// Tries to deliver to one of these hosts.
+    pub async fn deliver_to(&mut self, core: &Core, task: &Task<'_>, targets: Vec<Target>) -> Result {
+        match self.over_kept(core, task).await {
+            Some(result) => result,
+            None => self.over_new(core, task, targets).await,
+        }
+    }
+
+    async fn over_new(&mut self, core: &Core, task: &Task<'_>, targets: Vec<Target>) -> Result {
+        match dial(core, targets).await {
+            Ok(connection) => self.send_all(core, task, connection).await,
+            Err((remote, reply)) => refused(core, task, Some(remote), reply),
+        }
+    }
+
+    /// Returns an open connection: this worker's own or one that another left.
+    fn kept(&mut self, core: &Core) -> Option<Connection> {
+        let own = self.connection.take().filter(Connection::is_quiet);
+        own.or_else(|| core.pool.take(&self.destination))
+    }
+
+    /// Sends over a connection that was used before. `None` when it turns out to be closed: that
+    /// says nothing about the message, so a fresh one is tried at once.
+    async fn over_kept(&mut self, core: &Core, task: &Task<'_>) -> Option<Result> {
+        let connection = self.kept(core)?;
+        let (outcomes, ended) = self.send_all(core, task, connection).await;
+        let nothing_came = matches!(ended, Ended::Throttled(_))
+            && outcomes.iter().all(|(_, outcome)| {
+                matches!(outcome, Outcome::Deferred(report) if report.reply.status == Some(Status::new(4, 4, 2)))
+            });
+        if nothing_came && self.connection.is_none() {
+            debug!(queue_id = %task.item.id, "a kept connection was closed; connecting anew");
+            return None;
+        }
+        Some((outcomes, ended))
+    }
+
+    /// Sends to all recipients of the task, so many in each transaction.
+    async fn send_all(&mut self, core: &Core, task: &Task<'_>, mut connection: Connection) -> Result {
+        let mut outcomes = Vec::with_capacity(task.places.len());
+        let mut ended = Ended::Answered;
+        for places in task.places.chunks(RECIPIENTS_PER_TRANSACTION_MAX) {
+            let content = match core.queue.content(task.item.id) {
+                Ok(content) => content,
+                Err(error) => {
+                    let report = Report { at: core.clock.now(), remote: None, reply: unreadable(task, &error) };
+                    outcomes.extend(places.iter().map(|place| (*place, Outcome::Deferred(report.clone()))));
+                    continue;
+                }
+            };
+            let answers = connection.send(transaction(task, places, &content), content).await;
+            let remote = connection.remote();
+            if !connection.is_secure() {
+                core.metrics.count_plaintext(Direction::Out);
+            }
+            outcomes.extend(places.iter().zip(answers).map(|(place, answer)| {
+                let report =
+                    Report { at: core.clock.now(), remote: Some(remote.clone()), reply: answer.reply().clone() };
+                (*place, outcome(answer, report, connection.carries_notify()))
+            }));
+            if let Some(failure) = connection.failure() {
+                ended = Ended::Throttled(failure.to_string().into());
+                break;
+            }
+        }
+        if outcomes.len() < task.places.len() {
+            // Untried recipients wait for the next attempt, which comes with the others'.
+            let reply = Reply::of(451, Some(Status::new(4, 4, 2)), "The session ended before this recipient's turn");
+            let report = Report { at: core.clock.now(), remote: None, reply };
+            let untried = &task.places[outcomes.len()..];
+            outcomes.extend(untried.iter().map(|place| (*place, Outcome::Deferred(report.clone()))));
+        }
+        self.keep(connection).await;
+        (outcomes, ended)
+    }
+
+    async fn keep(&mut self, connection: Connection) {
+        match connection.failure() {
+            Some(_) => connection.quit().await,
+            None if connection.transactions() >= TRANSACTIONS_PER_CONNECTION_MAX => connection.quit().await,
+            None => self.connection = Some(connection),
+        }
+    }
+}
+
+fn transaction(task: &Task<'_>, places: &[usize], content: &ContentReader) -> Transaction {
+    let envelope = &task.item.envelope;
+    Transaction {
+        reverse_path: envelope.reverse_path.clone(),
+        params: envelope.params.clone(),
+        recipients: places.iter().map(|place| envelope.recipients()[*place].clone()).collect(),
+        content_octets: content.octets(),
+        needs_smtputf8: envelope.params.smtputf8,
+    }
+}
+
+fn outcome(answer: Answer, report: Report, carries_notify: bool) -> Outcome {
+    match answer {
+        Answer::Accepted(_) => Outcome::Delivered { report, carries_notify },
+        Answer::Transient(_) | Answer::Unknown(_) => Outcome::Deferred(report),
+        Answer::Permanent(_) => Outcome::Failed(report),
+    }
+}
+
+/// Says that the content cannot be read.
+pub fn unreadable(task: &Task<'_>, error: &LoadError) -> Reply {
+    warn!(queue_id = %task.item.id, %error, "cannot read the content");
+    Reply::of(451, Some(Status::new(4, 3, 0)), "").with_text(&error.to_string())
+}
+
+/// No host of the destination could be used. A reply of our own may be permanent: there is no such
+/// domain, or it takes no mail.
+fn refused(core: &Core, task: &Task<'_>, remote: Option<Box<str>>, reply: Reply) -> Result {
+    let said: Arc<str> = reply.to_string().into();
+    let permanent = reply.severity() == Severity::Permanent;
+    let report = Report { at: core.clock.now(), remote, reply };
+    if permanent {
+        return (task.all(&Outcome::Failed(report)), Ended::Answered);
+    }
+    (task.all(&Outcome::Deferred(report)), Ended::Unreachable(said))
+}
+
+/// Connects to the first host that takes a session. One that greets with 5yz takes no mail now:
+/// another may, and the message waits for one (RFC 5321 §5.1).
+async fn dial(core: &Core, targets: Vec<Target>) -> std::result::Result<Connection, (Box<str>, Reply)> {
+    let mut refusal = None;
+    for target in targets {
+        let (name, address) = (target.name.clone(), target.address.clone());
+        match Connection::open(Arc::new(target)).await {
+            Ok(connection) => return Ok(connection),
+            Err(error) => {
+                debug!(host = %name, %address, %error, "no session");
+                core.metrics.connections_failed.inc();
+                // Of several, what a host said tells more than that another did not answer.
+                if refusal.is_none() || matches!(error, OpenError::Session(_)) {
+                    refusal = Some((format!("{name} [{address}]").into(), transient(error.reply())));
+                }
+            }
+        }
+    }
+    Err(refusal.expect("a destination has at least one address to try"))
+}
+
+fn transient(reply: Reply) -> Reply {
+    match reply.severity() {
+        Severity::Permanent => {
+            let text = format!("The host takes no mail now: {reply}");
+            Reply::of(451, Some(Status::new(4, 4, 1)), "").with_text(&text)
+        }
+        _ => reply,
+    }
+}
+
+fn target(core: &Core, routing: &Routing, hop: &Hop) -> std::result::Result<Target, Reply> {
+    let timeouts = &routing.config.timeouts;
+    let auth = match &hop.credentials {
+        None => None,
+        Some(login) => {
+            Some(read_password(login).map_err(|why| Reply::of(451, Some(Status::new(4, 3, 5)), "").with_text(&why))?)
+        }
+    };
+    let connector = match hop.tls {
+        TlsUse::Verify => core.tls.trusted_certificate(),
+        _ => core.tls.any_certificate(),
+    };
+    Ok(Target {
+        name: hop.name.clone(),
+        address: Address::Tcp(hop.addr),
+        session: client::Config {
+            helo: routing.config.helo().as_str().into(),
+            protocol: Protocol::Smtp,
+            tls: match hop.tls {
+                TlsUse::Never => TlsNeed::Never,
+                TlsUse::Opportunistic => TlsNeed::Opportunistic,
+                TlsUse::Required | TlsUse::Verify => TlsNeed::Required,
+            },
+            auth,
+            timeouts: session_timeouts(timeouts),
+        },
+        implicit_tls: hop.implicit_tls,
+        tls: connector.clone(),
+        connect_limit: timeouts.connect,
+    })
+}
+
+/// The client's limits out of the configuration.
+pub fn session_timeouts(timeouts: &crate::config::Timeouts) -> client::Timeouts {
+    client::Timeouts {
+        greeting: timeouts.reply,
+        command: timeouts.reply,
+        data: timeouts.data_start,
+        block: timeouts.data,
+        final_reply: timeouts.data_end,
+        ..client::Timeouts::default()
+    }
+}
+
+/// Reads the password of a route, each time, so that changing it needs no restart.
+fn read_password(
+    login: &crate::config::RouteCredentials,
+) -> std::result::Result<postroad_smtp::sasl::Credentials, String> {
+    let path = login.password_file.display();
+    let text = std::fs::read_to_string(&login.password_file)
+        .map_err(|error| format!("the route's password_file {path} cannot be read: {error}"))?;
+    let password = text.lines().next().unwrap_or_default();
+    credentials(&login.user, password).map_err(|error| format!("the login in {path} is not usable: {error}"))
+}

@@ -1,6 +1,7 @@
 //! The agent: every socket, task, clock and setting of Postroad.
 
 pub mod admin;
+pub mod agent;
 pub mod cli;
 pub mod clock;
 pub mod config;

@@ -11,6 +11,7 @@ mod docs;
 mod explain;
 mod output;
 mod queue;
+mod run;
 mod send;
 mod user;
 
@@ -38,6 +39,7 @@ pub mod exit {
 
 const EXAMPLES: &str = "\
 Examples:
+  postroad run                                Serve mail in the foreground
   postroad check                              Is the configuration right, and what does it mean?
   postroad user add app --address app@example.org
   postroad queue list                         What waits, and why?
@@ -69,6 +71,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Run(run::Args),
     Check(check::Args),
     Explain(explain::Args),
     User(user::Args),
@@ -82,6 +85,7 @@ enum Command {
 
 fn dispatch(command: Command, context: &mut Context) -> Result<(), Failure> {
     match command {
+        Command::Run(args) => run::run(args, context),
         Command::Check(args) => check::run(args, context),
         Command::Explain(args) => explain::run(args, context),
         Command::User(args) => user::run(args, context),

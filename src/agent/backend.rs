@@ -1,0 +1,105 @@
+//! The agent as the control socket sees it.
+
+use std::sync::Arc;
+
+use postroad_queue::schedule::{DestinationStats, Standing};
+use postroad_queue::{QueueId, UnixMillis};
+
+use super::Agent;
+use crate::admin::view::{StatusView, Time, TotalsView};
+use crate::admin::{Action, AdminBackend, Entry, Failure, Target};
+
+/// Answers the control socket.
+pub struct Backend(pub Arc<Agent>);
+
+impl AdminBackend for Backend {
+    fn now(&self) -> UnixMillis {
+        self.0.context.clock.now()
+    }
+
+    fn len(&self) -> usize {
+        self.0.queue.len()
+    }
+
+    fn ids(&self, after: Option<QueueId>, limit: usize) -> Vec<QueueId> {
+        self.0.queue.ids(after, limit)
+    }
+
+    fn entry(&self, id: QueueId) -> Option<Entry> {
+        let (item, destinations) = self.0.delivery.entry(id).ok()?;
+        Some(Entry { item, destinations })
+    }
+
+    async fn standings(&self, id: QueueId) -> Vec<Standing> {
+        self.0.delivery.standings(id)
+    }
+
+    async fn destinations(&self) -> Vec<DestinationStats> {
+        self.0.delivery.destinations()
+    }
+
+    async fn totals(&self) -> TotalsView {
+        self.totals_now()
+    }
+
+    async fn status(&self) -> StatusView {
+        let agent = &self.0;
+        let draining = *agent.context.drain.borrow();
+        let state = match (agent.queue.poisoned(), draining) {
+            (Some(_), _) => "stopped",
+            (None, true) => "draining",
+            (None, false) => "serving",
+        };
+        StatusView {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            hostname: agent.config.load().hostname.to_string(),
+            state: state.to_owned(),
+            since: Some(Time(agent.started)),
+            sessions: u64::from(agent.context.policy.session_count()),
+            listeners: agent.listeners.clone(),
+            config: agent.path.as_ref().map(|path| path.display().to_string()).unwrap_or_default(),
+            queue: self.totals_now(),
+        }
+    }
+
+    async fn act(&self, action: Action, targets: Vec<Target>) -> Vec<Result<bool, String>> {
+        let mut running = Vec::with_capacity(targets.len());
+        for target in targets {
+            let delivery = self.0.delivery.clone();
+            // Side by side, so that their records share a sync.
+            running.push(tokio::spawn(async move {
+                match action {
+                    Action::Hold => delivery.hold(target.id).await,
+                    Action::Release => delivery.release(target.id).await,
+                    Action::Retry => Ok(delivery.retry(target.id)),
+                    Action::Remove => delivery.remove(target.id, &target.recipients).await,
+                    Action::Bounce => delivery.bounce(target.id, &target.recipients).await,
+                }
+            }));
+        }
+        let mut results = Vec::with_capacity(running.len());
+        for one in running {
+            results.push(one.await.unwrap_or_else(|fault| Err(fault.to_string())));
+        }
+        results
+    }
+
+    async fn reload(&self) -> Result<String, Failure> {
+        self.0.reload().await
+    }
+}
+
+impl Backend {
+    fn totals_now(&self) -> TotalsView {
+        let totals = self.0.delivery.totals();
+        TotalsView {
+            messages: self.0.queue.len() as u64,
+            content_octets: self.0.queue.content_octets(),
+            disk_octets: self.0.queue.disk_octets(),
+            jobs: totals.jobs as u64,
+            in_flight: totals.in_flight as u64,
+            held: totals.is_held,
+        }
+    }
+}

@@ -1,0 +1,288 @@
+//! The composition root: builds every room from the configuration, starts and drains them in order.
+//!
+//! It alone knows all rooms; no room names it. Order of a start: queue, delivery, control socket,
+//! listeners, readiness. Order of a drain: listeners and sessions, attempts, committer.
+
+mod backend;
+mod reload;
+mod signals;
+
+use std::fs::DirBuilder;
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use postroad_queue::{Committer, OpenError, Options, OsFs, Queue, RecoveryReport, UnixMillis};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tracing::{error, info, warn};
+
+use crate::admin::{BindError, ControlSocket};
+use crate::clock::Clock;
+use crate::config::{Config, LogFormat, LogLevel, Service};
+use crate::deliver::{Delivery, Parts, Routing};
+use crate::listen::{Context, Listener, SessionNames};
+use crate::metrics::{self, Metrics};
+use crate::policy::Policy;
+use crate::route::{Resolver, ResolverError};
+use crate::systemd;
+use crate::telemetry::{self, Format, LogError, Logs};
+use crate::tls::{ClientTls, Identity, ServerTls, TlsError};
+use backend::Backend;
+use signals::{Signal, Signals};
+
+/// Why the agent does not start. Each text names the thing, the place and the remedy.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The log cannot be set up.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// The state directory cannot be made.
+    #[error("cannot make the state directory {}: {source}; make it, or set state_dir to one that this user may write", path.display())]
+    StateDir {
+        /// The directory.
+        path: PathBuf,
+        /// What the operating system says.
+        source: io::Error,
+    },
+    /// The queue cannot be opened.
+    #[error("cannot open the queue: {0}")]
+    Queue(#[from] OpenError),
+    /// There is no certificate.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// There is no name resolution.
+    #[error(transparent)]
+    Resolver(#[from] ResolverError),
+    /// A listener cannot be bound.
+    #[error("cannot listen on {address} ({service}): {source}{remedy}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What it is for.
+        service: &'static str,
+        /// What the operating system says.
+        source: io::Error,
+        /// What to do about it.
+        remedy: &'static str,
+    },
+    /// The control socket cannot be made.
+    #[error(transparent)]
+    Control(#[from] BindError),
+    /// The operating system refuses a thread, a signal handler or the like.
+    #[error("cannot start {what}: {source}")]
+    System {
+        /// What.
+        what: &'static str,
+        /// What the operating system says.
+        source: io::Error,
+    },
+}
+
+/// Everything that runs, and what a reload changes.
+pub(crate) struct Agent {
+    path: Option<PathBuf>,
+    started: UnixMillis,
+    config: Arc<ArcSwap<Config>>,
+    context: Arc<Context>,
+    delivery: Delivery,
+    queue: Queue,
+    logs: Logs,
+    listeners: Vec<String>,
+}
+
+/// Runs the agent until it is told to stop. `path` is the file that a reload reads again; none when
+/// there is no file.
+///
+/// # Errors
+/// Why it cannot start. Once it serves, it ends without an error.
+pub async fn run(config: Config, path: Option<PathBuf>) -> Result<(), StartError> {
+    let mut signals = Signals::new().map_err(|source| StartError::System { what: "signal handlers", source })?;
+    let logs = telemetry::start(log_format(config.log.format), log_level(config.log.level))?;
+    let config = Arc::new(config);
+    let clock = Clock::start();
+    make_state_dir(&config.state_dir)?;
+    let (queue, committer) = open_queue(&config)?;
+    let metrics = Arc::new(Metrics::new());
+    let delivery = Delivery::new(Parts {
+        queue: queue.clone(),
+        routing: Routing::new(config.clone(), Resolver::new(&config)?),
+        tls: ClientTls::new(),
+        clock,
+        metrics: metrics.clone(),
+    });
+    let current = Arc::new(ArcSwap::from(config.clone()));
+    let context = Arc::new(Context {
+        config: current.clone(),
+        policy: Arc::new(Policy::new(config.clone())),
+        queue: queue.clone(),
+        tls: ServerTls::load(&identity(&config))?,
+        clock,
+        metrics: metrics.clone(),
+        drain: watch::Sender::new(false),
+        names: SessionNames::new(clock.now()),
+    });
+    let control = ControlSocket::bind(&config.control.socket)?;
+    let listeners = bind_all(&config)?;
+    let metrics_socket = bind_metrics(&config).await?;
+    let agent = Arc::new(Agent {
+        path,
+        started: clock.now(),
+        config: current,
+        context: context.clone(),
+        delivery: delivery.clone(),
+        queue: queue.clone(),
+        logs,
+        listeners: describe(&listeners),
+    });
+
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move { delivery.run().await });
+    tasks.spawn(control.serve(Arc::new(Backend(agent.clone()))));
+    if let Some(socket) = metrics_socket {
+        let gauges = agent.clone();
+        tasks.spawn(metrics::serve(socket, metrics, Arc::new(move |metrics| gauges.set_gauges(metrics))));
+    }
+    let watched = queue.clone();
+    tasks.spawn(async move { systemd::watchdog(|| watched.poisoned().is_none()).await });
+    let mut sessions = JoinSet::new();
+    for (_, listener) in listeners {
+        sessions.spawn(listener.serve(context.clone()));
+    }
+    agent.say_ready();
+    while signals.next().await == Signal::Reload {
+        // What came of it is in the log.
+        let _ = agent.reload().await;
+    }
+    agent.drain(sessions).await;
+    tasks.shutdown().await;
+    committer.stop();
+    info!("stopped");
+    Ok(())
+}
+
+impl Agent {
+    fn say_ready(&self) {
+        let config = self.config.load();
+        for warning in &config.warnings {
+            warn!("{warning}");
+        }
+        let listeners = self.listeners.join(", ");
+        info!(hostname = %config.hostname, listeners, queued = self.queue.len(), "ready");
+        systemd::ready(&format!("listening on {listeners}"));
+    }
+
+    async fn drain(&self, mut sessions: JoinSet<()>) {
+        let limit = self.config.load().timeouts.drain;
+        info!(limit_s = limit.as_secs(), "draining");
+        systemd::stopping("draining");
+        self.context.drain.send_replace(true);
+        let ended = async { while sessions.join_next().await.is_some() {} };
+        if timeout(limit, ended).await.is_err() {
+            warn!("sessions cut off at the end of the drain");
+        }
+        sessions.shutdown().await;
+        self.delivery.drain(limit).await;
+    }
+
+    fn set_gauges(&self, metrics: &Metrics) {
+        let destinations = self.delivery.destinations();
+        let deferred: usize = destinations.iter().map(|one| one.deferred.iter().sum::<usize>()).sum();
+        let held: usize = destinations.iter().map(|one| one.held).sum();
+        metrics.queue_messages.set(gauge(self.queue.len() as u64));
+        metrics.queue_deferred.set(gauge(deferred as u64));
+        metrics.queue_held.set(gauge(held as u64));
+        metrics.queue_octets.set(gauge(self.queue.content_octets()));
+        metrics.queue_disk_octets.set(gauge(self.queue.disk_octets()));
+        metrics.queue_stopped.set(i64::from(self.queue.poisoned().is_some()));
+    }
+}
+
+fn gauge(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+fn log_format(format: LogFormat) -> Format {
+    match format {
+        LogFormat::Text => Format::Text,
+        LogFormat::Json => Format::Json,
+    }
+}
+
+fn log_level(level: LogLevel) -> &'static str {
+    match level {
+        LogLevel::Error => "error",
+        LogLevel::Warn => "warn",
+        LogLevel::Info => "info",
+        LogLevel::Debug => "debug",
+        LogLevel::Trace => "trace",
+    }
+}
+
+fn make_state_dir(path: &Path) -> Result<(), StartError> {
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
+    made.map_err(|source| StartError::StateDir { path: path.to_owned(), source })
+}
+
+fn open_queue(config: &Config) -> Result<(Queue, Committer), StartError> {
+    let options = Options { reserve_octets: config.queue.reserve_octets, ..Options::default() };
+    let fs = OsFs::open(&config.state_dir.join("queue"))?;
+    let (queue, report) = Queue::open(Arc::new(fs), options)?;
+    log_recovery(&report);
+    let committer = queue.start().map_err(|source| StartError::System { what: "the committer thread", source })?;
+    Ok((queue, committer))
+}
+
+fn log_recovery(report: &RecoveryReport) {
+    info!(messages = report.messages, "queue opened");
+    for damage in &report.damage {
+        error!(%damage, "the queue was damaged");
+    }
+}
+
+/// Returns where the certificate of a configuration comes from.
+fn identity(config: &Config) -> Identity {
+    match &config.tls.files {
+        Some(files) => Identity::Files { certificate: files.certificate.clone(), key: files.key.clone() },
+        None => Identity::SelfSigned { dir: config.state_dir.join("tls"), hostname: config.hostname.clone() },
+    }
+}
+
+fn bind_all(config: &Config) -> Result<Vec<(Service, Listener)>, StartError> {
+    let bind = |(service, address): (Service, SocketAddr)| {
+        let bound =
+            Listener::bind(address, service).map_err(|source| listen_error(address, service.as_str(), source))?;
+        Ok((service, bound))
+    };
+    config.listen.all().map(bind).collect()
+}
+
+async fn bind_metrics(config: &Config) -> Result<Option<TcpListener>, StartError> {
+    let Some(address) = config.metrics.listen else { return Ok(None) };
+    let bound = TcpListener::bind(address).await;
+    bound.map(Some).map_err(|source| listen_error(address, "metrics", source))
+}
+
+fn listen_error(address: SocketAddr, service: &'static str, source: io::Error) -> StartError {
+    let remedy = match source.kind() {
+        io::ErrorKind::AddrInUse => "; stop what listens there, or choose another port under [listen]",
+        io::ErrorKind::PermissionDenied => {
+            "; ports below 1024 need root or CAP_NET_BIND_SERVICE: see deploy/postroad.service"
+        }
+        io::ErrorKind::AddrNotAvailable => "; no interface of this host has that address",
+        _ => "",
+    };
+    StartError::Listen { address, service, source, remedy }
+}
+
+fn describe(listeners: &[(Service, Listener)]) -> Vec<String> {
+    let each = listeners.iter().filter_map(|(service, listener)| {
+        listener.address().ok().map(|address| format!("{} {address}", service.as_str()))
+    });
+    each.collect()
+}

@@ -1,0 +1,61 @@
+//! Another configuration under running sessions. A bad file changes nothing at all.
+
+use std::sync::Arc;
+
+use tracing::{error, info, warn};
+
+use super::{Agent, identity, log_level};
+use crate::admin::Failure;
+use crate::config::Config;
+use crate::deliver::Routing;
+use crate::route::Resolver;
+use crate::systemd;
+
+impl Agent {
+    /// Reads the configuration again and uses it if it is valid; says what was done.
+    ///
+    /// # Errors
+    /// What is wrong with the file; the old configuration stays.
+    pub async fn reload(&self) -> Result<String, Failure> {
+        systemd::reloading();
+        let result = self.take_new().await;
+        match &result {
+            Ok(text) => info!("{text}"),
+            Err(failure) => error!(remedy = failure.remedy, "not reloaded, the old configuration stays: {failure}"),
+        }
+        systemd::ready("serving");
+        result
+    }
+
+    async fn take_new(&self) -> Result<String, Failure> {
+        let Some(path) = self.path.clone() else {
+            return Err(Failure::new("this agent runs without a configuration file", "start it with --config FILE"));
+        };
+        let read = tokio::task::spawn_blocking(move || Config::load(&path)).await;
+        let config = match read {
+            Ok(Ok(config)) => Arc::new(config),
+            Ok(Err(errors)) => return Err(Failure::new(errors.to_string(), "run `postroad check`, mend it, reload")),
+            Err(fault) => return Err(Failure::new(fault.to_string(), "")),
+        };
+        let resolver = Resolver::new(&config).map_err(|error| Failure::new(error.to_string(), ""))?;
+        self.context
+            .tls
+            .reload(&identity(&config))
+            .map_err(|error| Failure::new(error.to_string(), "the old certificate stays in use"))?;
+        let old = self.config.load_full();
+        let restart = config.changes_needing_restart(&old);
+        if !restart.is_empty() {
+            warn!(keys = restart.join(", "), "changed, but needs a restart of the agent to take effect");
+        }
+        if let Err(error) = self.logs.set_level(log_level(config.log.level)) {
+            warn!(%error, "the log level stays");
+        }
+        self.context.policy.reload(config.clone());
+        self.delivery.reload(Routing::new(config.clone(), resolver));
+        self.config.store(config);
+        match restart.is_empty() {
+            true => Ok("configuration reloaded".to_owned()),
+            false => Ok(format!("configuration reloaded; a restart is needed for: {}", restart.join(", "))),
+        }
+    }
+}

@@ -47,13 +47,26 @@ impl LineCheck {
 
     /// Checks `piece` up to the first line start where `stop(index)` holds and returns where that is.
     fn check_up_to(&mut self, piece: &[u8], stop: impl Fn(usize) -> bool) -> Result<usize, ContentFault> {
+        let (end, clean) = self.scan(piece, stop);
+        match piece[..end].last() {
+            _ if !clean => Err(self.first_fault(piece)),
+            None => Ok(end),
+            Some(last) => {
+                self.after_cr = *last == b'\r';
+                Ok(end)
+            }
+        }
+    }
+
+    /// Returns where the scan ended and whether all before it is clean, at memory speed.
+    fn scan(self, piece: &[u8], stop: impl Fn(usize) -> bool) -> (usize, bool) {
         let mut end = piece.len();
         let mut crs_due = 0;
         for lf in memchr_iter(b'\n', piece) {
             match lf.checked_sub(1) {
                 Some(before) if piece[before] == b'\r' => crs_due += 1,
                 None if self.after_cr => {}
-                _ => return Err(ContentFault::LineEnd),
+                _ => return (lf + 1, false),
             }
             if stop(lf + 1) {
                 end = lf + 1;
@@ -61,21 +74,26 @@ impl LineCheck {
             }
         }
         let checked = &piece[..end];
-        if self.after_cr && checked.first().is_some_and(|c| *c != b'\n') {
-            return Err(ContentFault::LineEnd);
-        }
-        let open = checked.last() == Some(&b'\r');
+        let continued = !self.after_cr || checked.first().is_none_or(|c| *c == b'\n');
         // Each LF had its CR; a CR more than that stands alone, unless its LF is yet to come.
-        if memchr_iter(b'\r', checked).count() != crs_due + usize::from(open) {
-            return Err(ContentFault::LineEnd);
+        let crs_due = crs_due + usize::from(checked.last() == Some(&b'\r'));
+        let clean = continued && memchr_iter(b'\r', checked).count() == crs_due && memchr(0, checked).is_none();
+        (end, clean)
+    }
+
+    /// Returns the fault that comes first, so that the split of the content does not decide it.
+    fn first_fault(self, piece: &[u8]) -> ContentFault {
+        let mut after_cr = self.after_cr;
+        for c in piece {
+            if after_cr != (*c == b'\n') {
+                return ContentFault::LineEnd;
+            }
+            if *c == 0 {
+                return ContentFault::Nul;
+            }
+            after_cr = *c == b'\r';
         }
-        if memchr(0, checked).is_some() {
-            return Err(ContentFault::Nul);
-        }
-        if !checked.is_empty() {
-            self.after_cr = open;
-        }
-        Ok(end)
+        ContentFault::LineEnd
     }
 }
 
@@ -280,7 +298,9 @@ mod tests {
                 assert_eq!(decode(wire, size).1, Event::Fault(ContentFault::LineEnd), "{wire:?} by {size}");
             }
         }
-        assert_eq!(decode(b"a\0b", 3).1, Event::Fault(ContentFault::Nul));
+        for size in 1..=8 {
+            assert_eq!(decode(b"a\r\nb\0\n\rc", size).1, Event::Fault(ContentFault::Nul), "the first one, by {size}");
+        }
     }
 
     #[test]

@@ -1,0 +1,9 @@
+//! Fuzzes `targets::session`.
+
+#![no_main]
+
+#[path = "../targets.rs"]
+#[allow(dead_code, reason = "each binary fuzzes one of the targets")]
+mod targets;
+
+libfuzzer_sys::fuzz_target!(|octets: &[u8]| targets::session(octets));

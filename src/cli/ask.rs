@@ -1,12 +1,10 @@
 //! Asks the agent, and shows on a terminal how far long work is.
 
-use std::cell::RefCell;
-
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::de::DeserializeOwned;
 
 use super::{Failure, exit};
-use crate::admin::{AskError, Client, Done, Filter, News, Request};
+use crate::admin::{AskError, Client, Done, Filter, News, Progress, Request};
 use crate::config::Config;
 
 /// Ids named in one request; more are asked for in several, since a request has a limit.
@@ -59,21 +57,14 @@ pub fn ask<T: DeserializeOwned>(
     request: &Request,
     mut each: impl FnMut(T) -> Result<(), Failure>,
 ) -> Result<Done, Trouble> {
-    let bar = RefCell::new(None);
-    let done = Client::connect(&config.control.socket)?.ask(request, |news| match news {
+    let mut line = ProgressLine::default();
+    Client::connect(&config.control.socket)?.ask(request, |news| match news {
         News::Item(item) => each(item).map_err(Trouble::Print),
         News::Progress(progress) => {
-            let mut bar = bar.borrow_mut();
-            let bar = bar.get_or_insert_with(progress_bar);
-            bar.set_length(progress.total);
-            bar.set_position(progress.seen);
+            line.show(progress);
             Ok(())
         }
-    });
-    if let Some(bar) = bar.into_inner() {
-        bar.finish_and_clear();
-    }
-    done
+    })
 }
 
 /// Splits a filter with very many ids into several that fit a request.
@@ -94,9 +85,27 @@ pub fn add(sum: &mut Done, more: Done) {
     sum.next = more.next;
 }
 
-/// On standard error, and only on a terminal.
-fn progress_bar() -> ProgressBar {
-    let style = ProgressStyle::with_template("{spinner} {pos} of {len} messages looked at ({elapsed})")
-        .expect("the template is a constant");
-    ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr()).with_style(style)
+/// How far long work is: a line on standard error, only on a terminal, gone with the value.
+#[derive(Default)]
+pub struct ProgressLine(Option<ProgressBar>);
+
+impl ProgressLine {
+    /// Shows how far the work is.
+    pub fn show(&mut self, progress: Progress) {
+        let bar = self.0.get_or_insert_with(|| {
+            let style = ProgressStyle::with_template("{spinner} {pos} of {len} messages looked at ({elapsed})")
+                .expect("the template is a constant");
+            ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr()).with_style(style)
+        });
+        bar.set_length(progress.total);
+        bar.set_position(progress.seen);
+    }
+}
+
+impl Drop for ProgressLine {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.0 {
+            bar.finish_and_clear();
+        }
+    }
 }

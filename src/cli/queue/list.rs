@@ -1,9 +1,10 @@
 //! `queue list`, `show`, `why` and `stats`: what only looks.
 
+use super::offline::Spool;
 use super::screen::{Look, Screen};
 use crate::admin::view::{DestinationView, MessageView, WaitView};
-use crate::admin::{Done, Filter, Id, Request};
-use crate::cli::ask::{add, ask, split};
+use crate::admin::{AskError, Done, Filter, Id, Request};
+use crate::cli::ask::{Trouble, add, ask, split};
 use crate::cli::{Context, Failure, exit};
 use crate::config::Config;
 
@@ -15,11 +16,18 @@ pub fn list(
     limit: Option<u64>,
     context: &mut Context,
 ) -> Result<(), Failure> {
-    let mut sum = Done::default();
+    let (mut sum, mut spool) = (Done::default(), None);
     for filter in split(filter) {
         let limit = limit.map(|limit| limit - sum.matched);
-        let request = Request::List { filter, after: None, limit };
-        let done = ask(config, &request, |message| screen.message(context.out(), &message))?;
+        let request = Request::List { filter: filter.clone(), after: None, limit };
+        let asked = ask(config, &request, |message| screen.message(context.out(), &message));
+        let done = match asked {
+            Err(Trouble::Ask(AskError::Down(_))) => {
+                let spool = opened(&mut spool, config, context)?;
+                spool.list(&filter, limit, context, |context, message| screen.message(context.out(), message))?
+            }
+            asked => asked?,
+        };
         add(&mut sum, done);
         if limit.is_some_and(|limit| sum.matched >= limit) {
             break;
@@ -34,9 +42,22 @@ pub fn list(
 
 /// Shows messages with all their recipients.
 pub fn show(config: &Config, screen: &mut Screen, ids: &[Id], context: &mut Context) -> Result<(), Failure> {
+    let mut spool = None;
     each_id(ids, context, |id, context| {
-        ask(config, &Request::Show { id }, |message: MessageView| screen.details(context.out(), &message))?;
-        Ok(())
+        let asked = ask(config, &Request::Show { id }, |message: MessageView| screen.details(context.out(), &message));
+        let Err(Trouble::Ask(AskError::Down(_))) = asked else { return Ok(asked.map(drop)?) };
+        match opened(&mut spool, config, context)?.show(id, context) {
+            Some(message) => screen.details(context.out(), &message),
+            None => missing(&[id]),
+        }
+    })
+}
+
+/// Reads the spool once, the first time it is needed.
+fn opened<'s>(spool: &'s mut Option<Spool>, config: &Config, context: &mut Context) -> Result<&'s Spool, Failure> {
+    Ok(match spool {
+        Some(spool) => spool,
+        none => none.insert(Spool::open(config, context)?),
     })
 }
 

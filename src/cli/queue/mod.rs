@@ -1,10 +1,12 @@
-//! `postroad queue`: reads and steers the queue, through the agent that runs.
+//! `postroad queue`: reads and steers the queue, through the agent where one runs. `list` and
+//! `show` read the queue's files themselves when none does, and say so.
 //!
 //! Output: a table on a terminal; tab-separated lines without a head in a pipe; with `--json` one
 //! JSON object a line (JSON Lines: a queue of a million messages streams).
 
 mod act;
 mod list;
+mod offline;
 mod screen;
 mod select;
 
@@ -40,7 +42,7 @@ pub(super) struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
-    /// List messages, oldest first
+    /// List messages, oldest first; also when the agent is down
     #[command(after_help = "\
 Columns in a pipe, separated by tabs: id, time accepted, octets, state, most attempts, next attempt,
 sender, recipients (separated by commas), last reply.
@@ -50,7 +52,7 @@ Examples:
   postroad queue list --from '<>' --limit 20       Notifications
   postroad queue list --reply greylist | cut -f1")]
     List(ListArgs),
-    /// Show messages with all their recipients
+    /// Show messages with all their recipients; also when the agent is down
     #[command(after_help = "Example:\n  postroad queue show 0MCC5RM000007")]
     Show(Ids),
     /// Say what each part of a message waits for
@@ -76,6 +78,9 @@ Examples:
     /// Show totals and how each destination stands
     #[command(after_help = "Example:\n  postroad queue stats --json")]
     Stats,
+    /// Read every message on disk and compare the checksums; the agent may run meanwhile
+    #[command(after_help = "Example:\n  postroad queue verify")]
+    Verify,
 }
 
 #[derive(Debug, clap::Args)]
@@ -101,6 +106,7 @@ pub(super) fn run(args: Args, context: &mut Context) -> Result<(), Failure> {
         Command::List(args) => list::list(&config, &mut screen, args.select.filter(), args.limit, context),
         Command::Show(args) => list::show(&config, &mut screen, &args.ids, context),
         Command::Why(args) => list::why(&config, &mut screen, &args.ids, context),
+        Command::Verify => offline::verify(&config, &screen, context),
         Command::Stats => list::stats(&config, &mut screen, context),
         Command::Hold(args) => act::act(&config, &mut screen, Action::Hold, args, context),
         Command::Release(args) => act::act(&config, &mut screen, Action::Release, args, context),

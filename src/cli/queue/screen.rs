@@ -333,7 +333,7 @@ fn span(millis: u64) -> String {
 }
 
 /// Octets in their largest unit.
-fn size(octets: u64) -> String {
+pub fn size(octets: u64) -> String {
     let units = [("GB", 1_000_000_000), ("MB", 1_000_000), ("kB", 1000)];
     match units.iter().find(|(_, unit)| octets >= *unit) {
         Some((name, unit)) => format!("{:.1} {name}", octets as f64 / *unit as f64),

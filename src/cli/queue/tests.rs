@@ -8,10 +8,10 @@ use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
 use super::*;
-use crate::admin::testing::Memory;
+use crate::admin::testing::{HOUR_MS, Memory, NOW, entry};
 use crate::admin::{ControlSocket, Target};
 use crate::cli::exit;
-use postroad_queue::QueueId;
+use postroad_queue::{CommitError, Committed, Options, OsFs, Queue, QueueId};
 
 #[derive(Debug, Parser)]
 struct Line {
@@ -164,4 +164,56 @@ fn stats_end_with_the_totals() {
     let lines: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
     assert_eq!(lines[0]["destination"], "mx:dead.example");
     assert_eq!(lines[1]["totals"]["messages"], 3);
+}
+
+fn committed(done: Result<Committed, CommitError>) {
+    done.expect("committed");
+}
+
+/// Puts two messages into the queue of a host whose agent is down.
+fn fill(host: &Host) {
+    let fs = Arc::new(OsFs::open(&host.state.path().join("queue")).expect("opened"));
+    let (queue, _) = Queue::open(fs, Options { reserve_octets: 0, ..Options::default() }).expect("opened");
+    for to in ["bob@example.com", "eve@dead.example"] {
+        let entry = entry(1, 1, "shop@example.org", &[(to, 0)]);
+        let mut draft = queue.draft(NOW).expect("room");
+        draft.append(b"Subject: x\r\n\r\nhello\r\n").expect("room");
+        let (envelope, origin) = (entry.item.envelope.clone(), entry.item.origin.clone());
+        draft.commit(envelope, origin, NOW.plus(HOUR_MS), NOW, Box::new(committed));
+    }
+    queue.flush();
+}
+
+#[test]
+fn without_an_agent_the_spool_is_read() {
+    let host = host(false);
+    fill(&host);
+    let (code, text) = host.run("list");
+    assert_eq!((code, text.lines().count()), (0, 2));
+    let (_, text) = host.run("list --destination mx:dead.example --json");
+    let message: serde_json::Value = serde_json::from_str(&text).expect("one message");
+    assert_eq!(message["recipients"][0]["to"], "eve@dead.example");
+    let id = message["id"].as_str().expect("an id");
+    let (code, text) = host.run(&format!("show {id}"));
+    assert!(code == 0 && text.contains("  eve@dead.example: not tried yet\n"), "{text}");
+    assert_eq!(host.run(&format!("list {id} --limit 1")).0, 0);
+    assert_eq!(host.run("list 0000000000009").0, exit::FAILED);
+    assert_eq!(host.run("show 0000000000009").0, exit::FAILED);
+}
+
+#[test]
+fn verify_reads_every_message_and_finds_what_is_damaged() {
+    let host = host(false);
+    fill(&host);
+    let (code, text) = host.run("verify --json");
+    let report: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    assert_eq!((code, &report["messages"], &report["content_octets"]), (0, &2.into(), &42.into()));
+    let log = host.state.path().join("queue/log");
+    let segment = std::fs::read_dir(log).expect("a log").next().expect("a segment").expect("readable").path();
+    let mut octets = std::fs::read(&segment).expect("readable");
+    let at = octets.windows(5).position(|window| window == b"hello").expect("the content");
+    octets[at] ^= 1;
+    std::fs::write(&segment, octets).expect("written");
+    let (code, text) = host.run("verify");
+    assert!(code == exit::FAILED && text.contains("damaged: "), "{code} {text}");
 }

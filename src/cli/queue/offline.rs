@@ -1,0 +1,146 @@
+//! The queue read from its files: what `list` and `show` fall back to when the agent is down, and
+//! `verify`. Nothing is changed there and no lock is taken.
+//!
+//! Next hops are the router's answers, which need no DNS: the names that the agent would show.
+
+use std::collections::HashSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use postroad_queue::{Damage, Item, QueueId, Snapshot};
+
+use super::now;
+use super::screen::{Look, Screen, size};
+use crate::admin::view::{LISTED_RECIPIENTS_MAX, MessageView};
+use crate::admin::{Done, Entry, Filter, Id, Progress};
+use crate::cli::ask::ProgressLine;
+use crate::cli::{Context, Failure, exit};
+use crate::config::Config;
+use crate::route::{Route, Router};
+
+/// Far longer than the agent writes at one record.
+const SETTLE_TIME: Duration = Duration::from_secs(2);
+
+/// The queue of an agent that is down, with the router of its configuration.
+pub struct Spool {
+    snapshot: Snapshot,
+    router: Router,
+}
+
+impl Spool {
+    /// Reads the queue and says on standard error that it does.
+    pub fn open(config: &Config, context: &mut Context) -> Result<Spool, Failure> {
+        let snapshot = read(config)?;
+        let path = queue_dir(config);
+        context.warn(format_args!("the agent does not run; this is what {} holds", path.display()));
+        for damage in snapshot.damage() {
+            context.warn(damage);
+        }
+        Ok(Spool { snapshot, router: Router::new(config) })
+    }
+
+    /// Hands the messages that `filter` selects to `each`, oldest first.
+    pub fn list(
+        &self,
+        filter: &Filter,
+        limit: Option<u64>,
+        context: &mut Context,
+        mut each: impl FnMut(&mut Context, &MessageView) -> Result<(), Failure>,
+    ) -> Result<Done, Failure> {
+        let (now, mut done) = (now(), Done::default());
+        let mut missing: HashSet<Id> = filter.ids.iter().copied().collect();
+        for id in self.snapshot.ids() {
+            missing.remove(&Id(id));
+            if limit.is_some_and(|limit| done.matched >= limit) {
+                return Ok(done);
+            }
+            let Some(entry) = self.entry(id, context) else { continue };
+            if let Some(places) = filter.select(&entry, now) {
+                done.matched += 1;
+                each(context, &MessageView::of(&entry, &places, LISTED_RECIPIENTS_MAX))?;
+            }
+        }
+        done.missing = missing.into_iter().collect();
+        done.missing.sort_unstable();
+        Ok(done)
+    }
+
+    /// Shows a message whole; `None` when the queue does not have it.
+    pub fn show(&self, id: Id, context: &mut Context) -> Option<MessageView> {
+        let known = self.snapshot.ids().any(|known| known == id.0);
+        let entry = known.then(|| self.entry(id.0, context)).flatten();
+        entry.map(|entry| MessageView::whole(&entry))
+    }
+
+    /// Reads a message; one that is damaged is named on standard error and passed over.
+    fn entry(&self, id: QueueId, context: &mut Context) -> Option<Entry> {
+        match self.snapshot.load(id) {
+            Ok(item) => Some(Entry { destinations: destinations(&self.router, &item), item: Arc::new(item) }),
+            Err(error) => {
+                context.warn(error);
+                None
+            }
+        }
+    }
+}
+
+/// Reads every message and compares the checksums; works beside a running agent as well.
+pub fn verify(config: &Config, screen: &Screen, context: &mut Context) -> Result<(), Failure> {
+    let snapshot = read(config)?;
+    let mut damage = lasting_damage(&snapshot, config)?;
+    let (mut line, total) = (ProgressLine::default(), snapshot.len() as u64);
+    let report = snapshot.verify(&mut |seen| line.show(Progress { seen: seen as u64, total }));
+    drop(line);
+    damage.extend(report.damage.iter().map(|(_, error)| error.to_string()));
+    if screen.look == Look::Json {
+        let (messages, octets) = (report.messages, report.content_octets);
+        context.json(&serde_json::json!({ "messages": messages, "content_octets": octets, "damage": damage }))?;
+    } else {
+        let octets = size(report.content_octets);
+        context.line(format_args!("{} messages with {octets} of content read", report.messages))?;
+        damage.iter().try_for_each(|damage| context.line(format_args!("damaged: {damage}")))?;
+    }
+    match damage.len() {
+        0 => Ok(()),
+        count => Err(Failure::new(exit::FAILED, format!("{count} places in the queue are not as they were written"))
+            .with_remedy("the next start of the agent sets them aside in quarantine/; all else is delivered")),
+    }
+}
+
+/// Returns the damage to the log. A record that the agent is writing looks like one that a crash
+/// cut off, so the latter is looked for a second time: the agent's is whole by then.
+fn lasting_damage(snapshot: &Snapshot, config: &Config) -> Result<Vec<String>, Failure> {
+    let first = snapshot.damage();
+    if !first.iter().any(|damage| damage.maybe_torn) {
+        return Ok(first.iter().map(ToString::to_string).collect());
+    }
+    std::thread::sleep(SETTLE_TIME);
+    let again = read(config)?;
+    let lasts = |damage: &&Damage| {
+        let same = |other: &Damage| (&other.place, other.from) == (&damage.place, damage.from);
+        !damage.maybe_torn || again.damage().iter().any(same)
+    };
+    Ok(first.iter().filter(lasts).map(ToString::to_string).collect())
+}
+
+fn read(config: &Config) -> Result<Snapshot, Failure> {
+    Snapshot::read(&queue_dir(config)).map_err(|error| {
+        Failure::new(exit::TRY_LATER, format!("the queue cannot be read: {error}"))
+            .with_remedy("run it as root or as the agent's user; start the agent once if it never ran")
+    })
+}
+
+/// Where the queue of an agent lies.
+fn queue_dir(config: &Config) -> PathBuf {
+    config.state_dir.join("queue")
+}
+
+fn destinations(router: &Router, item: &Item) -> Vec<Arc<str>> {
+    let key = |route| match route {
+        Route::Local(local) => local.key().clone(),
+        Route::Smtp(hop) => hop.key().clone(),
+        Route::Refused(_) => "refused".into(),
+    };
+    item.envelope.recipients().iter().map(|to| key(router.route(&to.forward_path))).collect()
+}

@@ -1,5 +1,5 @@
 //! What the machines cost: one message of 10 KB through the server session, and through the client
-//! session. The claim in the crate's documentation is under 15 µs each.
+//! session, in processor time. The target is under 15 µs each.
 
 #![allow(clippy::print_stdout, reason = "a benchmark reports to its caller")]
 
@@ -12,7 +12,7 @@ use postroad_smtp::server::{Action, Config, Session, Verdict};
 use postroad_smtp::trace::HeaderScanner;
 use postroad_smtp::{Input, MailParams, Recipient, Reply, Status};
 
-const ROUNDS: u32 = 20_000;
+const ROUNDS: u32 = 50_000;
 
 fn main() {
     let content = content();
@@ -43,6 +43,13 @@ fn content() -> Vec<u8> {
     content
 }
 
+/// Returns the processor time of this process, which other load on the machine does not stretch.
+fn processor_seconds() -> f64 {
+    let text = std::fs::read_to_string("/proc/self/schedstat").expect("Linux with scheduler statistics");
+    let nanoseconds = text.split(' ').next().and_then(|word| word.parse::<f64>().ok());
+    nanoseconds.expect("it begins with a number") / 1e9
+}
+
 fn report(name: &str, run: impl FnOnce() -> f64) {
     println!("{name}: {:.2} µs a message", run());
 }
@@ -54,14 +61,14 @@ fn serve(wire: &[u8]) -> f64 {
     let (mut session, mut input) = (Session::new(config, None, now), Input::new());
     input.extend(b"EHLO client.example\r\n");
     drive(&mut session, &mut input, now);
-    let started = Instant::now();
+    let started = processor_seconds();
     for _ in 0..ROUNDS {
         for piece in wire.chunks(16_384) {
             input.extend(piece);
             drive(&mut session, &mut input, now);
         }
     }
-    started.elapsed().as_secs_f64() * 1e6 / f64::from(ROUNDS)
+    (processor_seconds() - started) * 1e6 / f64::from(ROUNDS)
 }
 
 fn drive(session: &mut Session, input: &mut Input, now: Instant) {
@@ -105,7 +112,7 @@ fn send(content: &[u8], ehlo: &str) -> f64 {
         (b"250 2.1.0 ok\r\n250 2.1.5 ok\r\n354 go\r\n", b"250 2.0.0 queued\r\n")
     };
     let mut replies = envelope;
-    let started = Instant::now();
+    let started = processor_seconds();
     let mut sent = 0;
     loop {
         match session.poll(&mut input, now) {
@@ -127,5 +134,5 @@ fn send(content: &[u8], ehlo: &str) -> f64 {
             other => panic!("{other:?}"),
         }
     }
-    started.elapsed().as_secs_f64() * 1e6 / f64::from(ROUNDS)
+    (processor_seconds() - started) * 1e6 / f64::from(ROUNDS)
 }

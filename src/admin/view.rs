@@ -376,12 +376,14 @@ fn sentence(why: &Why) -> String {
         Why::Deferred { due } => format!("was tried before; the next attempt is due at {}", Time(*due)),
         Why::Closed { until, failures, said } => {
             format!(
-                "its destination could not be reached {failures} times in a row and is tried again at {} ({said})",
+                "its destination could not be reached (failures in a row: {failures}) and is tried again at {} ({said})",
                 Time(*until)
             )
         }
         Why::Probing { failures, said } => {
-            format!("its destination could not be reached {failures} times in a row and is being tried now ({said})")
+            format!(
+                "its destination could not be reached (failures in a row: {failures}) and is being tried now ({said})"
+            )
         }
         Why::Window { in_flight, window } => {
             format!("waits for one of its destination's sessions: {in_flight} of {window} are in use")

@@ -222,7 +222,7 @@ fn destination_row(destination: &DestinationView, now: UnixMillis) -> Vec<String
     let state = match (destination.closed_until, &destination.said) {
         (Some(until), said) => {
             let said = said.as_deref().map(escaped).unwrap_or_default();
-            format!("unreachable, {} failures, tried again {}: {said}", destination.failures, soon(until.0, now))
+            format!("unreachable (failures: {}), tried again {}: {said}", destination.failures, soon(until.0, now))
         }
         (None, _) => "open".to_owned(),
     };
@@ -274,7 +274,7 @@ fn recipient_line(recipient: &RecipientView, now: UnixMillis) -> String {
         (RecipientStateView::Pending, Some(0), _) => "not tried yet".to_owned(),
         (RecipientStateView::Pending, tries, due) => {
             let next = due.map_or("-".to_owned(), |due| soon(due.0, now));
-            format!("tried {} times, next {next}", tries.unwrap_or_default())
+            format!("tries: {}, next {next}", tries.unwrap_or_default())
         }
         (RecipientStateView::Delivered, ..) => "delivered".to_owned(),
         (RecipientStateView::Failed, ..) => "failed".to_owned(),

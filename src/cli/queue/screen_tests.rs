@@ -83,7 +83,7 @@ fn one_message_in_full() {
   size       2048 octets
   origin     ESMTPS from 192.0.2.9 as app.example.org session S1
   recipients 2, 2 of them pending
-  ops@dead.example: tried 7 times, next in 30m
+  ops@dead.example: tries: 7, next in 30m
     2027-01-14T02:00:00.000Z mx1.example.com [198.51.100.7] said 450 4.2.0 Greylisted, come back later
   log@example.com: not tried yet
 ";
@@ -111,7 +111,7 @@ fn destinations_and_totals() {
     screen.totals(&mut out, &totals).expect("printed");
     let want = "\
 DESTINATION     READY DEFERRED HELD ACTIVE MAX OLDEST        WAY
-mx:dead.example     1       20    0      0   1 0000000000001 unreachable, 4 failures, tried again in 1h: 451 4.4.1 connection refused
+mx:dead.example     1       20    0      0   1 0000000000001 unreachable (failures: 4), tried again in 1h: 451 4.4.1 connection refused
 21 messages, 5.0 MB of content, 0 B on disk; 21 jobs, 0 being delivered
 ";
     assert_eq!(String::from_utf8(out).expect("UTF-8"), want);

@@ -112,7 +112,7 @@ fn why_says_what_each_destination_waits_for() {
     let (code, text) = host(true).run("why 0000000000001");
     let want = "\
 mx:dead.example: was tried before; the next attempt is due at 2027-01-15T08:30:00.000Z
-  ops@dead.example: tried 7 times, next ";
+  ops@dead.example: tries: 7, next ";
     assert!(code == 0 && text.starts_with(want), "{text}");
     assert!(text.contains("\nmx:example.com: was tried before"), "{text}");
 }
@@ -173,7 +173,8 @@ fn committed(done: Result<Committed, CommitError>) {
 /// Puts two messages into the queue of a host whose agent is down.
 fn fill(host: &Host) {
     let fs = Arc::new(OsFs::open(&host.state.path().join("queue")).expect("opened"));
-    let (queue, _) = Queue::open(fs, Options { reserve_octets: 0, ..Options::default() }).expect("opened");
+    let (queue, _) =
+        Queue::open(fs, Options { segment_octets: 1 << 20, reserve_octets: 0, ..Options::default() }).expect("opened");
     for to in ["bob@example.com", "eve@dead.example"] {
         let entry = entry(1, 1, "shop@example.org", &[(to, 0)]);
         let mut draft = queue.draft(NOW).expect("room");

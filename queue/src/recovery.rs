@@ -86,8 +86,8 @@ pub(crate) struct Gathered {
     blank: Vec<u32>,
     /// Content files no message has.
     orphans: Vec<String>,
-    /// Where the newest segment should end, when it is longer.
-    rest: Option<u64>,
+    /// Segments longer than what is in them, and where they should end.
+    rest: Vec<(u32, u64)>,
 }
 
 /// A damaged region, or a whole segment of which nothing can be trusted.
@@ -126,19 +126,20 @@ pub(crate) fn recover(fs: &dyn Fs) -> Result<Recovered> {
     repair(fs, &gathered.faults)?;
     let blank: Vec<String> = gathered.blank.iter().map(|number| segment_name(*number)).collect();
     remove(fs, Dir::Log, &blank)?;
-    settle(fs, gathered.previous.number, gathered.rest)?;
+    settle(fs, gathered.previous.number, &gathered.rest)?;
     let log = Log::new(gathered.previous, gathered.next_number, gathered.sequence);
     Ok(Recovered { log, index: gathered.index, last_id: gathered.last_id, report })
 }
 
 /// Makes durable what was read: after a mere restart of the process it may never have been synced.
-/// Cuts off the unused rest of the newest segment.
-fn settle(fs: &dyn Fs, newest: u32, rest: Option<u64>) -> Result<()> {
-    if newest > 0 {
-        let name = segment_name(newest);
+/// Cuts off the unused rest of segments whose end no later one knows.
+fn settle(fs: &dyn Fs, newest: u32, rest: &[(u32, u64)]) -> Result<()> {
+    let newest_only = (newest > 0 && rest.iter().all(|(number, _)| *number != newest)).then_some((newest, None));
+    for (number, end) in rest.iter().map(|(number, end)| (*number, Some(*end))).chain(newest_only) {
+        let name = segment_name(number);
         let place = format!("log/{name}");
         let file = fs.open(Dir::Log, &name, Access::Write).map_err(failed(fs, "open", &place))?;
-        if let Some(end) = rest {
+        if let Some(end) = end {
             file.set_octets(end).map_err(failed(fs, "cut", &place))?;
         }
         file.sync().map_err(failed(fs, "sync", &place))?;
@@ -200,7 +201,7 @@ struct Reader {
     previous: Previous,
     faults: Vec<Fault>,
     blank: Vec<u32>,
-    rest: Option<u64>,
+    rest: Vec<(u32, u64)>,
 }
 
 impl Reader {
@@ -278,8 +279,8 @@ impl Reader {
         };
         // Behind a damaged record at the end that is to be blanked out, not cut off.
         let end = scanned.regions.iter().filter(|r| !r.tail).map(|r| r.to).fold(end, u64::max);
-        if newest && scanned.octets > end {
-            self.rest = Some(end);
+        if limit.is_none() && scanned.octets > end {
+            self.rest.push((number, end));
         }
         if let Some(entry) = self.index.segments.get_mut(&number) {
             entry.octets = end;

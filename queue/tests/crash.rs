@@ -155,7 +155,41 @@ fn script(queue: &Queue, shared: &Shared) {
     queue.tidy();
 }
 
+/// An old segment that stays, because most of it is still needed, while a later one goes that says what
+/// of the old one is retired; then both go at once.
+fn ageing(queue: &Queue, shared: &Shared) {
+    let old: Vec<_> = [1400, 1400, 100].into_iter().map(|octets| accept(queue, shared, octets)).collect();
+    let fillers: Vec<_> = (0..3).map(|_| accept(queue, shared, 1200)).collect();
+    retire(queue, shared, old[2]);
+    let newer = accept(queue, shared, 900);
+    for id in fillers {
+        retire(queue, shared, id);
+    }
+    let newest: Vec<_> = (0..3).map(|_| accept(queue, shared, 1100)).collect();
+    retire(queue, shared, newer);
+    let small = accept(queue, shared, 10);
+    let more: Vec<_> = (0..3).map(|_| accept(queue, shared, 1300)).collect();
+    for id in old[..2].iter().chain(&newest).chain([&small]).copied().flatten() {
+        // All in one batch.
+        if ledger(shared).committed.contains(&id) {
+            ledger(shared).retired.insert(id);
+            queue.retire(id);
+        }
+    }
+    queue.flush();
+    let last = accept(queue, shared, 20);
+    for id in more.into_iter().chain([last]) {
+        retire(queue, shared, id);
+    }
+    queue.tidy();
+    let _ = accept(queue, shared, 1300);
+}
+
 fn run(plan: Plan) -> (Arc<SimFs>, Ledger) {
+    run_script(plan, script)
+}
+
+fn run_script(plan: Plan, script: fn(&Queue, &Shared)) -> (Arc<SimFs>, Ledger) {
     let (fs, shared) = (Arc::new(SimFs::new(plan)), Shared::default());
     if let Ok((queue, _)) = Queue::open(fs.clone(), options()) {
         script(&queue, &shared);
@@ -229,24 +263,27 @@ fn ways_to_survive(fs: &SimFs) -> Vec<Survives> {
     let mut ways = vec![Survives::Nothing, Survives::Everything, Survives::Names, Survives::Writes];
     ways.extend((0..sectors).map(Survives::First));
     ways.extend((0..sectors).map(Survives::AllBut));
-    ways.extend((0..6).map(Survives::Some));
+    // Other subsets at every operation.
+    let seed = 1000 * fs.trace().len() as u64;
+    ways.extend((seed..seed + 8).map(Survives::Some));
     ways
 }
 
 #[test]
 fn power_may_fail_at_every_operation() {
-    let (fs, ledger) = run(Plan::Well);
-    let count = fs.trace().len();
-    assert!(count > 90 && ledger.refused.is_empty(), "{count} operations");
     let mut cases = 0;
-    for k in 0..=count {
-        let (fs, ledger) = run(Plan::Stop(k));
-        for survives in ways_to_survive(&fs) {
-            reopen(&Arc::new(fs.crashed(survives, Plan::Well)), &ledger, &format!("stop at {k}, {survives:?}"));
-            cases += 1;
+    for script in [script, ageing] {
+        let (fs, ledger) = run_script(Plan::Well, script);
+        assert!(ledger.refused.is_empty());
+        for k in 0..=fs.trace().len() {
+            let (fs, ledger) = run_script(Plan::Stop(k), script);
+            for survives in ways_to_survive(&fs) {
+                reopen(&Arc::new(fs.crashed(survives, Plan::Well)), &ledger, &format!("stop at {k}, {survives:?}"));
+                cases += 1;
+            }
         }
     }
-    assert!(cases > 1000, "{cases} cases");
+    assert!(cases > 1500, "{cases} cases");
 }
 
 #[test]

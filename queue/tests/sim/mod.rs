@@ -190,7 +190,11 @@ impl Disk {
     }
 
     fn after_crash(&self, survives: Survives) -> Disk {
-        let mut random = Random(if let Survives::Some(seed) = survives { seed } else { 0 });
+        let mut random = Random(if let Survives::Some(seed) = survives {
+            (seed + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+        } else {
+            0
+        });
         let mut names = self.durable_names.clone();
         for change in &self.unsynced_names {
             let keep = match survives {

@@ -102,6 +102,12 @@ impl Routing {
         Limits {
             destination_concurrency_max: self.config.outbound.connections_per_destination,
             total_concurrency_max: self.config.outbound.connections_max,
+            // Whoever wants messages tried often wants their destination probed as often.
+            destination_backoff: RetryPolicy {
+                first_ms: RetryPolicy::DESTINATION.first_ms.min(self.retry.first_ms),
+                max_ms: RetryPolicy::DESTINATION.max_ms.min(self.retry.max_ms),
+                ..RetryPolicy::DESTINATION
+            },
             ..Limits::default()
         }
     }

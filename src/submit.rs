@@ -32,6 +32,11 @@ mod wire;
 
 use wire::Wire;
 
+/// Where a session is before its first command, in errors.
+pub const GREETING: &str = "greeting and EHLO";
+/// Where it is while content travels and is answered, in errors: whether it was taken is unknown.
+pub const CONTENT: &str = "the content";
+
 /// For the TCP connection, the handshake, and each reply.
 const STEP_SECONDS_MAX: u64 = 60;
 /// The slowest that content may travel before the server counts as stalled, octets a second.
@@ -208,7 +213,7 @@ impl Session {
         let stream: Box<dyn AsyncTokioStream> =
             if implicit { Box::new(handshake(server, wire).await?) } else { Box::new(wire) };
         let greeting = AsyncSmtpConnection::connect_with_transport(stream, &hello);
-        let mut connection = step("greeting and EHLO", STEP_SECONDS_MAX, greeting).await?;
+        let mut connection = step(GREETING, STEP_SECONDS_MAX, greeting).await?;
         let offered = connection.server_info().supports_feature(Extension::StartTls);
         match server.security {
             Security::StartTls if !offered => return Err(SubmitError::NoTls { server: server.authority() }),
@@ -264,7 +269,7 @@ impl Session {
         // lettre ends the content with a line end of its own.
         let content = content.strip_suffix(b"\r\n").unwrap_or(content);
         let seconds = STEP_SECONDS_MAX + content.len() as u64 / CONTENT_OCTETS_PER_SECOND_MIN;
-        let response = step("the content", seconds, self.connection.message(content)).await?;
+        let response = step(CONTENT, seconds, self.connection.message(content)).await?;
         Ok(Submitted {
             reply: format!("{} {}", response.code(), response.message().collect::<Vec<_>>().join(" ")),
             refused,

@@ -15,7 +15,7 @@ use serde_json::json;
 
 use super::user::prompt;
 use super::{Context, Failure, exit};
-use crate::submit::{Login, Security, Server, Session, SubmitError, Submitted, Trust};
+use crate::submit::{CONTENT, GREETING, Login, Security, Server, Session, SubmitError, Submitted, Trust};
 
 mod compose;
 
@@ -312,7 +312,10 @@ fn failure(error: &SubmitError) -> Failure {
         }
         SubmitError::LoginInTheClear { .. } => failure.with_remedy("take out --tls never"),
         SubmitError::Refused { at, .. } if at == "AUTH" => failure.with_remedy("check --user and the password"),
-        SubmitError::TimedOut { at, .. } | SubmitError::Broken { at, .. } if at == "the content" => {
+        SubmitError::TimedOut { at, .. } | SubmitError::Broken { at, .. } if at == GREETING => {
+            failure.with_remedy("if that port begins with TLS at once, add --tls implicit")
+        }
+        SubmitError::TimedOut { at, .. } | SubmitError::Broken { at, .. } if at == CONTENT => {
             failure.with_remedy("the server may have taken it all the same: look before you send it again")
         }
         _ => failure,

@@ -7,6 +7,7 @@
 mod agent;
 mod ask;
 mod check;
+mod demo;
 mod docs;
 mod explain;
 mod output;
@@ -45,6 +46,7 @@ Examples:
   postroad queue list                         What waits, and why?
   postroad queue retry --domain example.com
   postroad send --to bob@example.org          Try a server
+  postroad demo                               See it work on this machine
   POSTROAD_CONFIG=./postroad.toml postroad check --json
 
 Exit codes:
@@ -79,6 +81,7 @@ enum Command {
     Status(agent::Status),
     Reload(agent::Reload),
     Send(send::Args),
+    Demo(demo::Args),
     Completions(docs::Completions),
     Man(docs::Man),
 }
@@ -93,6 +96,7 @@ fn dispatch(command: Command, context: &mut Context) -> Result<(), Failure> {
         Command::Status(args) => agent::status(args, context),
         Command::Reload(args) => agent::reload(args, context),
         Command::Send(args) => send::run(args, context),
+        Command::Demo(args) => demo::run(args, context),
         Command::Completions(args) => docs::completions(args, context, Cli::command()),
         Command::Man(args) => docs::man(args, context, Cli::command()),
     }

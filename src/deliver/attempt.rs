@@ -38,6 +38,8 @@ pub enum Ended {
     Answered,
     /// The session was refused or lost on the way.
     Throttled(Arc<str>),
+    /// A connection that was kept turned out to be closed.
+    Stale(Arc<str>),
     /// The destination could not be reached.
     Unreachable(Arc<str>),
 }
@@ -111,7 +113,7 @@ async fn run_one(core: &Arc<Core>, lane: &mut Lane, id: QueueId, destination: &s
     match (due, ended) {
         (None, _) => Finish::Done,
         (Some(due), Ended::Answered) => Finish::Requeue { due },
-        (Some(due), Ended::Throttled(said)) => Finish::Throttled { due, said },
+        (Some(due), Ended::Throttled(said) | Ended::Stale(said)) => Finish::Throttled { due, said },
         (Some(_), Ended::Unreachable(said)) => Finish::DestinationFailed { said },
     }
 }

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use postroad_queue::{ContentReader, LoadError, Report};
-use postroad_smtp::client::{self, Answer, Protocol, TlsNeed, Transaction};
+use postroad_smtp::client::{self, Answer, Failure, Protocol, TlsNeed, Transaction};
 use postroad_smtp::{Reply, Severity, Status};
 use tracing::{debug, warn};
 
@@ -89,53 +89,46 @@ impl Lane {
     /// says nothing about the message, so a fresh one is tried at once.
     async fn over_kept(&mut self, core: &Core, task: &Task<'_>) -> Option<Result> {
         let connection = self.kept(core)?;
-        let (outcomes, ended) = self.send_all(core, task, connection).await;
-        let nothing_came = matches!(ended, Ended::Throttled(_))
-            && outcomes.iter().all(|(_, outcome)| {
-                matches!(outcome, Outcome::Deferred(report) if report.reply.status == Some(Status::new(4, 4, 2)))
-            });
-        if nothing_came && self.connection.is_none() {
-            debug!(queue_id = %task.item.id, "a kept connection was closed; connecting anew");
-            return None;
+        match self.send_all(core, task, connection).await {
+            (_, Ended::Stale(_)) => {
+                debug!(queue_id = %task.item.id, "a kept connection was closed; connecting anew");
+                None
+            }
+            result => Some(result),
         }
-        Some((outcomes, ended))
     }
 
     /// Sends to all recipients of the task, so many in each transaction.
     async fn send_all(&mut self, core: &Core, task: &Task<'_>, mut connection: Connection) -> Result {
         let mut outcomes = Vec::with_capacity(task.places.len());
         let mut ended = Ended::Answered;
-        for places in task.places.chunks(RECIPIENTS_PER_TRANSACTION_MAX) {
+        let mut rest = task.places.clone();
+        while !rest.is_empty() && connection.failure().is_none() {
+            let later = rest.split_off(rest.len().min(RECIPIENTS_PER_TRANSACTION_MAX));
+            let places = std::mem::replace(&mut rest, later);
             let content = match core.queue.content(task.item.id) {
                 Ok(content) => content,
                 Err(error) => {
-                    let report = Report { at: core.clock.now(), remote: None, reply: unreadable(task, &error) };
-                    outcomes.extend(places.iter().map(|place| (*place, Outcome::Deferred(report.clone()))));
-                    continue;
+                    rest = places.into_iter().chain(rest).collect();
+                    outcomes.extend(deferred(core, &rest, unreadable(task, &error)));
+                    rest.clear();
+                    break;
                 }
             };
-            let answers = connection.send(transaction(task, places, &content), content).await;
-            let remote = connection.remote();
+            let answers = connection.send(transaction(task, &places, &content), content).await;
             if !connection.is_secure() {
                 core.metrics.count_plaintext(Direction::Out);
             }
-            outcomes.extend(places.iter().zip(answers).map(|(place, answer)| {
-                let report =
-                    Report { at: core.clock.now(), remote: Some(remote.clone()), reply: answer.reply().clone() };
-                (*place, outcome(answer, report, connection.carries_notify()))
-            }));
             if let Some(failure) = connection.failure() {
-                ended = Ended::Throttled(failure.to_string().into());
-                break;
+                ended = ended_by(failure, &connection, &answers);
             }
+            let (answered, surplus) = without_surplus(&places, answers);
+            rest.splice(0..0, surplus);
+            outcomes.extend(answered.into_iter().map(|(place, answer)| (place, outcome(core, answer, &connection))));
         }
-        if outcomes.len() < task.places.len() {
-            // Untried recipients wait for the next attempt, which comes with the others'.
-            let reply = Reply::of(451, Some(Status::new(4, 4, 2)), "The session ended before this recipient's turn");
-            let report = Report { at: core.clock.now(), remote: None, reply };
-            let untried = &task.places[outcomes.len()..];
-            outcomes.extend(untried.iter().map(|place| (*place, Outcome::Deferred(report.clone()))));
-        }
+        // Untried recipients wait for the next attempt, which comes with the others'.
+        let reply = Reply::of(451, Some(Status::new(4, 4, 2)), "The session ended before this recipient's turn");
+        outcomes.extend(deferred(core, &rest, reply));
         self.keep(connection).await;
         (outcomes, ended)
     }
@@ -160,12 +153,41 @@ fn transaction(task: &Task<'_>, places: &[usize], content: &ContentReader) -> Tr
     }
 }
 
-fn outcome(answer: Answer, report: Report, carries_notify: bool) -> Outcome {
+fn outcome(core: &Core, answer: Answer, connection: &Connection) -> Outcome {
+    let report = |reply| Report { at: core.clock.now(), remote: Some(connection.remote().into()), reply };
     match answer {
-        Answer::Accepted(_) => Outcome::Delivered { report, carries_notify },
-        Answer::Transient(_) | Answer::Unknown(_) => Outcome::Deferred(report),
-        Answer::Permanent(_) => Outcome::Failed(report),
+        Answer::Accepted(reply) => {
+            Outcome::Delivered { report: report(reply), carries_notify: connection.carries_notify() }
+        }
+        Answer::Transient(reply) | Answer::Unknown(reply) => Outcome::Deferred(report(reply)),
+        Answer::Permanent(reply) => Outcome::Failed(report(reply)),
     }
+}
+
+fn deferred(core: &Core, places: &[usize], reply: Reply) -> Vec<(usize, Outcome)> {
+    let report = Report { at: core.clock.now(), remote: None, reply };
+    places.iter().map(|place| (*place, Outcome::Deferred(report.clone()))).collect()
+}
+
+/// Says how a session ended. A kept connection that is closed before anything was answered tells
+/// nothing; one that is lost behind the content may have delivered it.
+fn ended_by(failure: &Failure, connection: &Connection, answers: &[Answer]) -> Ended {
+    let said: Arc<str> = failure.to_string().into();
+    let untouched = answers.iter().all(|answer| matches!(answer, Answer::Transient(_)));
+    match failure {
+        Failure::Lost if untouched && connection.transactions() > 1 => Ended::Stale(said),
+        _ => Ended::Throttled(said),
+    }
+}
+
+/// Takes out recipients that were too many for one transaction (452, RFC 5321 §4.5.3.1.10): they
+/// go with the next one at once, as long as each transaction moves somebody forward.
+fn without_surplus(places: &[usize], answers: Vec<Answer>) -> (Vec<(usize, Answer)>, Vec<usize>) {
+    let moved = answers.iter().any(|answer| matches!(answer, Answer::Accepted(_)));
+    let is_surplus = |answer: &Answer| moved && answer.reply().code.get() == 452;
+    let (surplus, answered): (Vec<_>, Vec<_>) =
+        places.iter().copied().zip(answers).partition(|(_, answer)| is_surplus(answer));
+    (answered, surplus.into_iter().map(|(place, _)| place).collect())
 }
 
 /// Says that the content cannot be read.
@@ -191,15 +213,15 @@ fn refused(core: &Core, task: &Task<'_>, remote: Option<Box<str>>, reply: Reply)
 async fn dial(core: &Core, targets: Vec<Target>) -> std::result::Result<Connection, (Box<str>, Reply)> {
     let mut refusal = None;
     for target in targets {
-        let (name, address) = (target.name.clone(), target.address.clone());
+        let remote = target.remote();
         match Connection::open(Arc::new(target)).await {
             Ok(connection) => return Ok(connection),
             Err(error) => {
-                debug!(host = %name, %address, %error, "no session");
+                debug!(host = %remote, %error, "no session");
                 core.metrics.connections_failed.inc();
                 // Of several, what a host said tells more than that another did not answer.
                 if refusal.is_none() || matches!(error, OpenError::Session(_)) {
-                    refusal = Some((format!("{name} [{address}]").into(), transient(error.reply())));
+                    refusal = Some((remote, transient(error.reply())));
                 }
             }
         }

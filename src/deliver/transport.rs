@@ -42,12 +42,23 @@ pub struct Target {
     pub connect_limit: Duration,
 }
 
+impl Target {
+    /// Returns the host as `name [address]`, for people.
+    pub fn remote(&self) -> Box<str> {
+        match self.name.starts_with('[') {
+            true => self.address.to_string().into(),
+            false => format!("{} [{}]", self.name, self.address).into(),
+        }
+    }
+}
+
 /// An open session with a next hop, ready for a transaction whenever nobody is inside `send`.
 pub struct Connection {
     stream: Stream,
     session: client::Session,
     input: Input,
     target: Arc<Target>,
+    remote: Box<str>,
     transactions: u32,
     failure: Option<Failure>,
 }
@@ -118,8 +129,15 @@ impl Connection {
         })?;
         let session = client::Session::new(target.session.clone(), target.implicit_tls, Instant::now());
         let stream = if target.implicit_tls { secure(stream, &target).await? } else { stream };
-        let mut connection =
-            Connection { stream, session, input: Input::new(), target, transactions: 0, failure: None };
+        let mut connection = Connection {
+            stream,
+            session,
+            input: Input::new(),
+            remote: target.remote(),
+            target,
+            transactions: 0,
+            failure: None,
+        };
         loop {
             match connection.step().await {
                 Step::Ready => return Ok(connection),
@@ -138,6 +156,7 @@ impl Connection {
     /// Afterwards [`Connection::failure`] tells whether the session can go on.
     pub async fn send(&mut self, transaction: Transaction, content: ContentReader) -> Vec<Answer> {
         self.transactions += 1;
+        let recipients = transaction.recipients.len();
         self.session.begin(transaction, Instant::now());
         let mut content = Some(content);
         loop {
@@ -151,7 +170,11 @@ impl Connection {
                     Some(content) => self.send_content(content).await,
                     None => self.session.handle_eof(),
                 },
-                Step::Failed(failure) => self.failure = Some(failure),
+                Step::Failed(failure) => {
+                    let answer = Answer::Transient(failure.reply());
+                    self.failure = Some(failure);
+                    return vec![answer; recipients];
+                }
                 Step::Ready | Step::StartTls => unreachable!("a transaction ends with its answers"),
             }
         }
@@ -286,8 +309,8 @@ impl Connection {
     }
 
     /// Returns the host as `name [address]`.
-    pub fn remote(&self) -> Box<str> {
-        format!("{} [{}]", self.target.name, self.target.address).into()
+    pub fn remote(&self) -> &str {
+        &self.remote
     }
 }
 

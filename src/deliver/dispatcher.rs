@@ -139,6 +139,7 @@ impl Delivery {
         let core = Arc::downgrade(&delivery.0);
         delivery.0.queue.on_committed(Box::new(move |items| {
             if let Some(core) = core.upgrade() {
+                core.metrics.observe_batch(items.len());
                 core.admit(&items);
                 core.start_ready();
             }

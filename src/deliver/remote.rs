@@ -13,7 +13,7 @@ use super::dispatcher::{Core, Routing};
 use super::outcome::Outcome;
 use super::transport::{Connection, OpenError, Target, credentials};
 use crate::config::TlsUse;
-use crate::metrics::Direction;
+use crate::metrics::{Direction, Handshake};
 use crate::net::Address;
 use crate::route::{Hop, NextHop};
 
@@ -215,10 +215,19 @@ async fn dial(core: &Core, targets: Vec<Target>) -> std::result::Result<Connecti
     for target in targets {
         let remote = target.remote();
         match Connection::open(Arc::new(target)).await {
-            Ok(connection) => return Ok(connection),
+            Ok(mut connection) => {
+                connection.count(core.metrics.open_connection());
+                if connection.is_secure() {
+                    core.metrics.count_handshake(Direction::Out, Handshake::Done);
+                }
+                return Ok(connection);
+            }
             Err(error) => {
                 debug!(host = %remote, %error, "no session");
                 core.metrics.connections_failed.inc();
+                if matches!(error, OpenError::Tls { .. }) {
+                    core.metrics.count_handshake(Direction::Out, Handshake::Failed);
+                }
                 // Of several, what a host said tells more than that another did not answer.
                 if refusal.is_none() || matches!(error, OpenError::Session(_)) {
                     refusal = Some((remote, transient(error.reply())));

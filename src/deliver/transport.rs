@@ -15,6 +15,7 @@ use postroad_smtp::{Reply, Status};
 use tokio_rustls::TlsConnector;
 use tracing::debug;
 
+use crate::metrics::Open;
 use crate::net::{Address, Stream};
 use crate::tls::client::server_name;
 
@@ -61,6 +62,8 @@ pub struct Connection {
     remote: Box<str>,
     transactions: u32,
     failure: Option<Failure>,
+    /// Counts the connection as open for as long as it lasts.
+    counted: Option<Open>,
 }
 
 /// Why there is no connection.
@@ -137,6 +140,7 @@ impl Connection {
             target,
             transactions: 0,
             failure: None,
+            counted: None,
         };
         loop {
             match connection.step().await {
@@ -281,6 +285,11 @@ impl Connection {
         };
         // Nobody needs the answer.
         let _ = tokio::time::timeout(QUIT_LIMIT, farewell).await;
+    }
+
+    /// Counts the connection as open from here on.
+    pub fn count(&mut self, open: Open) {
+        self.counted = Some(open);
     }
 
     /// Returns why the session cannot go on, if it cannot.

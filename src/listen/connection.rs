@@ -20,7 +20,7 @@ use super::content::{Intake, Terms};
 use super::{Context, Drain, drained};
 use crate::clock;
 use crate::config::Service;
-use crate::metrics::Refusal;
+use crate::metrics::{self, Direction, Handshake, Refusal};
 use crate::net::Stream;
 use crate::policy::Client;
 use crate::policy::limits::SessionPermit;
@@ -64,6 +64,10 @@ struct Transaction {
 /// Serves one connection to its end.
 pub async fn serve(stream: Stream, peer: SocketAddr, service: Service, name: Box<str>, context: Arc<Context>) {
     let started = Instant::now();
+    let _open = context.metrics.open_session(match service.is_submission() {
+        true => metrics::Service::Submission,
+        false => metrics::Service::Relay,
+    });
     debug!(session = %name, peer = %peer.ip(), "connected");
     match begin(stream, peer, service, name.clone(), context).await {
         Ok(()) => debug!(session = %name, seconds = started.elapsed().as_secs(), "disconnected"),
@@ -80,7 +84,7 @@ async fn begin(
 ) -> io::Result<()> {
     let (stream, tls) = match service {
         Service::Submissions => {
-            let stream = stream.accept_tls(context.tls.acceptor(), HANDSHAKE_LIMIT).await?;
+            let stream = secure(stream, &context).await?;
             let facts = stream.tls().map(tls::facts);
             (stream, facts)
         }
@@ -126,7 +130,7 @@ impl Connection {
                 }
                 Action::StartTls => {
                     flush(&mut stream, self.session.output()).await?;
-                    stream = stream.accept_tls(self.context.tls.acceptor(), HANDSHAKE_LIMIT).await?;
+                    stream = secure(stream, &self.context).await?;
                     if let Some(facts) = stream.tls().map(tls::facts) {
                         self.session.handle_tls(facts);
                         self.facts = self.session.facts().clone();
@@ -172,10 +176,15 @@ impl Connection {
             Terms { now, expires: now.plus(clock::millis(config.queue.expire)), hops_max: config.limits.hops_max };
         let origin = self.origin(&envelope);
         let (from, recipients) = (envelope.reverse_path.to_string(), envelope.recipients().len());
+        let started = Instant::now();
         match intake.commit(envelope, origin, &terms).await {
             Ok(committed) => {
+                self.context.metrics.observe_commit(started.elapsed().as_secs_f64());
                 let octets = committed.content_octets();
                 info!(queue_id = %committed.id(), session = %self.name, %from, recipients, octets, "accepted");
+                if self.facts.tls.is_none() {
+                    self.context.metrics.count_plaintext(Direction::In);
+                }
                 self.context.metrics.accepted.inc();
                 self.context.metrics.accepted_octets.inc_by(octets);
                 accepted(&committed)
@@ -308,6 +317,14 @@ fn question_name(question: &Question<'_>) -> &'static str {
 
 fn with(facts: &Facts, smtputf8: bool) -> With {
     With { lmtp: false, esmtp: facts.esmtp, tls: facts.tls.is_some(), authenticated: facts.user.is_some(), smtputf8 }
+}
+
+/// Completes our half of a TLS handshake.
+async fn secure(stream: Stream, context: &Context) -> io::Result<Stream> {
+    let result = stream.accept_tls(context.tls.acceptor(), HANDSHAKE_LIMIT).await;
+    let outcome = if result.is_ok() { Handshake::Done } else { Handshake::Failed };
+    context.metrics.count_handshake(Direction::In, outcome);
+    result
 }
 
 async fn flush(stream: &mut Stream, output: &mut Vec<u8>) -> io::Result<()> {

@@ -56,7 +56,7 @@ pub struct Metrics {
     /// 1 when a failed write or sync has stopped acceptance.
     pub queue_stopped: Gauge,
     commit_batch: Histogram,
-    sync_seconds: Histogram,
+    commit_seconds: Histogram,
     delivery_seconds: Histogram,
 }
 
@@ -119,11 +119,16 @@ impl Metrics {
             ),
             commit_batch: add(
                 &mut to,
-                "commit_batch_records",
-                "Records made durable by one sync",
+                "commit_batch_messages",
+                "Messages committed by one sync",
                 histogram(1.0, 2.0, 12),
             ),
-            sync_seconds: seconds(&mut to, "sync", "Duration of one sync of the queue", histogram(0.0001, 2.0, 16)),
+            commit_seconds: seconds(
+                &mut to,
+                "commit",
+                "From the end of the content to stable storage",
+                histogram(0.0001, 2.0, 16),
+            ),
             delivery_seconds: seconds(&mut to, "delivery", "From acceptance to delivery", histogram(0.01, 4.0, 14)),
             registry: to,
         };
@@ -178,10 +183,14 @@ impl Metrics {
         self.plaintext.get_or_create(&DirectionLabel { direction }).inc();
     }
 
-    /// Notes one sync of the queue: how many records it made durable and how long it took.
-    pub fn observe_commit(&self, records: usize, sync_seconds: f64) {
-        self.commit_batch.observe(records as f64);
-        self.sync_seconds.observe(sync_seconds);
+    /// Notes how many messages one sync committed.
+    pub fn observe_batch(&self, messages: usize) {
+        self.commit_batch.observe(messages as f64);
+    }
+
+    /// Notes how long a message waited for stable storage.
+    pub fn observe_commit(&self, seconds: f64) {
+        self.commit_seconds.observe(seconds);
     }
 
     /// Returns all metrics in the OpenMetrics text format.
@@ -259,7 +268,8 @@ mod tests {
         metrics.accepted.inc();
         metrics.count_refusal(Refusal::Relay);
         metrics.count_delivered(Transport::Maildir, 2, 0.5);
-        metrics.observe_commit(20, 0.003);
+        metrics.observe_batch(20);
+        metrics.observe_commit(0.003);
         let session = metrics.open_session(Service::Submission);
         let text = metrics.text();
         for line in [
@@ -268,7 +278,7 @@ mod tests {
             "postroad_refused_total{reason=\"unknown_recipient\"} 0",
             "postroad_delivered_recipients_total{transport=\"maildir\"} 2",
             "postroad_sessions_open{service=\"submission\"} 1",
-            "postroad_sync_seconds_count 1",
+            "postroad_commit_seconds_count 1",
             "# EOF",
         ] {
             assert!(text.lines().any(|have| have == line), "{line} is missing from\n{text}");

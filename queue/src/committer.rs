@@ -25,6 +25,10 @@ use crate::tidy;
 #[derive(Default)]
 pub(crate) struct Inbox {
     pub commits: VecDeque<Pending>,
+    /// Large messages whose content files are to be synced before they go to `commits`.
+    pub unsynced: VecDeque<Pending>,
+    /// Threads that sync content files; without them the committer does it.
+    pub syncers: usize,
     pub states: HashMap<QueueId, PendingState>,
     pub retires: Vec<Retire>,
     /// Nothing more is taken.
@@ -46,7 +50,10 @@ pub(crate) struct Pending {
 /// Content to commit.
 pub(crate) enum Content {
     Inline(Vec<u8>),
+    /// In a file not yet synced.
     Spilled(Arc<dyn FsFile>),
+    /// In a file that is synced; its directory is not.
+    Synced,
 }
 
 /// A state to record.
@@ -84,15 +91,18 @@ struct Answers {
     items: Vec<Arc<Item>>,
 }
 
-/// The thread that writes. Dropping it stops it too.
+/// The thread that writes, and a few that sync content files beside it, so that small messages never
+/// wait for the sync of a large one. Dropping it stops them too.
 pub struct Committer {
     spool: Arc<Spool>,
-    thread: Option<JoinHandle<()>>,
+    threads: Vec<JoinHandle<()>>,
 }
 
 /// The most messages and octets of content written as one batch.
 const BATCH_MESSAGES_MAX: usize = 512;
 const BATCH_OCTETS_MAX: u64 = 8 << 20;
+/// Threads that sync content files.
+const SYNCERS: usize = 8;
 /// The most ids in one Retired record.
 const RETIRED_IDS_MAX: usize = 8192;
 /// How long nothing must have arrived before the committer tidies up.
@@ -100,14 +110,25 @@ const IDLE: Duration = Duration::from_secs(1);
 
 impl Committer {
     pub(crate) fn start(spool: Arc<Spool>) -> io::Result<Committer> {
-        let thread = {
-            let spool = spool.clone();
-            std::thread::Builder::new().name("committer".into()).spawn(move || run(&spool))?
-        };
-        Ok(Committer { spool, thread: Some(thread) })
+        let mut committer = Committer { spool, threads: Vec::with_capacity(1 + SYNCERS) };
+        committer.spawn("committer", run)?;
+        for _ in 0..SYNCERS {
+            lock(&committer.spool.inbox).syncers += 1;
+            if let Err(e) = committer.spawn("content sync", sync_contents_of_drafts) {
+                lock(&committer.spool.inbox).syncers -= 1;
+                return Err(e);
+            }
+        }
+        Ok(committer)
     }
 
-    /// Writes what waits, answers it and ends the thread. Whatever comes later is refused.
+    fn spawn(&mut self, name: &str, run: fn(&Spool)) -> io::Result<()> {
+        let spool = self.spool.clone();
+        self.threads.push(std::thread::Builder::new().name(name.into()).spawn(move || run(&spool))?);
+        Ok(())
+    }
+
+    /// Writes what waits, answers it and ends the threads. Whatever comes later is refused.
     pub fn stop(self) {}
 }
 
@@ -115,21 +136,31 @@ impl Drop for Committer {
     fn drop(&mut self) {
         lock(&self.spool.inbox).stopped = true;
         self.spool.wake.notify_all();
-        if let Some(thread) = self.thread.take() {
-            thread.join().expect("the committer does not panic");
+        self.spool.wake_syncers.notify_all();
+        for thread in self.threads.drain(..) {
+            thread.join().expect("no thread of the queue panics");
         }
     }
 }
 
 impl Inbox {
     pub(crate) fn is_empty(&self) -> bool {
-        self.commits.is_empty() && self.states.is_empty() && self.retires.is_empty()
+        let synced = self.syncers > 0 || self.unsynced.is_empty();
+        synced && self.commits.is_empty() && self.states.is_empty() && self.retires.is_empty()
+    }
+
+    /// Returns whether nothing will come any more.
+    fn is_over(&self) -> bool {
+        self.stopped && self.syncers == 0
     }
 
     /// Takes what goes into one batch: states first, they are small and deliveries wait for them.
     fn take(&mut self) -> VecDeque<Op> {
         let states = std::mem::take(&mut self.states).into_iter().map(|(id, state)| Op::State(id, state));
         let mut ops: VecDeque<Op> = states.collect();
+        if self.syncers == 0 {
+            self.commits.append(&mut self.unsynced);
+        }
         let mut octets = 0;
         while let Some(next) = self.commits.front() {
             octets += if matches!(next.content, Content::Inline(_)) { next.item.content_octets } else { 0 };
@@ -171,7 +202,7 @@ fn run(spool: &Spool) {
 /// Waits for work, at most until it is time to tidy; returns whether to go on.
 fn wait(spool: &Spool, tidied: bool) -> bool {
     let mut inbox = lock(&spool.inbox);
-    while inbox.is_empty() && !inbox.stopped {
+    while inbox.is_empty() && !inbox.is_over() {
         inbox.sleeping = true;
         let poisoned = "no thread panics while it holds a lock of the queue";
         if tidied {
@@ -185,7 +216,38 @@ fn wait(spool: &Spool, tidied: bool) -> bool {
         }
     }
     inbox.sleeping = false;
-    !inbox.stopped
+    !inbox.is_over()
+}
+
+/// Syncs content files, one at a time, and hands their messages to the committer.
+fn sync_contents_of_drafts(spool: &Spool) {
+    let mut inbox = lock(&spool.inbox);
+    loop {
+        if let Some(pending) = inbox.unsynced.pop_front() {
+            drop(inbox);
+            let pending = sync_content(spool, pending);
+            inbox = lock(&spool.inbox);
+            inbox.commits.extend(pending);
+            spool.wake(inbox);
+            inbox = lock(&spool.inbox);
+        } else if inbox.stopped {
+            inbox.syncers -= 1;
+            return spool.wake(inbox);
+        } else {
+            inbox = spool.wake_syncers.wait(inbox).expect("no thread panics while it holds a lock of the queue");
+        }
+    }
+}
+
+/// Syncs the content file of a message; answers it when that fails.
+fn sync_content(spool: &Spool, pending: Pending) -> Option<Pending> {
+    let mut answers = Answers::default();
+    let synced = sync_contents(spool, [Op::Commit(pending)].into(), &mut answers).pop_front();
+    answers.give(spool);
+    match synced {
+        Some(Op::Commit(pending)) => Some(pending),
+        _ => None,
+    }
 }
 
 /// Writes batches until nothing waits.
@@ -218,6 +280,7 @@ fn write(spool: &Spool, log: &mut Log, ops: VecDeque<Op>, answers: &mut Answers)
         Ok(()) => sync_contents(spool, still_known(spool, ops, answers), answers),
         Err(_) => ops,
     };
+    sync_content_names(spool, &ops);
     while !ops.is_empty() {
         let written = spool.check_poison().map_err(|why| Fault::Broken(why.to_string())).and_then(|()| {
             let parts: Vec<Part<'_>> = ops.iter().map(Op::part).collect();
@@ -257,30 +320,43 @@ fn still_known(spool: &Spool, ops: VecDeque<Op>, answers: &mut Answers) -> VecDe
     known
 }
 
-/// Syncs the content files of a batch, then their directory: before their records are written.
+/// Syncs the content files that are not: before their directory, and before their records are written.
 fn sync_contents(spool: &Spool, ops: VecDeque<Op>, answers: &mut Answers) -> VecDeque<Op> {
     let mut good = VecDeque::with_capacity(ops.len());
-    let mut any = false;
     for op in ops {
-        if let Op::Commit(Pending { content: Content::Spilled(file), item, .. }) = &op
-            && spool.check_poison().is_ok()
-        {
-            match file.sync() {
-                Ok(()) => any = true,
-                Err(e) if is_full(&e) => {
-                    refuse(spool, [op], &Fault::Full, answers);
-                    continue;
+        match op {
+            Op::Commit(Pending { content: Content::Spilled(file), item, meta, meta_crc, content_crc, done })
+                if spool.check_poison().is_ok() =>
+            {
+                let synced = file.sync();
+                let id = item.id;
+                let pending = Pending { content: Content::Synced, item, meta, meta_crc, content_crc, done };
+                match synced {
+                    Err(e) if is_full(&e) => {
+                        refuse(spool, [Op::Commit(pending)], &Fault::Full, answers);
+                        continue;
+                    }
+                    // The write that follows is refused for the whole batch.
+                    Err(e) => drop(spool.poison(&format!("sync of content/{id} failed: {e}"))),
+                    Ok(()) => {}
                 }
-                // The write below fails for the whole batch.
-                Err(e) => drop(spool.poison(&format!("sync of content/{} failed: {e}", item.id))),
+                good.push_back(Op::Commit(pending));
             }
+            op => good.push_back(op),
         }
-        good.push_back(op);
-    }
-    if any && let Err(Fault::Broken(why)) = sync_dir(spool, Dir::Content) {
-        spool.poison(&why);
     }
     good
+}
+
+/// Syncs the directory of the content files when a batch has any.
+fn sync_content_names(spool: &Spool, ops: &VecDeque<Op>) {
+    let any = ops.iter().any(|op| matches!(op, Op::Commit(Pending { content: Content::Synced, .. })));
+    if any
+        && spool.check_poison().is_ok()
+        && let Err(Fault::Broken(why)) = sync_dir(spool, Dir::Content)
+    {
+        spool.poison(&why);
+    }
 }
 
 /// Brings what was written into the index.
@@ -297,7 +373,7 @@ fn apply(spool: &Spool, ops: impl Iterator<Item = (Op, Place)>, answers: &mut An
                 answers.items.push(pending.item.clone());
                 let content = match pending.content {
                     Content::Inline(content) => Some(Arc::new(content)),
-                    Content::Spilled(_) => None,
+                    _ => None,
                 };
                 cache.insert(id, Recent { item: Some(pending.item), content });
             }
@@ -320,7 +396,7 @@ fn refuse(spool: &Spool, ops: impl IntoIterator<Item = Op>, fault: &Fault, answe
         match op {
             Op::Commit(pending) => {
                 let full = matches!(fault, Fault::Full);
-                if full && matches!(pending.content, Content::Spilled(_)) {
+                if full && pending.is_spilled() {
                     let _ = spool.fs.remove(Dir::Content, &pending.item.id.to_string());
                 }
                 let error = if full { CommitError::Full } else { CommitError::Poisoned(poison()) };
@@ -355,6 +431,10 @@ impl Answers {
 }
 
 impl Pending {
+    fn is_spilled(&self) -> bool {
+        !matches!(self.content, Content::Inline(_))
+    }
+
     fn entry(&self, place: Place) -> Entry {
         Entry {
             content_octets: self.item.content_octets,
@@ -362,7 +442,7 @@ impl Pending {
             meta_octets: self.meta.len() as u32,
             content_crc: self.content_crc,
             state: None,
-            spilled: matches!(self.content, Content::Spilled(_)),
+            spilled: self.is_spilled(),
         }
     }
 }
@@ -384,17 +464,14 @@ impl Op {
             Op::Retired { meta, .. } => plain(Kind::Retired, QueueId::from_u64(0), meta),
             Op::Move(moved) => moved.part(),
             Op::Commit(pending) => {
-                let (inline, spilled): (&[u8], bool) = match &pending.content {
-                    Content::Inline(content) => (content, false),
-                    Content::Spilled(_) => (&[], true),
-                };
+                let inline: &[u8] = if let Content::Inline(content) = &pending.content { content } else { &[] };
                 Part {
                     kind: Kind::Message,
                     id: pending.item.id,
                     meta: &pending.meta,
                     meta_crc: pending.meta_crc,
                     inline,
-                    spilled,
+                    spilled: pending.is_spilled(),
                     content_octets: pending.item.content_octets,
                     content_crc: pending.content_crc,
                 }

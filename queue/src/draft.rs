@@ -52,7 +52,7 @@ pub struct Committed {
 /// Octets written at once to the file of a large draft.
 const SPILL_OCTETS: usize = 128 << 10;
 /// Octets after which the system is asked to start writing a large draft to the disk.
-const WRITEBACK_OCTETS: u64 = 4 << 20;
+const WRITEBACK_OCTETS: u64 = 1 << 20;
 /// What a draft may hold in memory once all drafts together hold too much.
 const TIGHT_OCTETS: usize = 8 << 10;
 
@@ -141,8 +141,17 @@ impl Draft {
                     }
                     return done(Err(CommitError::Stopped));
                 }
-                inbox.commits.push_back(Pending { item, meta, meta_crc, content, content_crc, done: Box::new(done) });
-                self.spool.wake(inbox);
+                let to_sync = matches!(content, Content::Spilled(_));
+                let pending = Pending { item, meta, meta_crc, content, content_crc, done: Box::new(done) };
+                if to_sync {
+                    inbox.unsynced.push_back(pending);
+                    self.spool.wake_syncers.notify_one();
+                } else {
+                    inbox.commits.push_back(pending);
+                }
+                if !to_sync || inbox.syncers == 0 {
+                    self.spool.wake(inbox);
+                }
             }
         }
     }
@@ -162,7 +171,11 @@ impl Draft {
             self.write_out(&[]).map_err(|e| if is_full(&e) { CommitError::Full } else { CommitError::Void })?;
         }
         let content = match self.file.take() {
-            Some(spill) => Content::Spilled(spill.file),
+            Some(spill) => {
+                // On its way to the disk before the committer asks for it to be there.
+                spill.file.start_writeback(spill.started, spill.written - spill.started);
+                Content::Spilled(spill.file)
+            }
             None => Content::Inline(std::mem::take(&mut self.memory)),
         };
         Ok((meta, content))

@@ -19,8 +19,9 @@
 //!
 //! (`content/ID` stands for large messages only; `+` in that column means "where there is one".)
 //!
-//! * draft → writing: [`Draft::commit`] hands the draft to the committer, which syncs the content file,
-//!   then the directory `content/`, then writes the Message record.
+//! * draft → writing: [`Draft::commit`] hands the draft over; its content file is synced (beside the
+//!   committer, so that small messages do not wait for it), then the directory `content/`, then the
+//!   Message record is written.
 //! * writing → committed: one sync of the active segment for the whole batch. **Commit point**: only
 //!   behind it is a [`Committed`] made, and the 250 needs one.
 //! * committed → recorded: [`Queue::record`] writes a State record; one sync for the batch, then its

@@ -217,6 +217,11 @@ impl Queue {
         read::verify(&next, &read, progress)
     }
 
+    /// Returns the latest id ever given out: after opening, that of the last run.
+    pub fn last_id(&self) -> QueueId {
+        self.0.last_id()
+    }
+
     /// Returns how many messages there are.
     pub fn len(&self) -> usize {
         lock(&self.0.index).entries.len()

@@ -1,15 +1,15 @@
-//! Messages that something is being done about: one copy of each item in memory, whoever asks.
+//! Messages that something is being done about: one copy of each in memory, whoever asks.
 //!
-//! An item is loaded when the first attempt (or admin) needs it and forgotten with the last one,
+//! A message is loaded when the first attempt (or admin) needs it and forgotten with the last one,
 //! so memory follows what is in flight, not what is queued.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use postroad_queue::{Item, LoadError, Queue, QueueId};
 use tokio::sync::Mutex as AsyncMutex;
 
-/// The items in use.
+/// The messages in use.
 pub struct ActiveItems {
     queue: Queue,
     entries: Mutex<HashMap<QueueId, Entry>>,
@@ -17,15 +17,27 @@ pub struct ActiveItems {
 
 struct Entry {
     users: usize,
-    item: Arc<AsyncMutex<Arc<Item>>>,
+    current: Arc<AsyncMutex<Current>>,
 }
 
-/// The right to read and change one item; given back when dropped.
+/// A message as it is now. Whoever changes it holds the lock until the change is recorded.
+pub struct Current {
+    /// The message.
+    pub item: Arc<Item>,
+    /// Places of the recipients that an attempt is under way for: no other may try them.
+    pub trying: Vec<usize>,
+    /// Attempts under way. The last one to end tells the sender what all of them came to.
+    pub attempts: usize,
+    /// Whether it has left the queue.
+    pub is_gone: bool,
+}
+
+/// The right to read and change one message; given back when dropped.
 pub struct Active<'a> {
     items: &'a ActiveItems,
     id: QueueId,
-    /// The item as it is now. Whoever changes it holds the lock until the change is recorded.
-    pub item: Arc<AsyncMutex<Arc<Item>>>,
+    /// The message.
+    pub current: Arc<AsyncMutex<Current>>,
 }
 
 impl ActiveItems {
@@ -34,36 +46,39 @@ impl ActiveItems {
         ActiveItems { queue, entries: Mutex::default() }
     }
 
-    /// Gives access to an item, from memory when it is in use already.
+    /// Gives access to a message, from memory when it is in use already.
     ///
     /// # Errors
     /// The queue cannot load it.
     pub fn get(&self, id: QueueId) -> Result<Active<'_>, LoadError> {
         let mut entries = self.lock();
-        let item = match entries.get_mut(&id) {
+        let current = match entries.get_mut(&id) {
             Some(entry) => {
                 entry.users += 1;
-                entry.item.clone()
+                entry.current.clone()
             }
             None => {
                 // Under the lock, so that two who come at once share one copy.
-                let item = Arc::new(AsyncMutex::new(self.queue.load(id)?));
-                entries.insert(id, Entry { users: 1, item: item.clone() });
-                item
+                let item = self.queue.load(id)?;
+                let current = Current { item, trying: Vec::new(), attempts: 0, is_gone: false };
+                let current = Arc::new(AsyncMutex::new(current));
+                entries.insert(id, Entry { users: 1, current: current.clone() });
+                current
             }
         };
-        Ok(Active { items: self, id, item })
+        Ok(Active { items: self, id, current })
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<QueueId, Entry>> {
-        self.entries.lock().expect("nothing panics while it holds the items in use")
+    fn lock(&self) -> MutexGuard<'_, HashMap<QueueId, Entry>> {
+        self.entries.lock().expect("nothing panics while it holds the messages in use")
     }
 }
 
-impl Active<'_> {
-    /// Returns whether nobody else uses the item now.
-    pub fn is_only(&self) -> bool {
-        self.items.lock().get(&self.id).is_some_and(|entry| entry.users == 1)
+impl Current {
+    /// Ends an attempt for these recipients.
+    pub fn end_attempt(&mut self, places: &[usize]) {
+        self.attempts = self.attempts.saturating_sub(1);
+        self.trying.retain(|place| !places.contains(place));
     }
 }
 

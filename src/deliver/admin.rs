@@ -8,9 +8,8 @@ use postroad_queue::schedule::{DestinationStats, Selector, Standing, Totals};
 use postroad_queue::{Item, LoadError, QueueId, RecipientState, Report};
 use postroad_smtp::{Reply, ReversePath, Status};
 
-use super::attempt::record;
+use super::attempt::{finish_up, record};
 use super::dispatcher::{Delivery, key};
-use super::notify;
 
 const REMOVED: Reply = Reply::of(550, Some(Status::new(5, 7, 0)), "removed from the queue by the administrator");
 const BOUNCED: Reply = Reply::of(550, Some(Status::new(5, 7, 0)), "returned to its sender by the administrator");
@@ -35,21 +34,24 @@ impl Delivery {
     async fn set_held(&self, id: QueueId, held: bool) -> Result<bool, String> {
         let core = &self.0;
         let Some(active) = found(core.active.get(id))? else { return Ok(false) };
-        let mut current = active.item.lock().await;
-        if current.state.held == held {
+        let mut current = active.current.lock().await;
+        if current.is_gone {
             return Ok(false);
         }
-        let mut item = (**current).clone();
-        item.state.held = held;
-        record(core, &item).await?;
-        *current = Arc::new(item);
+        let changed = current.item.state.held != held;
+        if changed {
+            let mut item = (*current.item).clone();
+            item.state.held = held;
+            record(core, &item).await?;
+            current.item = Arc::new(item);
+        }
         if held {
             core.schedule().hold(Selector::Id(id));
         } else {
             core.schedule().release(Selector::Id(id));
             core.start_ready();
         }
-        Ok(true)
+        Ok(changed)
     }
 
     /// Makes a message due at once. Returns whether anything of it waited.
@@ -80,8 +82,8 @@ impl Delivery {
     async fn end(&self, id: QueueId, places: &[usize], reply: &Reply, notify: bool) -> Result<bool, String> {
         let core = &self.0;
         let Some(active) = found(core.active.get(id))? else { return Ok(false) };
-        let mut current = active.item.lock().await;
-        let mut item = (**current).clone();
+        let mut current = active.current.lock().await;
+        let mut item = (*current.item).clone();
         let nobody = !notify || item.envelope.reverse_path == ReversePath::Null;
         let report = Report { at: core.clock.now(), remote: None, reply: reply.clone() };
         let mut changed = false;
@@ -92,16 +94,15 @@ impl Delivery {
                 changed = true;
             }
         }
-        if !changed {
+        if !changed || current.is_gone {
             return Ok(false);
         }
         record(core, &item).await?;
-        *current = Arc::new(item);
+        current.item = Arc::new(item);
         let routing = core.routing.load_full();
-        notify::send_due(core, &mut current, &routing).await?;
-        if current.state.is_settled() {
+        finish_up(core, &mut current, &routing).await?;
+        if current.is_gone {
             core.schedule().remove(Selector::Id(id));
-            core.queue.retire(id);
         }
         Ok(true)
     }

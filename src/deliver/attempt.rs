@@ -6,13 +6,13 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use postroad_queue::schedule::{Attempt, Finish};
+use postroad_queue::schedule::{Attempt, Finish, Selector};
 use postroad_queue::{Item, LoadError, QueueId, RecipientState, Report, UnixMillis};
 use postroad_smtp::Reply;
 use tokio::sync::oneshot;
 use tracing::{error, info, warn};
 
-use super::active::Active;
+use super::active::{Active, Current};
 use super::dispatcher::{Core, Routing, key};
 use super::outcome::{Outcome, Timing, apply};
 use super::remote::Lane;
@@ -21,8 +21,10 @@ use crate::clock::millis;
 use crate::metrics::Transport;
 use crate::route::Route;
 
-/// How soon an attempt is repeated that the host's own trouble prevented.
-const TROUBLE_DELAY_MS: u64 = 60_000;
+/// How soon something is repeated that this host's own trouble prevented.
+pub const TROUBLE_DELAY_MS: u64 = 60_000;
+/// How soon an attempt comes back for recipients that another one is trying.
+const BUSY_DELAY_MS: u64 = 1000;
 
 /// Takes one attempt after the other for one destination.
 pub struct Worker {
@@ -85,36 +87,80 @@ impl Drop for Worker {
 async fn run_one(core: &Arc<Core>, lane: &mut Lane, id: QueueId, destination: &str) -> Finish {
     let active = match core.active.get(id) {
         Ok(active) => active,
-        Err(LoadError::Unknown(_)) => return Finish::Done,
-        Err(error) => {
-            error!(queue_id = %id, %error, "cannot read a message");
-            return Finish::Requeue { due: core.clock.now().plus(TROUBLE_DELAY_MS) };
-        }
+        Err(LoadError::Unknown(_)) => return Finish::Forgotten,
+        Err(error) => return core.unreadable(id, &error),
     };
-    let item = active.item.lock().await.clone();
     let routing = core.routing.load_full();
-    let (places, route) = pick(&routing, &item, destination);
+    let (item, places, route) = match begin(core, &active, &routing, destination).await {
+        Begun::Attempt { item, places, route } => (item, places, route),
+        Begun::Nothing(finish) => return finish,
+    };
     let task = Task { item: &item, places, routing: &routing };
     let started = Instant::now();
     let (outcomes, ended) = match route {
-        None => (Vec::new(), Ended::Answered),
-        Some(Route::Refused(reply)) => (task.all_failed(core, &reply), Ended::Answered),
-        Some(Route::Local(hop)) => local_mail::deliver(core, lane, &task, &hop).await,
-        Some(Route::Smtp(next_hop)) => lane.deliver(core, &task, &next_hop).await,
+        Route::Refused(reply) => (task.all_failed(core, &reply), Ended::Answered),
+        Route::Local(hop) => local_mail::deliver(core, lane, &task, &hop).await,
+        Route::Smtp(next_hop) => lane.deliver(core, &task, &next_hop).await,
     };
     report(core, &item, destination, &outcomes, started.elapsed());
-    let due = match settle(core, &active, outcomes, &routing).await {
-        Ok(due) => due,
-        Err(why) => {
-            error!(queue_id = %id, %why, "an outcome cannot be recorded; the message will be tried again");
-            Some(core.clock.now().plus(TROUBLE_DELAY_MS))
+    match (settle(core, &active, &task.places, outcomes, &routing).await, ended) {
+        // Nobody at the destination was heard, whatever became of the message.
+        (_, Ended::Unreachable(said)) => Finish::DestinationFailed { said },
+        (Ok(None), _) => Finish::Done,
+        (Ok(Some(due)), Ended::Answered) => Finish::Requeue { due },
+        (Ok(Some(due)), Ended::Throttled(said) | Ended::Stale(said)) => Finish::Throttled { due, said },
+        (Err(why), _) => {
+            error!(queue_id = %id, %why, "what became of a message cannot be recorded; it will be tried again");
+            Finish::Postponed { due: core.clock.now().plus(TROUBLE_DELAY_MS) }
         }
-    };
-    match (due, ended) {
-        (None, _) => Finish::Done,
-        (Some(due), Ended::Answered) => Finish::Requeue { due },
-        (Some(due), Ended::Throttled(said) | Ended::Stale(said)) => Finish::Throttled { due, said },
-        (Some(_), Ended::Unreachable(said)) => Finish::DestinationFailed { said },
+    }
+}
+
+/// How an attempt begins.
+enum Begun {
+    /// These recipients are tried over this route.
+    Attempt { item: Arc<Item>, places: Vec<usize>, route: Route },
+    /// There is nothing to try here.
+    Nothing(Finish),
+}
+
+/// Marks the recipients that go to this destination as being tried.
+async fn begin(core: &Arc<Core>, active: &Active<'_>, routing: &Routing, destination: &str) -> Begun {
+    let mut current = active.current.lock().await;
+    if current.is_gone {
+        return Begun::Nothing(Finish::Forgotten);
+    }
+    if current.item.state.held {
+        core.schedule().hold(Selector::Id(current.item.id));
+        return Begun::Nothing(Finish::Returned);
+    }
+    let (places, route) = pick(routing, &current.item, destination);
+    let busy = places.iter().any(|place| current.trying.contains(place));
+    match route {
+        // After a reload two attempts may mean the same recipients: the second waits for the first.
+        Some(_) if busy => Begun::Nothing(Finish::Postponed { due: core.clock.now().plus(BUSY_DELAY_MS) }),
+        Some(route) => {
+            current.attempts += 1;
+            current.trying.extend(&places);
+            Begun::Attempt { item: current.item.clone(), places, route }
+        }
+        None => Begun::Nothing(nothing_here(core, &mut current, routing).await),
+    }
+}
+
+/// No pending recipient goes to this destination: whoever is left goes elsewhere now, or only the
+/// sender is still to be told.
+async fn nothing_here(core: &Arc<Core>, current: &mut Current, routing: &Routing) -> Finish {
+    if current.item.state.recipients.iter().any(|state| matches!(state, RecipientState::Pending { .. })) {
+        core.admit(std::slice::from_ref(&current.item));
+        return Finish::Forgotten;
+    }
+    match finish_up(core, current, routing).await {
+        Ok(()) => Finish::Forgotten,
+        Err(why) => {
+            error!(queue_id = %current.item.id, %why, "a sender cannot be told yet");
+            Finish::Postponed { due: core.clock.now().plus(TROUBLE_DELAY_MS) }
+        }
     }
 }
 
@@ -140,37 +186,47 @@ fn pick(routing: &Routing, item: &Item, destination: &str) -> (Vec<usize>, Optio
 async fn settle(
     core: &Arc<Core>,
     active: &Active<'_>,
+    places: &[usize],
     outcomes: Vec<(usize, Outcome)>,
     routing: &Routing,
 ) -> Result<Option<UnixMillis>, String> {
-    let mut current = active.item.lock().await;
-    if all_done(&current, &outcomes) {
-        core.queue.retire(current.id);
+    let mut current = active.current.lock().await;
+    current.end_attempt(places);
+    if current.is_gone {
         return Ok(None);
     }
-    let due = if outcomes.is_empty() { None } else { record_outcomes(core, &mut current, outcomes, routing).await? };
-    // While other attempts run, what they come to may go into the same notification.
-    if active.is_only() {
-        notify::send_due(core, &mut current, routing).await?;
+    if all_done(&current.item, &outcomes) {
+        current.is_gone = true;
+        core.queue.retire(current.item.id);
+        return Ok(None);
     }
-    if current.state.is_settled() {
-        core.queue.retire(current.id);
+    let mut item = (*current.item).clone();
+    let timing = Timing { now: core.clock.now(), retry: &routing.retry, random: fastrand::f64() };
+    let due = apply(&mut item, outcomes, timing);
+    record(core, &item).await?;
+    current.item = Arc::new(item);
+    // While other attempts run, what they come to may go into the same notification: the last one
+    // to end sends it.
+    if current.attempts == 0 {
+        finish_up(core, &mut current, routing).await?;
     }
     Ok(due)
 }
 
-async fn record_outcomes(
-    core: &Arc<Core>,
-    current: &mut Arc<Item>,
-    outcomes: Vec<(usize, Outcome)>,
-    routing: &Routing,
-) -> Result<Option<UnixMillis>, String> {
-    let mut item = (**current).clone();
-    let timing = Timing { now: core.clock.now(), retry: &routing.retry, random: fastrand::f64() };
-    let due = apply(&mut item, outcomes, timing);
-    record(core, &item).await?;
-    *current = Arc::new(item);
-    Ok(due)
+/// Tells the sender what is due, and ends the message when nothing is left to do.
+///
+/// # Errors
+/// Says why a notification cannot be sent; somebody has to come back for it.
+pub async fn finish_up(core: &Arc<Core>, current: &mut Current, routing: &Routing) -> Result<(), String> {
+    if let Err(why) = notify::send_due(core, &mut current.item, routing).await {
+        core.remind(core.clock.now().plus(TROUBLE_DELAY_MS), current.item.id);
+        return Err(why);
+    }
+    if current.item.state.is_settled() {
+        current.is_gone = true;
+        core.queue.retire(current.item.id);
+    }
+    Ok(())
 }
 
 /// The common case: every recipient was delivered by this attempt and nobody waits to hear of it.

@@ -4,19 +4,20 @@
 //! lasts. All decisions about order and limits are the schedule's.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use postroad_queue::schedule::{Attempt, Finish, Job, Lane, Limits, Next, Schedule, Selector};
-use postroad_queue::{Item, Queue, QueueId, RecipientState, RetryPolicy, UnixMillis};
+use postroad_queue::{Item, LoadError, Queue, QueueId, RecipientState, RetryPolicy, UnixMillis};
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
+use tokio::task::JoinSet;
 use tracing::{error, info};
 
 use super::active::ActiveItems;
-use super::attempt::Worker;
+use super::attempt::{TROUBLE_DELAY_MS, Worker};
 use super::local::BlockingLimit;
 use super::pool::Pool;
 use crate::clock::{Clock, millis};
@@ -27,12 +28,10 @@ use crate::tls::ClientTls;
 
 /// Messages read from the queue at a time when it is admitted as a whole.
 const ADMIT_BATCH: usize = 1000;
-/// How often idle connections and the age of messages are looked at.
-const SWEEP_PERIOD: Duration = Duration::from_secs(1);
+/// How long the end of idle connections may take.
+const FAREWELL_LIMIT: Duration = Duration::from_secs(5);
 /// Blocking local deliveries at a time.
 const LOCAL_DELIVERIES_MAX: usize = 16;
-/// How soon an attempt that a fault of ours cut off is repeated.
-const FAULT_DELAY_MS: u64 = 60_000;
 
 /// What deliveries need; handles to rooms below.
 pub struct Parts {
@@ -73,9 +72,12 @@ pub(super) struct Core {
     pub active: ActiveItems,
     pub pool: Pool,
     pub local: BlockingLimit,
-    /// Messages before this id were there when the agent started: an earlier run may have delivered
-    /// them without recording so.
-    pub first_of_run: QueueId,
+    /// The last message of earlier runs: up to it, mail may have been delivered without a record.
+    pub last_of_earlier_run: QueueId,
+    /// The shortest `queue.expire` of this run, in milliseconds.
+    expire_min_ms: AtomicU64,
+    /// How many configurations there were before this one.
+    generation: AtomicU64,
     schedule: Mutex<Schedule>,
     runtime: Handle,
     /// When outcomes are told that waited to be told together with others.
@@ -120,7 +122,9 @@ impl Delivery {
         let schedule = Schedule::new(parts.routing.limits(), fastrand::u64(..));
         let delivery = Delivery(Arc::new(Core {
             active: ActiveItems::new(parts.queue.clone()),
-            first_of_run: QueueId::next(QueueId::from_u64(0), parts.clock.now()),
+            last_of_earlier_run: parts.queue.last_id(),
+            expire_min_ms: AtomicU64::new(millis(parts.routing.config.queue.expire)),
+            generation: AtomicU64::new(0),
             queue: parts.queue,
             routing: ArcSwap::from_pointee(parts.routing),
             tls: parts.tls,
@@ -150,36 +154,42 @@ impl Delivery {
     /// Admits what the queue held at the start, then keeps the alarm and the sweeps. Never returns.
     pub async fn run(&self) {
         let core = self.0.clone();
+        self.0.spawn(super::sweep::Sweep::default().run(core.clone()));
         // Reading the whole queue blocks; new mail flows meanwhile.
-        let admitted = tokio::task::spawn_blocking(move || core.admit_found()).await;
-        if let Err(fault) = admitted {
-            error!(%fault, "admitting the queue was cut off; restart the agent");
-        }
-        let mut sweep = super::sweep::Sweep::default();
+        self.0.runtime.spawn_blocking(move || core.admit_found());
         loop {
             let at = *lock(&self.0.alarm);
-            let wake = at.map_or(Instant::now() + SWEEP_PERIOD, |at| self.0.clock.instant(at));
-            let wake = wake.min(Instant::now() + SWEEP_PERIOD);
+            let wake = async {
+                match at {
+                    Some(at) => tokio::time::sleep_until(self.0.clock.instant(at).into()).await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
-                () = tokio::time::sleep_until(wake.into()) => {}
+                () = wake => {}
                 () = self.0.alarm_changed.notified() => continue,
             }
+            *lock(&self.0.alarm) = None;
             self.0.start_ready();
-            sweep.run(&self.0).await;
         }
     }
 
     /// Takes another configuration; all that waits is routed anew.
     pub fn reload(&self, routing: Routing) {
-        let limits = routing.limits();
-        self.0.routing.store(Arc::new(routing));
-        {
-            let mut schedule = self.0.schedule();
-            schedule.set_limits(limits);
-            schedule.remove(Selector::All);
-        }
         let core = self.0.clone();
-        tokio::task::spawn_blocking(move || core.admit_found());
+        let limits = routing.limits();
+        core.expire_min_ms.fetch_min(millis(routing.config.queue.expire), Ordering::AcqRel);
+        core.routing.store(Arc::new(routing));
+        core.generation.fetch_add(1, Ordering::AcqRel);
+        // Taking a large queue out of the schedule and reading it again blocks.
+        self.0.runtime.spawn_blocking(move || {
+            {
+                let mut schedule = core.schedule();
+                schedule.set_limits(limits);
+                schedule.remove(Selector::All);
+            }
+            core.admit_found();
+        });
     }
 
     /// Starts nothing any more and waits for the attempts in flight, at most `limit`; then closes
@@ -195,9 +205,11 @@ impl Delivery {
         if tokio::time::timeout(limit, idle).await.is_err() {
             info!(attempts = self.0.schedule().totals().in_flight, "attempts cut off at the end of the drain");
         }
+        let mut farewells = JoinSet::new();
         for connection in self.0.pool.expire(Duration::ZERO) {
-            connection.quit().await;
+            farewells.spawn(connection.quit());
         }
+        let _ = tokio::time::timeout(FAREWELL_LIMIT, farewells.join_all()).await;
     }
 }
 
@@ -223,6 +235,36 @@ impl Core {
         }
     }
 
+    /// Admits a message that has recipients pending and no job, which only trouble of ours can have
+    /// brought about.
+    pub fn admit_lost(self: &Arc<Core>, item: &Arc<Item>) {
+        let pending = item.state.recipients.iter().any(|state| matches!(state, RecipientState::Pending { .. }));
+        let lost = pending && self.schedule().describe(item.id, self.clock.now()).is_empty();
+        if lost {
+            self.admit(std::slice::from_ref(item));
+            self.start_ready();
+        }
+    }
+
+    /// Deals with a message that cannot be read: what is damaged is set aside, everything else is
+    /// tried again later.
+    pub fn unreadable(&self, id: QueueId, error: &LoadError) -> Finish {
+        if let LoadError::Damaged { .. } = error {
+            match self.queue.quarantine(id) {
+                Ok(place) => {
+                    error!(queue_id = %id, %error, place, "a damaged message was set aside; its sender is not told");
+                    return Finish::Forgotten;
+                }
+                Err(why) => error!(queue_id = %id, %error, %why, "a damaged message cannot be set aside"),
+            }
+        } else {
+            error!(queue_id = %id, %error, "a message cannot be read; trying again later");
+        }
+        let due = self.clock.now().plus(TROUBLE_DELAY_MS);
+        self.remind(due, id);
+        Finish::Postponed { due }
+    }
+
     /// Admits all that the queue holds, oldest first.
     fn admit_found(self: &Arc<Core>) {
         let mut after = None;
@@ -230,7 +272,14 @@ impl Core {
             let ids = self.queue.ids(after, ADMIT_BATCH);
             let Some(last) = ids.last() else { return };
             after = Some(*last);
-            let items: Vec<Arc<Item>> = ids.into_iter().filter_map(|id| self.queue.load(id).ok()).collect();
+            let mut items = Vec::with_capacity(ids.len());
+            for id in ids {
+                match self.queue.load(id) {
+                    Ok(item) => items.push(item),
+                    Err(LoadError::Unknown(_)) => {}
+                    Err(error) => drop(self.unreadable(id, &error)),
+                }
+            }
             self.admit(&items);
             self.start_ready();
         }
@@ -281,8 +330,18 @@ impl Core {
 
     /// Gives back an attempt that a fault of ours cut off.
     pub fn cut_off(self: &Arc<Core>, attempt: Attempt) {
-        let due = self.clock.now().plus(FAULT_DELAY_MS);
-        self.schedule().finished(attempt, Finish::Requeue { due }, self.clock.now());
+        let due = self.clock.now().plus(TROUBLE_DELAY_MS);
+        self.schedule().finished(attempt, Finish::Postponed { due }, self.clock.now());
+    }
+
+    /// Returns how many configurations there were before this one.
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    /// Returns the shortest time that mail of this run may wait, in milliseconds.
+    pub fn expire_min_ms(&self) -> u64 {
+        self.expire_min_ms.load(Ordering::Acquire)
     }
 
     /// Remembers to look again at the notifications of a message.
@@ -304,7 +363,8 @@ impl Core {
 
 /// Returns one job for each destination that has pending recipients.
 fn jobs(router: &Router, item: &Item) -> Vec<Job> {
-    let lane = if item.envelope.reverse_path.mailbox().is_none() { Lane::Urgent } else { Lane::Normal };
+    // Anybody may send with the null reverse-path; only what this host says itself is urgent.
+    let lane = if &*item.origin.protocol == "dsn" { Lane::Urgent } else { Lane::Normal };
     let mut jobs: Vec<Job> = Vec::new();
     for (recipient, state) in item.envelope.recipients().iter().zip(&item.state.recipients) {
         let RecipientState::Pending { due, .. } = state else { continue };

@@ -79,7 +79,7 @@ async fn to_maildir(
 ) -> std::result::Result<Reply, Reply> {
     let reader = core.queue.content(task.item.id).map_err(|error| unreadable(task, &error))?;
     let (maildir, item) = (maildir.clone(), Arc::clone(task.item));
-    let maybe_repeat = item.id < core.first_of_run || task.tried_before(place);
+    let maybe_repeat = item.id <= core.last_of_earlier_run || task.tried_before(place);
     let delivered = core.local.run(move || {
         let deliver = Deliver {
             id: item.id,

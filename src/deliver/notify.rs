@@ -36,7 +36,7 @@ pub async fn send_due(core: &Arc<Core>, current: &mut Arc<Item>, routing: &Routi
     }
     let mut item = (**current).clone();
     for notification in &due.notifications {
-        let front = front(core, &item, notification.kind, &policy).map_err(|error| error.to_string())?;
+        let front = front(core, &item, notification.kind, &policy);
         let hostname = &routing.config.hostname;
         if let Some(composed) = dsn::compose(&item, notification, hostname, &policy, &front, now) {
             let id = commit(core, composed, routing).await?;
@@ -57,18 +57,19 @@ fn owes(item: &Item) -> bool {
     item.state.recipients.iter().any(waits)
 }
 
-/// Reads as much of the message as goes back to its sender.
-fn front(core: &Core, item: &Item, kind: Kind, policy: &dsn::Policy) -> io::Result<Vec<u8>> {
-    let mut content = match core.queue.content(item.id) {
-        Ok(content) => content,
-        Err(error) => {
-            // The sender is to hear of the failure even when the message itself cannot be read.
-            warn!(queue_id = %item.id, %error, "the notification goes without the message");
-            return Ok(Vec::new());
-        }
-    };
-    let wanted = dsn::octets_wanted(item, kind, policy);
-    let mut front = vec![0; usize::try_from(wanted).unwrap_or(usize::MAX)];
+/// Reads as much of the message as goes back to its sender. The sender is to hear of the failure
+/// even when the message itself cannot be read.
+fn front(core: &Core, item: &Item, kind: Kind, policy: &dsn::Policy) -> Vec<u8> {
+    let octets = usize::try_from(dsn::octets_wanted(item, kind, policy)).unwrap_or(usize::MAX);
+    read_front(core, item.id, octets).unwrap_or_else(|error| {
+        warn!(queue_id = %item.id, %error, "the notification goes without the message");
+        Vec::new()
+    })
+}
+
+fn read_front(core: &Core, id: QueueId, octets: usize) -> io::Result<Vec<u8>> {
+    let mut content = core.queue.content(id).map_err(io::Error::other)?;
+    let mut front = vec![0; octets];
     let mut have = 0;
     while have < front.len() {
         match content.read_at(have as u64, &mut front[have..])? {

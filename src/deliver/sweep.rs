@@ -2,92 +2,141 @@
 //!
 //! Retries cannot see to the age of messages: mail for a destination that is down waits for the
 //! destination alone, without attempts of its own. Queue ids sort by arrival, so two cursors over
-//! them find what has come of age, each message once, and need no memory.
+//! them come by every message once when it is of age, and need no memory. Whoever cannot be dealt
+//! with in passing (held, being tried, not quite due, a full disk) gets a reminder.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use postroad_queue::schedule::{Selector, Why};
-use postroad_queue::{Item, QueueId, RecipientState, Report, UnixMillis};
+use postroad_queue::{Item, LoadError, QueueId, RecipientState, Report, UnixMillis};
 use postroad_smtp::{Reply, Status};
 use tracing::error;
 
-use super::attempt::record;
+use super::active::Current;
+use super::attempt::{TROUBLE_DELAY_MS, finish_up, record};
 use super::dispatcher::{Core, Routing};
-use super::notify;
 use crate::clock::millis;
 use crate::dsn;
 
-/// Messages looked at in one sweep, at most, so that the alarm is never late by much.
-const MESSAGES_PER_SWEEP: usize = 500;
+/// How often there is a sweep.
+const PERIOD: Duration = Duration::from_secs(1);
+/// Messages looked at by each cursor in one sweep, at most.
+const MESSAGES_PER_SWEEP: usize = 1000;
+/// A message is looked at this much later than its id says: the id is given out when the content
+/// begins, the message counts as arrived when it was complete.
+const SLACK_MS: u64 = 5_000;
 
 /// How far each cursor is.
 #[derive(Default)]
 pub struct Sweep {
     delayed: Option<QueueId>,
     expired: Option<QueueId>,
+    generation: u64,
 }
 
 impl Sweep {
-    /// Does what has become due.
-    pub async fn run(&mut self, core: &Arc<Core>) {
+    /// Sweeps until the agent drains.
+    pub async fn run(mut self, core: Arc<Core>) {
+        while !core.is_draining() {
+            tokio::time::sleep(PERIOD).await;
+            self.once(&core).await;
+        }
+    }
+
+    async fn once(&mut self, core: &Arc<Core>) {
         let routing = core.routing.load_full();
+        if self.generation != core.generation() {
+            // Other limits hold for what the cursors have passed.
+            *self = Sweep { generation: core.generation(), ..Sweep::default() };
+        }
         for connection in core.pool.expire(routing.config.outbound.idle) {
             core.spawn(connection.quit());
         }
-        let now = core.clock.now();
-        for id in core.reminders(now) {
-            settle(core, id, &routing, false).await;
-        }
+        let mut due = core.reminders(core.clock.now());
         if let Some(notice) = routing.config.queue.delay_notice {
-            let old = UnixMillis(now.since(UnixMillis(millis(notice))));
-            for id in come_of_age(core, &mut self.delayed, old) {
-                settle(core, id, &routing, false).await;
-            }
+            due.extend(come_of_age(core, &mut self.delayed, millis(notice)));
         }
-        let old = UnixMillis(now.since(UnixMillis(millis(routing.config.queue.expire))));
-        for id in come_of_age(core, &mut self.expired, old) {
-            settle(core, id, &routing, true).await;
+        due.extend(come_of_age(core, &mut self.expired, core.expire_min_ms()));
+        for id in due {
+            if core.is_draining() {
+                return;
+            }
+            if let Some(at) = look_at(core, id, &routing).await {
+                core.remind(at, id);
+            }
         }
     }
 }
 
-/// Returns the next messages that arrived before `old` and moves the cursor behind them.
-fn come_of_age(core: &Core, cursor: &mut Option<QueueId>, old: UnixMillis) -> Vec<QueueId> {
+/// Returns the next messages that are older than `age_ms` and moves the cursor behind them.
+fn come_of_age(core: &Core, cursor: &mut Option<QueueId>, age_ms: u64) -> Vec<QueueId> {
+    let old = UnixMillis(core.clock.now().since(UnixMillis(age_ms.saturating_add(SLACK_MS))));
     let mut ids = core.queue.ids(*cursor, MESSAGES_PER_SWEEP);
     ids.retain(|id| id.arrived() <= old);
     *cursor = ids.last().copied().or(*cursor);
     ids
 }
 
-/// Fails what has expired and sends what notifications are due. A message that an attempt works on
-/// is left to it: the outcome of that attempt is judged by the same rules.
-async fn settle(core: &Arc<Core>, id: QueueId, routing: &Routing, expire: bool) {
-    let Ok(active) = core.active.get(id) else { return };
-    let mut current = active.item.lock().await;
-    if !active.is_only() || current.state.held {
-        return;
-    }
-    let mut item = (**current).clone();
-    if expire {
-        let now = core.clock.now();
-        say_why(core, &mut item, now);
-        if !dsn::expire(&mut item.state, now) {
-            return;
+/// Does what the age of a message asks for. Returns when to come back, if this cannot be done now.
+async fn look_at(core: &Arc<Core>, id: QueueId, routing: &Routing) -> Option<UnixMillis> {
+    let now = core.clock.now();
+    let later = now.plus(TROUBLE_DELAY_MS);
+    let active = match core.active.get(id) {
+        Ok(active) => active,
+        Err(LoadError::Unknown(_)) => return None,
+        Err(error) => {
+            core.unreadable(id, &error);
+            return Some(later);
         }
+    };
+    let mut current = active.current.lock().await;
+    if current.is_gone {
+        return None;
+    }
+    if current.attempts > 0 || current.item.state.held {
+        return Some(later);
+    }
+    if let Err(why) = expire(core, &mut current, now).await {
+        error!(queue_id = %id, %why, "the expiry of a message cannot be recorded");
+        return Some(later);
+    }
+    if let Err(why) = finish_up(core, &mut current, routing).await {
+        // finish_up leaves a reminder.
+        error!(queue_id = %id, %why, "a sender cannot be told yet");
+        return None;
+    }
+    if current.is_gone {
         core.schedule().remove(Selector::Id(id));
-        if let Err(why) = record(core, &item).await {
-            error!(queue_id = %id, %why, "the expiry of a message cannot be recorded");
-            return;
-        }
-        *current = Arc::new(item);
+        return None;
     }
-    if let Err(why) = notify::send_due(core, &mut current, routing).await {
-        error!(queue_id = %id, %why, "a notification cannot be sent");
-        return;
+    core.admit_lost(&current.item);
+    next_look(core, &current.item, routing)
+}
+
+/// Returns when to look again at a message that a cursor has passed before its time had come: its
+/// content took long, or its own limits are other than those of today's configuration.
+fn next_look(core: &Core, item: &Item, routing: &Routing) -> Option<UnixMillis> {
+    let now = core.clock.now();
+    let passed = |age_ms: u64| item.id.arrived().plus(age_ms) <= now;
+    let notice_ms = routing.config.queue.delay_notice.map(millis).filter(|_| !item.state.delay_notified);
+    let notice = notice_ms.filter(|age| passed(*age)).map(|age| item.arrived.plus(age));
+    let expiry = Some(item.state.expires).filter(|_| passed(core.expire_min_ms()));
+    [notice, expiry].into_iter().flatten().filter(|at| *at > now).min()
+}
+
+/// Gives up on what is still pending when its time is over.
+async fn expire(core: &Arc<Core>, current: &mut Current, now: UnixMillis) -> Result<(), String> {
+    if now < current.item.state.expires {
+        return Ok(());
     }
-    if current.state.is_settled() {
-        core.queue.retire(id);
+    let mut item = (*current.item).clone();
+    say_why(core, &mut item, now);
+    if dsn::expire(&mut item.state, now) {
+        record(core, &item).await?;
+        current.item = Arc::new(item);
     }
+    Ok(())
 }
 
 /// Recipients that were never tried wait for a destination that is closed: what it said is the

@@ -96,6 +96,13 @@ pub enum Finish {
         /// What was said, on one line, for [`Why::Closed`].
         said: Arc<str>,
     },
+    /// The job has nothing left to do, and nobody was asked: that says nothing of the destination.
+    Forgotten,
+    /// This host's own trouble kept it from trying; it is ready again at `due`.
+    Postponed {
+        /// When.
+        due: UnixMillis,
+    },
     /// Nothing was tried: no resources, or the agent drains. The job is ready again.
     Returned,
 }

@@ -168,8 +168,8 @@ impl Schedule {
             unreachable!("only a job in flight has an attempt");
         };
         let due = match finish {
-            Finish::Done => None,
-            Finish::Requeue { due } | Finish::Throttled { due, .. } => Some(due),
+            Finish::Done | Finish::Forgotten => None,
+            Finish::Requeue { due } | Finish::Throttled { due, .. } | Finish::Postponed { due } => Some(due),
             Finish::DestinationFailed { .. } => Some(self.now),
             Finish::Returned => Some(if again { self.now } else { entry.due }),
         };
@@ -323,7 +323,7 @@ impl Schedule {
         let backoff = &self.limits.destination_backoff;
         let blame = |said| Blame { serial: attempt.serial, newest, now, said, backoff };
         match finish {
-            Finish::Returned => {}
+            Finish::Returned | Finish::Forgotten | Finish::Postponed { .. } => {}
             Finish::Throttled { said, .. } => destination.throttled(&blame(said), random),
             Finish::DestinationFailed { said } => destination.unreachable(&blame(said), random),
             Finish::Requeue { .. } => destination.reached(newest, first),

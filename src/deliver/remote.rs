@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use postroad_queue::{ContentReader, LoadError, Report};
 use postroad_smtp::client::{self, Answer, Failure, Protocol, TlsNeed, Transaction};
-use postroad_smtp::{Reply, Severity, Status};
+use postroad_smtp::{Recipient, Reply, Severity, Status};
 use tracing::{debug, warn};
 
 use super::attempt::{Ended, Task};
@@ -147,10 +147,18 @@ fn transaction(task: &Task<'_>, places: &[usize], content: &ContentReader) -> Tr
     Transaction {
         reverse_path: envelope.reverse_path.clone(),
         params: envelope.params.clone(),
-        recipients: places.iter().map(|place| envelope.recipients()[*place].clone()).collect(),
+        recipients: places.iter().map(|place| recipient(task, *place)).collect(),
         content_octets: content.octets(),
         needs_smtputf8: envelope.params.smtputf8,
     }
+}
+
+/// Returns a recipient as the next hop hears of it: mail for our postmaster is for the mailbox that
+/// reads it, not for the postmaster of the next hop.
+fn recipient(task: &Task<'_>, place: usize) -> Recipient {
+    let recipient = &task.item.envelope.recipients()[place];
+    let forward_path = task.routing.router.target(&recipient.forward_path).into_owned();
+    Recipient { forward_path, ..recipient.clone() }
 }
 
 fn outcome(core: &Core, answer: Answer, connection: &Connection) -> Outcome {

@@ -31,6 +31,8 @@ pub struct Draft {
     charged: usize,
     file: Option<Spill>,
     void: bool,
+    /// The message will wait for an admin.
+    held: bool,
 }
 
 /// The file of a draft that has grown too large for memory.
@@ -74,7 +76,17 @@ impl Committed {
 
 impl Draft {
     pub(crate) fn new(spool: Arc<Spool>, id: QueueId) -> Draft {
-        Draft { spool, id, hasher: Hasher::new(), octets: 0, memory: Vec::new(), charged: 0, file: None, void: false }
+        Draft {
+            spool,
+            id,
+            hasher: Hasher::new(),
+            octets: 0,
+            memory: Vec::new(),
+            charged: 0,
+            file: None,
+            void: false,
+            held: false,
+        }
     }
 
     /// Returns the id the message will have.
@@ -114,6 +126,11 @@ impl Draft {
         result.map_err(|e| if is_full(&e) { AppendError::Full } else { AppendError::Io { id: self.id, source: e } })
     }
 
+    /// Lets the message wait for an admin: no attempt is made until it is released.
+    pub fn hold(&mut self) {
+        self.held = true;
+    }
+
     /// Hands the message to the committer. `done` is called once, on the committer's thread, when it
     /// is on stable storage or refused. `now` is when it arrived, `expires` when we give up on it.
     pub fn commit(
@@ -124,7 +141,7 @@ impl Draft {
         now: UnixMillis,
         done: impl FnOnce(Result<Committed, CommitError>) + Send + 'static,
     ) {
-        let state = State::fresh(envelope.recipients().len(), now, expires);
+        let state = State { held: self.held, ..State::fresh(envelope.recipients().len(), now, expires) };
         let item = Item { id: self.id, arrived: now, envelope, origin, content_octets: self.octets, state };
         match self.prepare(&item) {
             Err(error) => done(Err(error)),

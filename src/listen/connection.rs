@@ -172,8 +172,12 @@ impl Connection {
         };
         let config = self.context.config.load();
         let now = self.context.clock.now();
-        let terms =
-            Terms { now, expires: now.plus(clock::millis(config.queue.expire)), hops_max: config.limits.hops_max };
+        let terms = Terms {
+            now,
+            expires: now.plus(clock::millis(config.queue.expire)),
+            hops_max: config.limits.hops_max,
+            hold: config.queue.hold,
+        };
         let origin = self.origin(&envelope);
         let (from, recipients) = (envelope.reverse_path.to_string(), envelope.recipients().len());
         let started = Instant::now();

@@ -20,6 +20,8 @@ pub struct Terms {
     pub expires: UnixMillis,
     /// Received fields that it may have before it counts as looping.
     pub hops_max: u32,
+    /// Whether it waits until an admin releases it.
+    pub hold: bool,
 }
 
 /// Content on its way into the queue. Dropping it discards what was written.
@@ -71,6 +73,9 @@ impl Intake {
         }
         if let Some(fault) = self.fault {
             return Err(fault);
+        }
+        if terms.hold {
+            self.draft.hold();
         }
         let (tell, told) = oneshot::channel();
         let done = move |result| {

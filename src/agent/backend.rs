@@ -72,7 +72,7 @@ impl AdminBackend for Backend {
                 match action {
                     Action::Hold => delivery.hold(target.id).await,
                     Action::Release => delivery.release(target.id).await,
-                    Action::Retry => Ok(delivery.retry(target.id)),
+                    Action::Retry => delivery.retry(target.id, &target.recipients),
                     Action::Remove => delivery.remove(target.id, &target.recipients).await,
                     Action::Bounce => delivery.bounce(target.id, &target.recipients).await,
                 }

@@ -2,6 +2,7 @@
 //!
 //! A change is durable before it is confirmed, like every other outcome.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use postroad_queue::schedule::{DestinationStats, Selector, Standing, Totals};
@@ -54,13 +55,22 @@ impl Delivery {
         Ok(changed)
     }
 
-    /// Makes a message due at once. Returns whether anything of it waited.
-    pub fn retry(&self, id: QueueId) -> bool {
+    /// Makes recipients of a message due at once, and with them those that have the same next hop.
+    /// Returns whether anything waited there.
+    ///
+    /// # Errors
+    /// The queue cannot read the message.
+    pub fn retry(&self, id: QueueId, places: &[usize]) -> Result<bool, String> {
+        let (_, destinations) = self.entry(id).map_err(|error| error.to_string())?;
+        let destinations: BTreeSet<_> = places.iter().filter_map(|place| destinations.get(*place)).collect();
         // Whoever asks for another attempt wants another look-up, too.
         self.0.routing.load().resolver.forget_failures();
-        let jobs = self.0.schedule().retry_now(Selector::Id(id));
+        let jobs: usize = {
+            let mut schedule = self.0.schedule();
+            destinations.iter().map(|destination| schedule.retry_job(id, destination)).sum()
+        };
         self.0.start_ready();
-        jobs > 0
+        Ok(jobs > 0)
     }
 
     /// Takes recipients out of the queue without telling anybody. Returns whether any was pending.

@@ -75,6 +75,17 @@ impl Schedule {
     /// stays held. Returns the jobs concerned.
     pub fn retry_now(&mut self, which: Selector<'_>) -> usize {
         let keys = self.keys_of(which);
+        self.retry_keys(keys)
+    }
+
+    /// The same for the one job of a message at a destination.
+    pub fn retry_job(&mut self, id: QueueId, destination: &str) -> usize {
+        let Some(place) = self.names.get(destination).copied() else { return 0 };
+        let keys = self.line.of_message(id).map(|(key, _)| key).filter(|key| key.place == place).collect();
+        self.retry_keys(keys)
+    }
+
+    fn retry_keys(&mut self, keys: Vec<Key>) -> usize {
         let count = keys.len();
         let mut places = BTreeSet::new();
         for key in keys {

@@ -1,14 +1,14 @@
-//! Setting aside a message found damaged while the queue runs: what is left of it goes to
-//! `quarantine/`, then it leaves the queue.
+//! Setting aside: what is left of something damaged is copied to `quarantine/` and synced before it
+//! is changed in its place. A message found damaged while the queue runs then leaves the queue.
 
-use std::io;
+use std::io::{self, IoSlice};
+use std::sync::Arc;
 
 use crate::error::LoadError;
-use crate::fs::Dir;
+use crate::fs::{Access, Dir, Fs, FsFile, read_full};
 use crate::id::QueueId;
 use crate::index::Entry;
 use crate::record::{segment_name, span};
-use crate::recovery::save;
 use crate::spool::{Queue, Spool, lock};
 
 impl Queue {
@@ -39,4 +39,49 @@ fn set_aside(spool: &Spool, id: QueueId, entry: Entry) -> io::Result<String> {
     }
     spool.fs.sync_dir(Dir::Quarantine)?;
     Ok(saved.unwrap_or_else(|| "quarantine".into()))
+}
+
+/// Copies octets of a file into a new file in `quarantine/`; returns its name. What cannot be read
+/// becomes zeros. Nothing is made for a region beyond the end of the file.
+pub(crate) fn save(fs: &dyn Fs, (dir, name): (Dir, &str), from: u64, to: u64) -> io::Result<Option<String>> {
+    let source = fs.open(dir, name, Access::Read)?;
+    let to = to.min(source.octets()?);
+    if from >= to {
+        return Ok(None);
+    }
+    let (saved, file) = create_new(fs, &format!("{dir}.{name}.{from:08x}"))?;
+    let mut buffer = vec![0; 64 << 10];
+    let mut at = from;
+    while at < to {
+        let count = (to - at).min(buffer.len() as u64) as usize;
+        let piece = &mut buffer[..count];
+        if read_full(&*source, at, piece).is_err() {
+            read_blocks(&*source, at, piece);
+        }
+        file.write_at(at - from, &mut [IoSlice::new(piece)])?;
+        at += count as u64;
+    }
+    file.sync()?;
+    Ok(Some(format!("quarantine/{saved}")))
+}
+
+/// Reads what can be read of a range, block by block; the rest becomes zeros.
+fn read_blocks(source: &dyn FsFile, at: u64, piece: &mut [u8]) {
+    for (i, block) in piece.chunks_mut(4096).enumerate() {
+        if read_full(source, at + i as u64 * 4096, block).is_err() {
+            block.fill(0);
+        }
+    }
+}
+
+/// Makes a file in `quarantine/`, under another name where there is one already.
+fn create_new(fs: &dyn Fs, name: &str) -> io::Result<(String, Arc<dyn FsFile>)> {
+    let mut candidate = name.to_owned();
+    for n in 1.. {
+        match fs.create(Dir::Quarantine, &candidate) {
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => candidate = format!("{name}.{n}"),
+            result => return result.map(|file| (candidate, file)),
+        }
+    }
+    Err(io::ErrorKind::AlreadyExists.into())
 }

@@ -13,6 +13,7 @@ use crate::fs::{Access, Dir, Fs, FsFile, read_full};
 use crate::id::QueueId;
 use crate::index::{Entry, Index, Place, Segment};
 use crate::log::{Log, Previous};
+use crate::quarantine::save;
 use crate::record::{HEADER_OCTETS, Header, Kind, SegmentHeader, VERSION, segment_name, segment_number, span};
 use crate::scan::{Check, Limit, Region, Scanned, scan};
 
@@ -375,51 +376,6 @@ impl Gathered {
     pub(crate) fn damage(&self) -> Vec<Damage> {
         self.faults.iter().map(|fault| fault.damage(None)).collect()
     }
-}
-
-/// Copies octets of a file into a new file in `quarantine/`; returns its name. What cannot be read
-/// becomes zeros. Nothing is made for a region beyond the end of the file.
-pub(crate) fn save(fs: &dyn Fs, (dir, name): (Dir, &str), from: u64, to: u64) -> io::Result<Option<String>> {
-    let source = fs.open(dir, name, Access::Read)?;
-    let to = to.min(source.octets()?);
-    if from >= to {
-        return Ok(None);
-    }
-    let (saved, file) = create_new(fs, &format!("{dir}.{name}.{from:08x}"))?;
-    let mut buffer = vec![0; 64 << 10];
-    let mut at = from;
-    while at < to {
-        let count = (to - at).min(buffer.len() as u64) as usize;
-        let piece = &mut buffer[..count];
-        if read_full(&*source, at, piece).is_err() {
-            read_blocks(&*source, at, piece);
-        }
-        file.write_at(at - from, &mut [IoSlice::new(piece)])?;
-        at += count as u64;
-    }
-    file.sync()?;
-    Ok(Some(format!("quarantine/{saved}")))
-}
-
-/// Reads what can be read of a range, block by block; the rest becomes zeros.
-fn read_blocks(source: &dyn FsFile, at: u64, piece: &mut [u8]) {
-    for (i, block) in piece.chunks_mut(4096).enumerate() {
-        if read_full(source, at + i as u64 * 4096, block).is_err() {
-            block.fill(0);
-        }
-    }
-}
-
-/// Makes a file in `quarantine/`, under another name where there is one already.
-fn create_new(fs: &dyn Fs, name: &str) -> io::Result<(String, std::sync::Arc<dyn FsFile>)> {
-    let mut candidate = name.to_owned();
-    for n in 1.. {
-        match fs.create(Dir::Quarantine, &candidate) {
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => candidate = format!("{name}.{n}"),
-            result => return result.map(|file| (candidate, file)),
-        }
-    }
-    Err(io::ErrorKind::AlreadyExists.into())
 }
 
 fn set_orphans_aside(fs: &dyn Fs, names: &[String]) -> Result<Vec<Damage>> {

@@ -88,12 +88,19 @@ impl Stream {
         timeout(limit, connect).await.map_err(|_| timed_out("no answer in time"))?
     }
 
-    /// Waits for octets and appends them to `input`; 0 is the end of the stream.
+    /// Waits for octets and appends them to `input`; 0 is the end of the stream. While nothing
+    /// arrives, an empty `input` holds no memory.
     ///
     /// # Errors
     /// `TimedOut` at the deadline, or what the connection says.
     pub async fn fill(&mut self, input: &mut Input, until: Instant) -> io::Result<usize> {
-        let read = poll_fn(|cx| self.poll_fill(cx, input));
+        let read = poll_fn(|cx| {
+            let filled = self.poll_fill(cx, input);
+            if filled.is_pending() {
+                input.release();
+            }
+            filled
+        });
         timeout_at(until.into(), read).await.map_err(|_| timed_out("nothing was received in time"))?
     }
 
@@ -110,18 +117,16 @@ impl Stream {
         })
     }
 
-    /// Sends all of `output` and empties it. A buffer that grew large is given back.
+    /// Sends all of `output` and empties it.
     ///
     /// # Errors
     /// `TimedOut` when the peer does not take it by `until`, or what the connection says.
     pub async fn flush(&mut self, output: &mut Vec<u8>, until: Instant) -> io::Result<()> {
-        const KEPT_OCTETS: usize = 4096;
         if output.is_empty() {
             return Ok(());
         }
         timeout_at(until.into(), self.write(output)).await.map_err(|_| timed_out("the peer takes no data"))??;
         output.clear();
-        output.shrink_to(KEPT_OCTETS);
         Ok(())
     }
 

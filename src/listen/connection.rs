@@ -28,6 +28,8 @@ use crate::tls;
 
 /// How long a client may take to read what we say.
 const WRITE_LIMIT: Duration = Duration::from_secs(60);
+/// What a waiting session keeps of the buffer for its replies.
+const OUTPUT_OCTETS_KEPT: usize = 1024;
 /// How long a TLS handshake may take.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(30);
 
@@ -147,7 +149,7 @@ impl Connection {
 
     /// Waits for octets, for the deadline or for the agent to drain.
     async fn read(&mut self, stream: &mut Stream, until: Instant, drain: &mut Drain) -> io::Result<()> {
-        self.input.release();
+        self.session.output().shrink_to(OUTPUT_OCTETS_KEPT);
         let filled = tokio::select! {
             biased;
             filled = stream.fill(&mut self.input, until) => filled,

@@ -1,5 +1,6 @@
 //! The agent as the control socket sees it.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use postroad_queue::schedule::{DestinationStats, Standing};
@@ -8,6 +9,7 @@ use postroad_queue::{QueueId, UnixMillis};
 use super::Agent;
 use crate::admin::view::{StatusView, Time, TotalsView};
 use crate::admin::{Action, AdminBackend, Entry, Failure, Target};
+use crate::config::CONFIG_FILE_DEFAULT;
 
 /// Answers the control socket.
 pub struct Backend(pub Arc<Agent>);
@@ -58,7 +60,7 @@ impl AdminBackend for Backend {
             since: Some(Time(agent.started)),
             sessions: u64::from(agent.context.policy.session_count()),
             listeners: agent.listeners.clone(),
-            config: agent.path.as_ref().map(|path| path.display().to_string()).unwrap_or_default(),
+            config: agent.path.as_deref().unwrap_or(Path::new(CONFIG_FILE_DEFAULT)).display().to_string(),
             queue: self.totals_now(),
         }
     }

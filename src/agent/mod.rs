@@ -96,8 +96,8 @@ pub(crate) struct Agent {
     listeners: Vec<String>,
 }
 
-/// Runs the agent until it is told to stop. `path` is the file that a reload reads again; none when
-/// there is no file.
+/// Runs the agent until it is told to stop. `path` is the file that a reload reads again; without it
+/// that is the default one, which need not exist.
 ///
 /// # Errors
 /// Why it cannot start. Once it serves, it ends without an error.

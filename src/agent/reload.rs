@@ -28,10 +28,8 @@ impl Agent {
     }
 
     async fn take_new(&self) -> Result<String, Failure> {
-        let Some(path) = self.path.clone() else {
-            return Err(Failure::new("this agent runs without a configuration file", "start it with --config FILE"));
-        };
-        let read = tokio::task::spawn_blocking(move || Config::load(&path)).await;
+        let path = self.path.clone();
+        let read = tokio::task::spawn_blocking(move || Config::find(path.as_deref())).await;
         let config = match read {
             Ok(Ok(config)) => Arc::new(config),
             Ok(Err(errors)) => return Err(Failure::new(errors.to_string(), "run `postroad check`, mend it, reload")),

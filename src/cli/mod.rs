@@ -16,12 +16,11 @@ mod run;
 mod send;
 mod user;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 
-use crate::config::{CONFIG_FILE_DEFAULT, Config, ConfigErrors};
 pub use output::{Context, Failure};
 
 /// Exit codes, as in `--help`. They are those of sysexits.h where there is one.
@@ -110,20 +109,6 @@ pub fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => context.fail(&failure),
-    }
-}
-
-/// Reads the configuration a command works with: the file named, or the default one, which need
-/// not exist.
-///
-/// # Errors
-/// Every fault of the file.
-pub fn load_config(named: Option<&Path>) -> Result<Config, ConfigErrors> {
-    let default = Path::new(CONFIG_FILE_DEFAULT);
-    match named {
-        Some(path) => Config::load(path),
-        None if matches!(default.try_exists(), Ok(false)) => Ok(Config::default()),
-        None => Config::load(default),
     }
 }
 

@@ -83,7 +83,7 @@ impl Context {
     /// # Errors
     /// Exit code 78, with every fault of the file.
     pub fn config(&self) -> Result<Config, Failure> {
-        Ok(super::load_config(self.config_file.as_deref())?)
+        Ok(Config::find(self.config_file.as_deref())?)
     }
 
     /// Returns the configuration file that was named.

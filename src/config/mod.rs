@@ -83,6 +83,19 @@ impl Default for Config {
 }
 
 impl Config {
+    /// Reads the file named, or [`CONFIG_FILE_DEFAULT`], which need not exist.
+    ///
+    /// # Errors
+    /// The file cannot be read or is invalid.
+    pub fn find(named: Option<&Path>) -> Result<Config, ConfigErrors> {
+        let default = Path::new(CONFIG_FILE_DEFAULT);
+        match named {
+            Some(path) => Config::load(path),
+            None if matches!(default.try_exists(), Ok(false)) => Ok(Config::default()),
+            None => Config::load(default),
+        }
+    }
+
     /// Reads a file. Relative paths in it start at its directory.
     ///
     /// # Errors

@@ -397,6 +397,50 @@ fn faulty_content_cuts_the_connection() {
 }
 
 #[test]
+fn content_that_cannot_be_read_is_our_own_fault() {
+    for (ehlo, replies, want) in [
+        (EHLO_PIPELINING, "250 ok\r\n550 no\r\n250 ok\r\n354 go\r\n", "P550 T451"),
+        (EHLO_ALL, "250 ok\r\n550 no\r\n", "P550 T451"),
+    ] {
+        let mut server = Server::ready(ehlo);
+        server.begin(&["b@c", "d@e"], "abc");
+        server.hears();
+        server.says(replies);
+        assert!(matches!(server.poll(), Action::WantContent));
+        server.client.content(b"ab");
+        server.client.content_abort();
+        let answers = server.done();
+        assert_eq!(shown(&answers), want);
+        assert_eq!(answers[1].reply().status, Some(Status::new(4, 3, 0)));
+        assert!(matches!(server.failed(), Failure::Content(_)));
+        assert!(server.client.output().is_empty(), "the peer must not take half a message for the whole");
+    }
+}
+
+#[test]
+fn a_session_says_while_the_reply_to_a_reset_is_due() {
+    for ehlo in ["250 mx\r\n", EHLO_PIPELINING] {
+        let mut server = Server::ready(ehlo);
+        assert!(!server.client.awaits_reset());
+        server.begin(&["b@c"], "x\r\n");
+        for reply in ["250 ok\r\n", "550 no\r\n"] {
+            server.hears();
+            server.says(reply);
+        }
+        if ehlo == EHLO_PIPELINING {
+            server.says("554 none\r\n");
+        }
+        assert_eq!(shown(&server.done()), "P550");
+        assert!(server.client.awaits_reset(), "{ehlo}");
+        assert!(matches!(server.poll(), Action::Read { .. } | Action::Ready));
+        assert_eq!(*server.client.output(), b"RSET\r\n");
+        server.says("250 reset\r\n");
+        assert!(matches!(server.poll(), Action::Ready));
+        assert!(!server.client.awaits_reset(), "{ehlo}");
+    }
+}
+
+#[test]
 fn what_nobody_asked_for_ends_the_session() {
     let mut server = Server::ready(EHLO_ALL);
     server.says("250 surprise\r\n");

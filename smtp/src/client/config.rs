@@ -203,7 +203,7 @@ pub enum Failure {
     /// The peer's time is over.
     #[error("the server did not answer in time")]
     TimedOut,
-    /// The content was faulty or not as long as announced; the connection had to be cut.
+    /// The content was faulty, unreadable or not as long as announced; the connection had to be cut.
     #[error("the content cannot be sent: {0}")]
     Content(&'static str),
 }

@@ -57,6 +57,8 @@ pub(super) enum ContentError {
     Fault(ContentFault),
     /// Not as many octets as announced.
     Length,
+    /// The shell has no more of it.
+    Unreadable,
 }
 
 /// What is said of content that must not leave.

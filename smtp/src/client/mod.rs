@@ -170,6 +170,20 @@ impl Session {
         }
     }
 
+    /// The shell cannot give the rest of the content: what was sent of it must not count as the
+    /// message. Who is still without an answer gets a transient one of our own.
+    pub fn content_abort(&mut self) {
+        if matches!(self.state, State::Sending(_)) {
+            self.abort_content(exchange::ContentError::Unreadable);
+        }
+    }
+
+    /// Returns whether the reply to a RSET is still due. Before a connection is left alone, that
+    /// reply is to be read (`poll` with more input): a session that is kept has nothing on its way.
+    pub fn awaits_reset(&self) -> bool {
+        self.resets_due > 0 || matches!(self.state, State::ExpectReset)
+    }
+
     /// Says QUIT. Without an open transaction only.
     pub fn quit(&mut self, now: Instant) {
         if matches!(self.state, State::Ready | State::ExpectReset) {
@@ -218,14 +232,13 @@ impl Session {
 
     /// Content that must not be sent: the connection is cut in the middle, so the peer drops it.
     fn abort_content(&mut self, fault: exchange::ContentError) {
+        let ours = |text| (Answer::Transient(Failure::Content(text).reply()), text);
         let (answer, text) = match fault {
             exchange::ContentError::Fault(fault) => {
                 (Answer::Permanent(exchange::bad_content(fault)), fault_text(fault))
             }
-            exchange::ContentError::Length => {
-                let failure = Failure::Content("its length is not what was announced");
-                (Answer::Transient(failure.reply()), "its length is not what was announced")
-            }
+            exchange::ContentError::Length => ours("its length is not what was announced"),
+            exchange::ContentError::Unreadable => ours("it cannot be read on this host"),
         };
         if let State::Sending(exchange) = std::mem::replace(&mut self.state, State::Closed) {
             self.done = Some(exchange.answer_open(&answer));

@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use postroad_queue::{ContentReader, Report};
 use postroad_smtp::client::{self, Protocol, TlsNeed};
-use postroad_smtp::{ForwardPath, Reply};
+use postroad_smtp::{Domain, ForwardPath, LocalPart, Reply};
+use tracing::warn;
 
 use super::attempt::{Ended, Task};
 use super::dispatcher::Core;
@@ -18,7 +19,7 @@ use super::remote::{Lane, Result, session_timeouts, unreadable};
 use super::transport::Target;
 use crate::config::{Config, LmtpAddress, Local, LocalDelivery, MaildirTemplate, UserName};
 use crate::net::Address;
-use crate::policy::mailboxes::{self, OsDirectories};
+use crate::policy::mailboxes::{self, Directories, OsDirectories};
 use crate::policy::replies;
 use crate::route::LocalHop;
 
@@ -39,7 +40,7 @@ async fn to_maildirs(core: &Core, task: &Task<'_>, local: &Local, template: &Mai
     let maildir = Maildir::new(template, task.routing.config.hostname.as_str());
     let mut outcomes = Vec::with_capacity(task.places.len());
     for place in &task.places {
-        let outcome = match user(task, local, *place) {
+        let outcome = match user(task, &local.domain, *place).await {
             Ok(user) => to_maildir(core, task, &maildir, user, *place).await,
             Err(reply) => Err(reply),
         };
@@ -59,13 +60,31 @@ async fn to_maildirs(core: &Core, task: &Task<'_>, local: &Local, template: &Mai
 }
 
 /// Returns whose mailbox a recipient means.
-fn user(task: &Task<'_>, local: &Local, place: usize) -> std::result::Result<UserName, Reply> {
-    let recipient = &task.item.envelope.recipients()[place];
-    let target = task.routing.router.target(&recipient.forward_path);
+async fn user(task: &Task<'_>, domain: &Domain, place: usize) -> std::result::Result<UserName, Reply> {
+    let forward_path = &task.item.envelope.recipients()[place].forward_path;
+    let target = task.routing.router.target(forward_path);
     let ForwardPath::Mailbox(mailbox) = target.as_ref() else { return Err(replies::NO_POSTMASTER) };
-    match mailboxes::find(local, &mailbox.local_part, &OsDirectories) {
-        Ok(Some(user)) => Ok(user),
-        Ok(None) => Err(replies::NO_SUCH_MAILBOX),
+    let for_postmaster = *target != *forward_path;
+    let asked = (domain.clone(), mailbox.local_part.clone(), for_postmaster);
+    look_up(Arc::clone(&task.routing.config), asked, OsDirectories).await
+}
+
+/// Asks the policy's rule on a thread that may block: a file system may take its time.
+async fn look_up(
+    config: Arc<Config>,
+    (domain, local_part, for_postmaster): (Domain, LocalPart, bool),
+    directories: impl Directories + 'static,
+) -> std::result::Result<UserName, Reply> {
+    let found = tokio::task::spawn_blocking(move || match config.local(&domain) {
+        Some(local) => mailboxes::resolve(local, &local_part, for_postmaster, &directories),
+        None => Ok(None),
+    });
+    match found.await {
+        Ok(Ok(user)) => user.ok_or(replies::NO_SUCH_MAILBOX),
+        Ok(Err(fault)) => {
+            warn!(%fault, "a mailbox cannot be looked up");
+            Err(replies::LOOKUP_FAILED)
+        }
         Err(_) => Err(replies::LOOKUP_FAILED),
     }
 }
@@ -132,3 +151,6 @@ fn lmtp_target(core: &Core, config: &Config, address: &LmtpAddress) -> Target {
         connect_limit: config.timeouts.connect,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -14,6 +14,8 @@ mod notify;
 pub mod outcome;
 mod pool;
 mod remote;
+#[cfg(test)]
+mod scenario;
 mod sweep;
 pub mod transport;
 

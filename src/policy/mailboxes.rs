@@ -48,6 +48,29 @@ pub fn find(local: &Local, local_part: &LocalPart, directories: &dyn Directories
     }
 }
 
+/// Returns the mailbox that mail for a local-part of a local domain goes into; `None` when there is
+/// none. Asked at RCPT and again at delivery, so that what was accepted is also delivered.
+///
+/// Every domain has a postmaster (RFC 5321 §4.5.1), and so has this host where the mail was
+/// redirected to the mailbox named for it (`for_postmaster`): those exist without a directory, and
+/// delivery makes it.
+///
+/// # Errors
+/// A directory cannot be looked at now.
+pub fn resolve(
+    local: &Local,
+    local_part: &LocalPart,
+    for_postmaster: bool,
+    directories: &dyn Directories,
+) -> std::io::Result<Option<UserName>> {
+    // The server behind "any" might read more into such a name than we do.
+    if local.recipients == Recipients::Any && local_part.unquoted().contains(['@', '%', '!', '|']) {
+        return Ok(None);
+    }
+    let exists_anyway = |name: &UserName| for_postmaster || name.as_str() == "postmaster";
+    Ok(find(local, local_part, directories)?.or_else(|| UserName::new(local_part).filter(exists_anyway)))
+}
+
 fn has(local: &Local, name: &UserName, directories: &dyn Directories) -> std::io::Result<bool> {
     match (&local.recipients, &local.delivery) {
         (Recipients::Any, _) => Ok(true),

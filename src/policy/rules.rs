@@ -11,7 +11,7 @@ use postroad_smtp::{Domain, ForwardPath, LocalPart, Mailbox, Reply, ReversePath}
 use super::mailboxes::{self, Directories};
 use super::replies;
 use super::users::UserList;
-use crate::config::{Config, Local, Recipients, RouteMatch, Service, UserName, Via};
+use crate::config::{Config, Local, RouteMatch, Service, UserName, Via};
 use crate::route::{Route, Router};
 
 /// Who asks.
@@ -82,26 +82,27 @@ pub fn rcpt(
     let target = router.target(forward_path);
     let local = |mailbox: &Mailbox| mailbox.domain().and_then(|domain| config.local(domain));
     match target.mailbox() {
-        Some(postmaster) if *target != *forward_path => Ok(Accepted::Redirected(postmaster.clone())),
+        Some(postmaster) if *target != *forward_path => match local(postmaster) {
+            Some(local) => local_mailbox(local, &postmaster.local_part, true, directories).map(drop),
+            None => Ok(()),
+        }
+        .map(|()| Accepted::Redirected(postmaster.clone())),
         Some(mailbox) => match local(mailbox) {
-            Some(local) => local_mailbox(local, &mailbox.local_part, directories).map(Accepted::Local),
+            Some(local) => local_mailbox(local, &mailbox.local_part, false, directories).map(Accepted::Local),
             None => relay(config, client, mailbox.domain()).and_then(|grant| routable(router, &target, grant)),
         },
         None => Err(replies::NO_POSTMASTER),
     }
 }
 
-fn local_mailbox(local: &Local, local_part: &LocalPart, directories: &dyn Directories) -> Result<UserName, Reply> {
-    // The server behind "any" might read more into such a name than we do.
-    if local.recipients == Recipients::Any && local_part.unquoted().contains(['@', '%', '!', '|']) {
-        return Err(replies::NO_SUCH_MAILBOX);
-    }
-    match mailboxes::find(local, local_part, directories) {
-        Ok(Some(user)) => Ok(user),
-        // RFC 5321 §4.5.1: every domain has a postmaster.
-        Ok(None) => {
-            UserName::new(local_part).filter(|name| name.as_str() == "postmaster").ok_or(replies::NO_SUCH_MAILBOX)
-        }
+fn local_mailbox(
+    local: &Local,
+    local_part: &LocalPart,
+    for_postmaster: bool,
+    directories: &dyn Directories,
+) -> Result<UserName, Reply> {
+    match mailboxes::resolve(local, local_part, for_postmaster, directories) {
+        Ok(user) => user.ok_or(replies::NO_SUCH_MAILBOX),
         Err(fault) => {
             tracing::warn!(domain = %local.domain, %fault, "a mailbox cannot be looked up");
             Err(replies::LOOKUP_FAILED)

@@ -181,6 +181,11 @@ fn the_postmaster_can_always_be_reached() {
         assert_eq!(ask(&unset, "203.0.113.9", None, recipient), want, "{recipient}");
     }
     assert_eq!(ask(&policy(""), "203.0.113.9", None, "Postmaster"), "550 5.1.1");
+    // Whoever names a mailbox for the postmaster means it, with or without a directory.
+    for (name, want) in [("new", "to new@example.org"), ("broken", "451 4.3.0"), ("a/b", "550 5.1.1")] {
+        let named = policy(&CONFIG.replace("admin@example.org", &format!("{name}@example.org")));
+        assert_eq!(ask(&named, "203.0.113.9", None, "Postmaster"), want, "{name}");
+    }
 }
 
 #[test]

@@ -1,7 +1,8 @@
 //! Connections between transactions, kept for the next message to the same destination.
 //!
 //! Each is kept for a limited time; of one destination and in all there is a limit. A connection
-//! that the peer has closed, or on which it speaks unasked, is never handed out.
+//! that the peer has closed, or on which it speaks unasked, is never handed out; nor is one of an
+//! earlier generation, which was opened under settings that no longer hold.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -22,6 +23,7 @@ pub struct Pool {
 
 #[derive(Default)]
 struct Kept {
+    generation: u64,
     total: usize,
     by_destination: HashMap<Arc<str>, Vec<Idle>>,
 }
@@ -32,22 +34,39 @@ struct Idle {
 }
 
 impl Pool {
+    /// Returns the number of the settings in force. Whoever opens a connection asks for it before
+    /// looking at the settings, and stamps the connection with it ([`Connection::set_generation`]).
+    pub fn generation(&self) -> u64 {
+        self.lock().generation
+    }
+
+    /// Begins a new generation: other settings are in force already. Returns all that was kept, for
+    /// the caller to close; what workers still hold is refused by [`Pool::put`].
+    #[must_use]
+    pub fn clear(&self) -> Vec<Connection> {
+        let mut kept = self.lock();
+        kept.generation += 1;
+        kept.total = 0;
+        std::mem::take(&mut kept.by_destination).into_values().flatten().map(|idle| idle.connection).collect()
+    }
+
     /// Takes the connection used last for this destination, if a usable one is kept.
     pub fn take(&self, destination: &str) -> Option<Connection> {
         let mut kept = self.lock();
         loop {
             let idle = kept.by_destination.get_mut(destination)?.pop()?;
             kept.total -= 1;
-            if idle.connection.is_quiet() {
+            if idle.connection.generation() == Some(kept.generation) && idle.connection.is_quiet() {
                 return Some(idle.connection);
             }
         }
     }
 
-    /// Keeps a connection; gives it back when there are enough.
+    /// Keeps a connection; gives it back when there are enough, or when it is of an earlier
+    /// generation.
     pub fn put(&self, destination: &Arc<str>, connection: Connection) -> Option<Connection> {
         let mut kept = self.lock();
-        if kept.total >= KEPT_MAX {
+        if kept.total >= KEPT_MAX || connection.generation() != Some(kept.generation) {
             return Some(connection);
         }
         let of_destination = kept.by_destination.entry(destination.clone()).or_default();

@@ -25,6 +25,10 @@ const PIECE_OCTETS: usize = 64 * 1024;
 const READ_INLINE_OCTETS_MAX: u64 = 256 * 1024;
 /// How long the end of a TLS session and of a connection may take.
 const QUIT_LIMIT: Duration = Duration::from_secs(5);
+/// How long the reply to RSET may take: outcomes wait for it.
+const RESET_LIMIT: Duration = Duration::from_secs(5);
+/// How long a peer that takes no more octets may go on talking.
+const LAST_WORDS_LIMIT: Duration = Duration::from_secs(2);
 
 /// Where and how to connect.
 #[derive(Clone)]
@@ -62,6 +66,14 @@ pub struct Connection {
     remote: Box<str>,
     transactions: u32,
     failure: Option<Failure>,
+    /// Why nothing can be written any more; what the peer said before is still read.
+    broken: Option<io::ErrorKind>,
+    /// Whether an octet was received since the last transaction began.
+    heard: bool,
+    /// Why the content could not be read to its end.
+    damage: Option<io::Error>,
+    /// The settings it was opened under, as the pool numbers them; of none, it is never kept.
+    generation: Option<u64>,
     /// Counts the connection as open for as long as it lasts.
     counted: Option<Open>,
 }
@@ -140,6 +152,10 @@ impl Connection {
             target,
             transactions: 0,
             failure: None,
+            broken: None,
+            heard: false,
+            damage: None,
+            generation: None,
             counted: None,
         };
         loop {
@@ -160,19 +176,24 @@ impl Connection {
     /// Afterwards [`Connection::failure`] tells whether the session can go on.
     pub async fn send(&mut self, transaction: Transaction, content: ContentReader) -> Vec<Answer> {
         self.transactions += 1;
+        self.heard = false;
         let recipients = transaction.recipients.len();
         self.session.begin(transaction, Instant::now());
         let mut content = Some(content);
+        let mut step = self.step().await;
         loop {
-            match self.step().await {
+            step = match step {
                 Step::Done(answers) => {
-                    // RSET or the answers to what was refused may still be on their way.
                     self.settle().await;
                     return answers;
                 }
+                Step::WantContent if self.broken.is_some() => self.last_words().await,
                 Step::WantContent => match content.take() {
                     Some(content) => self.send_content(content).await,
-                    None => self.session.handle_eof(),
+                    None => {
+                        self.session.handle_eof();
+                        self.step().await
+                    }
                 },
                 Step::Failed(failure) => {
                     let answer = Answer::Transient(failure.reply());
@@ -184,39 +205,48 @@ impl Connection {
         }
     }
 
-    /// Sends what the machine has still to say, without waiting for the answer.
+    /// Brings the session to rest: afterwards it is ready with no reply on its way, or failed. A
+    /// RSET whose reply was left unread would be taken for a peer that speaks unasked.
     async fn settle(&mut self) {
-        let until = Instant::now() + self.target.session.timeouts.block;
-        if self.stream.flush(self.session.output(), until).await.is_err() {
-            self.failure = Some(Failure::Lost);
-        }
-        if self.failure.is_none()
-            && let Action::Failed(failure) = self.session.poll(&mut self.input, Instant::now())
-        {
-            self.failure = Some(failure);
+        let until = Instant::now() + RESET_LIMIT;
+        loop {
+            match self.session.poll(&mut self.input, Instant::now()) {
+                Action::Ready | Action::Read { .. } if self.session.awaits_reset() && self.broken.is_none() => {
+                    self.read(until).await;
+                }
+                Action::Ready if self.broken.is_none() => break,
+                Action::Failed(failure) => {
+                    self.failure = Some(failure);
+                    break;
+                }
+                _ => {
+                    self.failure = Some(Failure::Lost);
+                    break;
+                }
+            }
         }
         self.input.release();
     }
 
-    async fn send_content(&mut self, mut content: ContentReader) {
+    async fn send_content(&mut self, mut content: ContentReader) -> Step {
         match self.send_pieces(&mut content).await {
             Ok(()) => self.session.content_end(Instant::now()),
-            Err(error) => {
-                // Cutting the connection is the only way to take back what was sent: the peer must
-                // not take half a message for the whole.
-                debug!(host = %self.target.name, %error, "the content was not sent to its end");
-                self.session.handle_eof();
+            Err(Interruption::Peer(step)) => return step,
+            // The peer must not take half a message for the whole: the connection is cut.
+            Err(Interruption::Damage(error)) => {
+                self.session.content_abort();
+                self.damage = Some(error);
             }
         }
+        self.step().await
     }
 
-    async fn send_pieces(&mut self, content: &mut ContentReader) -> io::Result<()> {
-        let block = self.target.session.timeouts.block;
+    async fn send_pieces(&mut self, content: &mut ContentReader) -> Result<(), Interruption> {
         if let Some(whole) = content.in_memory() {
             for piece in whole.chunks(PIECE_OCTETS) {
                 self.session.content(piece);
                 if whole.len() > PIECE_OCTETS {
-                    self.stream.flush(self.session.output(), Instant::now() + block).await?;
+                    self.send_piece().await?;
                 }
             }
             return Ok(());
@@ -225,17 +255,38 @@ impl Connection {
         let mut offset = 0;
         loop {
             let blocking = content.octets() > READ_INLINE_OCTETS_MAX;
-            let n = if blocking {
-                tokio::task::block_in_place(|| content.read_at(offset, &mut piece))?
+            let read = if blocking {
+                tokio::task::block_in_place(|| content.read_at(offset, &mut piece))
             } else {
-                content.read_at(offset, &mut piece)?
+                content.read_at(offset, &mut piece)
             };
+            let n = read.map_err(Interruption::Damage)?;
             if n == 0 {
                 return Ok(());
             }
             offset += n as u64;
             self.session.content(&piece[..n]);
-            self.stream.flush(self.session.output(), Instant::now() + block).await?;
+            self.send_piece().await?;
+        }
+    }
+
+    /// Writes what was given of the content and hears whether the peer objects: one that takes no
+    /// more of it says why, and what it says is the answer.
+    async fn send_piece(&mut self) -> Result<(), Interruption> {
+        self.flush().await;
+        if self.broken.is_some() {
+            return Err(Interruption::Peer(self.last_words().await));
+        }
+        // The time is over at once: only what has arrived already is taken.
+        match self.stream.fill(&mut self.input, Instant::now()).await {
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => return Ok(()),
+            Ok(0) => self.broken = Some(io::ErrorKind::UnexpectedEof),
+            Err(error) => self.broken = Some(error.kind()),
+            Ok(_) => self.heard = true,
+        }
+        match self.step().await {
+            Step::WantContent if self.broken.is_none() => Ok(()),
+            step => Err(Interruption::Peer(step)),
         }
     }
 
@@ -258,21 +309,41 @@ impl Connection {
         }
     }
 
+    /// Reads on behind a broken write.
+    async fn last_words(&mut self) -> Step {
+        self.read(Instant::now() + LAST_WORDS_LIMIT).await;
+        self.step().await
+    }
+
+    /// Writes what waits. A fault is not the end yet: what the peer said before it is read first.
     async fn flush(&mut self) {
+        if self.broken.is_some() {
+            return;
+        }
         let until = Instant::now() + self.target.session.timeouts.block;
-        match self.stream.flush(self.session.output(), until).await {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::TimedOut => self.session.handle_timeout(),
-            Err(_) => self.session.handle_eof(),
+        if let Err(error) = self.stream.flush(self.session.output(), until).await {
+            debug!(host = %self.target.name, %error, "nothing can be written any more");
+            self.broken = Some(error.kind());
         }
     }
 
     async fn read(&mut self, until: Instant) {
         self.flush().await;
-        match self.stream.fill(&mut self.input, until).await {
-            Ok(1..) => {}
-            Err(error) if error.kind() == io::ErrorKind::TimedOut => self.session.handle_timeout(),
-            Ok(0) | Err(_) => self.session.handle_eof(),
+        let until = match self.broken {
+            None => until,
+            Some(_) => until.min(Instant::now() + LAST_WORDS_LIMIT),
+        };
+        let ended = match self.stream.fill(&mut self.input, until).await {
+            Ok(1..) => {
+                self.heard = true;
+                return;
+            }
+            Ok(0) => io::ErrorKind::UnexpectedEof,
+            Err(error) => error.kind(),
+        };
+        match self.broken.unwrap_or(ended) {
+            io::ErrorKind::TimedOut => self.session.handle_timeout(),
+            _ => self.session.handle_eof(),
         }
     }
 
@@ -292,6 +363,27 @@ impl Connection {
         self.counted = Some(open);
     }
 
+    /// Says under which settings it was opened, as the pool numbers them.
+    pub fn set_generation(&mut self, generation: Option<u64>) {
+        self.generation = generation;
+    }
+
+    /// Returns which settings it was opened under; `None` when they no longer held at that time.
+    pub fn generation(&self) -> Option<u64> {
+        self.generation
+    }
+
+    /// Returns why the content of the last message could not be read to its end, if so.
+    pub fn take_damage(&mut self) -> Option<io::Error> {
+        self.damage.take()
+    }
+
+    /// Returns whether the connection was closed already when the last transaction began: it had
+    /// served before, and then it was lost without one octet from the peer.
+    pub fn was_stale(&self) -> bool {
+        self.transactions > 1 && !self.heard && self.failure == Some(Failure::Lost)
+    }
+
     /// Returns why the session cannot go on, if it cannot.
     pub fn failure(&self) -> Option<&Failure> {
         self.failure.as_ref()
@@ -305,6 +397,11 @@ impl Connection {
     /// Returns whether the connection is open and silent, as it has to be between transactions.
     pub fn is_quiet(&self) -> bool {
         self.failure.is_none() && self.stream.is_quiet()
+    }
+
+    /// Returns whether messages can be read on their way: they cross a network without TLS.
+    pub fn is_exposed(&self) -> bool {
+        !self.is_secure() && !matches!(self.target.address, Address::Unix(_))
     }
 
     /// Returns whether the session is under TLS.
@@ -332,6 +429,14 @@ enum Step {
     Failed(Failure),
 }
 
+/// Why content was not given to its end.
+enum Interruption {
+    /// It cannot be read.
+    Damage(io::Error),
+    /// The peer answered, or the connection broke.
+    Peer(Step),
+}
+
 async fn secure(stream: Stream, target: &Target) -> Result<Stream, OpenError> {
     let name = server_name(&target.name, target.address.ip());
     let handshake = stream.connect_tls(&target.tls, name, target.connect_limit).await;
@@ -345,3 +450,6 @@ async fn secure(stream: Stream, target: &Target) -> Result<Stream, OpenError> {
 pub fn credentials(user: &str, password: &str) -> Result<Credentials, String> {
     Credentials::new(user, password).map_err(|error| error.to_string())
 }
+
+#[cfg(test)]
+mod tests;

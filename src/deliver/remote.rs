@@ -5,14 +5,15 @@ use std::sync::Arc;
 
 use postroad_queue::{ContentReader, LoadError, Report};
 use postroad_smtp::client::{self, Answer, Failure, Protocol, TlsNeed, Transaction};
-use postroad_smtp::{Recipient, Reply, Severity, Status};
-use tracing::{debug, warn};
+use postroad_smtp::sasl::Credentials;
+use postroad_smtp::{ForwardPath, OriginalRecipient, Recipient, Reply, Severity, Status};
+use tracing::{debug, error, warn};
 
 use super::attempt::{Ended, Task};
 use super::dispatcher::{Core, Routing};
 use super::outcome::Outcome;
 use super::transport::{Connection, OpenError, Target, credentials};
-use crate::config::TlsUse;
+use crate::config::{RouteCredentials, TlsUse};
 use crate::metrics::{Direction, Handshake};
 use crate::net::Address;
 use crate::route::{Hop, NextHop};
@@ -55,7 +56,7 @@ impl Lane {
             return result;
         }
         let targets = match task.routing.resolver.hops(next_hop).await {
-            Ok(hops) => hops.iter().map(|hop| target(core, task.routing, hop)).collect(),
+            Ok(hops) => targets(core, task.routing, &hops).await,
             Err(error) => return refused(core, task, None, Reply::from(&error)),
         };
         match targets {
@@ -73,20 +74,31 @@ impl Lane {
     }
 
     async fn over_new(&mut self, core: &Core, task: &Task<'_>, targets: Vec<Target>) -> Result {
+        let generation = generation(core, task.routing);
         match dial(core, targets).await {
-            Ok(connection) => self.send_all(core, task, connection).await,
+            Ok(mut connection) => {
+                connection.set_generation(generation);
+                self.send_all(core, task, connection).await
+            }
             Err((remote, reply)) => refused(core, task, Some(remote), reply),
         }
     }
 
-    /// Returns an open connection: this worker's own or one that another left.
+    /// Returns an open connection: this worker's own or one that another left, opened under the
+    /// settings that hold now.
     fn kept(&mut self, core: &Core) -> Option<Connection> {
-        let own = self.connection.take().filter(Connection::is_quiet);
-        own.or_else(|| core.pool.take(&self.destination))
+        if let Some(own) = self.connection.take().filter(Connection::is_quiet) {
+            if own.generation() == Some(core.pool.generation()) {
+                return Some(own);
+            }
+            core.spawn(own.quit());
+        }
+        core.pool.take(&self.destination)
     }
 
-    /// Sends over a connection that was used before. `None` when it turns out to be closed: that
-    /// says nothing about the message, so a fresh one is tried at once.
+    /// Sends over a connection that was used before. `None` when it turns out that it was closed
+    /// before the first transaction began: nobody can have taken the message, so a fresh connection
+    /// is tried at once.
     async fn over_kept(&mut self, core: &Core, task: &Task<'_>) -> Option<Result> {
         let connection = self.kept(core)?;
         match self.send_all(core, task, connection).await {
@@ -116,11 +128,14 @@ impl Lane {
                 }
             };
             let answers = connection.send(transaction(task, &places, &content), content).await;
-            if !connection.is_secure() {
+            if connection.is_exposed() {
                 core.metrics.count_plaintext(Direction::Out);
             }
+            if let Some(error) = connection.take_damage() {
+                error!(queue_id = %task.item.id, %error, "cannot read the content to its end");
+            }
             if let Some(failure) = connection.failure() {
-                ended = ended_by(failure, &connection, &answers);
+                ended = ended_by(failure, &connection, &answers, outcomes.is_empty());
             }
             let (answered, surplus) = without_surplus(&places, answers);
             rest.splice(0..0, surplus);
@@ -129,17 +144,27 @@ impl Lane {
         // Untried recipients wait for the next attempt, which comes with the others'.
         let reply = Reply::of(451, Some(Status::new(4, 4, 2)), "The session ended before this recipient's turn");
         outcomes.extend(deferred(core, &rest, reply));
-        self.keep(connection).await;
+        self.keep(core, connection);
         (outcomes, ended)
     }
 
-    async fn keep(&mut self, connection: Connection) {
+    /// Keeps a connection that can go on. Outcomes wait to be recorded, so nobody waits for the end
+    /// of one that has served; one that failed is cut.
+    fn keep(&mut self, core: &Core, connection: Connection) {
         match connection.failure() {
-            Some(_) => connection.quit().await,
-            None if connection.transactions() >= TRANSACTIONS_PER_CONNECTION_MAX => connection.quit().await,
+            Some(_) => drop(connection),
+            None if connection.transactions() >= TRANSACTIONS_PER_CONNECTION_MAX => core.spawn(connection.quit()),
             None => self.connection = Some(connection),
         }
     }
+}
+
+/// Returns the number of the settings that `routing` belongs to, or `None` when others are in force
+/// already. The order matters: the number is raised after the settings were changed.
+fn generation(core: &Core, routing: &Routing) -> Option<u64> {
+    let generation = core.pool.generation();
+    let in_force = core.routing.load();
+    std::ptr::eq(&raw const **in_force, routing).then_some(generation)
 }
 
 fn transaction(task: &Task<'_>, places: &[usize], content: &ContentReader) -> Transaction {
@@ -153,12 +178,24 @@ fn transaction(task: &Task<'_>, places: &[usize], content: &ContentReader) -> Tr
     }
 }
 
-/// Returns a recipient as the next hop hears of it: mail for our postmaster is for the mailbox that
-/// reads it, not for the postmaster of the next hop.
+/// Returns a recipient as the next hop is to know it: mail for the postmaster of this host is
+/// written to the mailbox it goes to. The sender hears of the address it wrote to (RFC 3461 §5.2.1:
+/// an ORCPT that is added is the forward-path as received).
 fn recipient(task: &Task<'_>, place: usize) -> Recipient {
-    let recipient = &task.item.envelope.recipients()[place];
-    let forward_path = task.routing.router.target(&recipient.forward_path).into_owned();
-    Recipient { forward_path, ..recipient.clone() }
+    let mut recipient = task.item.envelope.recipients()[place].clone();
+    let target = task.routing.router.target(&recipient.forward_path).into_owned();
+    if target != recipient.forward_path {
+        let written = std::mem::replace(&mut recipient.forward_path, target);
+        recipient.original.get_or_insert_with(|| original(&written));
+    }
+    recipient
+}
+
+fn original(written: &ForwardPath) -> OriginalRecipient {
+    OriginalRecipient {
+        addr_type: if written.is_ascii() { "rfc822" } else { "utf-8" }.into(),
+        address: written.mailbox().map_or("postmaster".into(), |mailbox| mailbox.to_string().into()),
+    }
 }
 
 fn outcome(core: &Core, answer: Answer, connection: &Connection) -> Outcome {
@@ -177,13 +214,16 @@ fn deferred(core: &Core, places: &[usize], reply: Reply) -> Vec<(usize, Outcome)
     places.iter().map(|place| (*place, Outcome::Deferred(report.clone()))).collect()
 }
 
-/// Says how a session ended. A kept connection that is closed before anything was answered tells
-/// nothing; one that is lost behind the content may have delivered it.
-fn ended_by(failure: &Failure, connection: &Connection, answers: &[Answer]) -> Ended {
+/// Says how a session ended. A kept connection that was closed before the first of the task's
+/// transactions tells nothing; whatever was sent behind a sign of life may have been delivered, and
+/// so may content that was written to its end: that is not sent again at once. Content that cannot
+/// be read is no fault of the peer.
+fn ended_by(failure: &Failure, connection: &Connection, answers: &[Answer], first: bool) -> Ended {
     let said: Arc<str> = failure.to_string().into();
-    let untouched = answers.iter().all(|answer| matches!(answer, Answer::Transient(_)));
+    let unknown = answers.iter().any(|answer| matches!(answer, Answer::Unknown(_)));
     match failure {
-        Failure::Lost if untouched && connection.transactions() > 1 => Ended::Stale(said),
+        Failure::Content(_) => Ended::Answered,
+        _ if first && !unknown && connection.was_stale() => Ended::Stale(said),
         _ => Ended::Throttled(said),
     }
 }
@@ -256,13 +296,19 @@ fn transient(reply: Reply) -> Reply {
     }
 }
 
-fn target(core: &Core, routing: &Routing, hop: &Hop) -> std::result::Result<Target, Reply> {
+async fn targets(core: &Core, routing: &Routing, hops: &[Hop]) -> std::result::Result<Vec<Target>, Reply> {
+    let mut targets = Vec::with_capacity(hops.len());
+    for hop in hops {
+        targets.push(target(core, routing, hop).await?);
+    }
+    Ok(targets)
+}
+
+async fn target(core: &Core, routing: &Routing, hop: &Hop) -> std::result::Result<Target, Reply> {
     let timeouts = &routing.config.timeouts;
     let auth = match &hop.credentials {
         None => None,
-        Some(login) => {
-            Some(read_password(login).map_err(|why| Reply::of(451, Some(Status::new(4, 3, 5)), "").with_text(&why))?)
-        }
+        Some(login) => Some(password(Arc::clone(login)).await?),
     };
     let connector = match hop.tls {
         TlsUse::Verify => core.tls.trusted_certificate(),
@@ -300,13 +346,21 @@ pub fn session_timeouts(timeouts: &crate::config::Timeouts) -> client::Timeouts 
     }
 }
 
-/// Reads the password of a route, each time, so that changing it needs no restart.
-fn read_password(
-    login: &crate::config::RouteCredentials,
-) -> std::result::Result<postroad_smtp::sasl::Credentials, String> {
+/// Reads the password of a route, each time, so that changing it needs no restart; on a thread that
+/// may block.
+async fn password(login: Arc<RouteCredentials>) -> std::result::Result<Credentials, Reply> {
+    let read = tokio::task::spawn_blocking(move || read_password(&login)).await;
+    let read = read.unwrap_or_else(|fault| Err(fault.to_string()));
+    read.map_err(|why| Reply::of(451, Some(Status::new(4, 3, 5)), "").with_text(&why))
+}
+
+fn read_password(login: &RouteCredentials) -> std::result::Result<Credentials, String> {
     let path = login.password_file.display();
     let text = std::fs::read_to_string(&login.password_file)
         .map_err(|error| format!("the route's password_file {path} cannot be read: {error}"))?;
     let password = text.lines().next().unwrap_or_default();
     credentials(&login.user, password).map_err(|error| format!("the login in {path} is not usable: {error}"))
 }
+
+#[cfg(test)]
+mod tests;

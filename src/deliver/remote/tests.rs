@@ -133,3 +133,39 @@ async fn a_password_file_that_blocks_blocks_nobody_else() {
     assert!(read.is_ok());
     assert!(writer.join().expect("no panic"), "the runtime went on while the file was read");
 }
+
+/// A connection to a peer that takes everything.
+async fn connection(agent: &Agent, port: u16) -> Connection {
+    let target = Target {
+        name: "peer.example".into(),
+        address: Address::Tcp(([127, 0, 0, 1], port).into()),
+        session: client::Config::new("client.example"),
+        implicit_tls: false,
+        tls: agent.delivery.0.tls.any_certificate().clone(),
+        connect_limit: Duration::from_secs(5),
+    };
+    Connection::open(Arc::new(target)).await.unwrap_or_else(|error| panic!("{error}"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_gives_up_a_connection_of_other_settings() {
+    let (_, port) = Peer::start(|_| None).await;
+    let agent = Agent::start(&all_to(port));
+    let core = &agent.delivery.0;
+    let mut lane = Lane::new("host:peer".into());
+    for (generation, kept) in [(core.pool.generation(), true), (core.pool.generation() + 1, false)] {
+        let mut held = connection(&agent, port).await;
+        held.set_generation(Some(generation));
+        lane.connection = Some(held);
+        assert_eq!(lane.kept(core).is_some(), kept, "generation {generation}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn content_that_cannot_be_read_is_held_against_nobody() {
+    let (_, port) = Peer::start(|_| None).await;
+    let agent = Agent::start(&all_to(port));
+    let connection = connection(&agent, port).await;
+    assert!(matches!(ended_by(&Failure::Content("damaged"), &connection, &[], true), Ended::Answered));
+    assert!(matches!(ended_by(&Failure::Lost, &connection, &[], true), Ended::Throttled(_)));
+}

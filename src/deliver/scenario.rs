@@ -201,7 +201,7 @@ impl Agent {
         put(&self.queue, self.clock, recipients, content).await
     }
 
-    /// Waits for the record of a message to be so, at most two seconds; `None` is a message that is
+    /// Waits for the record of a message to be so, at most ten seconds; `None` is a message that is
     /// gone, delivered to all.
     pub async fn wait(&self, id: QueueId, so: impl Fn(Option<&Item>) -> bool) {
         let look = async {
@@ -209,7 +209,7 @@ impl Agent {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         };
-        let waited = tokio::time::timeout(Duration::from_secs(2), look).await;
+        let waited = tokio::time::timeout(Duration::from_secs(10), look).await;
         waited.unwrap_or_else(|_| panic!("{:?}", self.queue.load(id)));
     }
 

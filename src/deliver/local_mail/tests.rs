@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::mpsc;
 use std::time::Duration;
 
-use super::super::scenario::{Agent, config};
+use super::super::scenario::{Agent, Peer, config};
 use super::*;
 
 const HOME: &str = "hostname = \"mx.home.example\"\n[[local]]\ndomain = \"home.example\"\nmaildir = \"{dir}/{user}\"\n";
@@ -44,4 +44,18 @@ async fn a_file_system_that_blocks_blocks_nobody_else() {
     let tick = async { tell.send(()).expect("somebody waits") };
     let (found, ()) = tokio::join!(look_up(settings, asked, Stuck(told.into())), tick);
     assert_eq!(found.expect("found").as_str(), "alice");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mail_store_on_this_host_is_no_plaintext_on_a_network() {
+    let lmtp = "hostname = \"mx.home.example\"\n[[local]]\ndomain = \"home.example\"\nlmtp = \"unix:{dir}/lmtp\"\n\
+                recipients = \"any\"\n";
+    let agent = Agent::start(lmtp);
+    let peer = Peer::start_unix(&agent.directory.path().join("lmtp"), |_| None);
+    let id = agent.put(&["alice@home.example"], b"x\r\n").await;
+    agent.wait_delivered(id).await;
+    assert_eq!(peer.heard(".").len(), 1);
+    let metrics = agent.metrics.text();
+    let count = metrics.lines().find(|line| line.starts_with("postroad_plaintext") && line.contains("\"out\""));
+    assert!(count.is_some_and(|line| line.ends_with(" 0")), "{count:?}");
 }

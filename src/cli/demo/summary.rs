@@ -30,7 +30,7 @@ pub(super) fn ledger(outcome: &Outcome, context: &mut Context) -> Result<(), Fai
     context.line(row("delivered by c", tally.delivered, "copies, compared with what was submitted"))?;
     context.line(row("lost", outcome.missing.len() as u64, ""))?;
     context.line(row("altered", tally.altered.len() as u64, ""))?;
-    let twice = if tally.duplicates == 0 { "" } else { "b had passed them on, but was killed before it noted so" };
+    let twice = if tally.duplicates == 0 { "" } else { "c had taken them, but b was killed before it heard the 250" };
     context.line(row("delivered twice", tally.duplicates, twice))?;
     context.line(format_args!("\n  {:.1} s", outcome.took.as_secs_f64()))?;
     for (id, mailbox) in outcome.missing.iter().take(LOST_SHOWN) {
@@ -64,7 +64,8 @@ fn hop_line(field: &str) -> String {
         words.iter().find_map(|word| word.strip_prefix("(TLS")).map_or("no TLS".to_owned(), |tls| format!("TLS{tls}"));
     let from = after("from").unwrap_or("itself");
     let [by, with, id] = ["by", "with", "id"].map(|name| after(name).unwrap_or("?"));
-    format!("{by}  {with:<12} {tls}  id {id}  from {from:<18} {}", date.trim())
+    let time = date.split_whitespace().find(|word| word.contains(':')).unwrap_or("?");
+    format!("{time}  {by}  {with:<11} {tls}  id {id}  from {from}")
 }
 
 /// Prints how to go on by hand.
@@ -88,9 +89,10 @@ pub(super) fn what_next(demo: &Demo, context: &mut Context) -> Result<(), Failur
                 submissions.port()
             ),
         ),
-        ("", format!("user {SENDER}, password {password}, to {to}, {others}")),
-        ("swaks", format!("swaks --server {submission} -tls --auth-user {SENDER} --auth-password {password} \\")),
-        ("", format!("      --from {SENDER} --to {to}")),
+        ("", format!("user {SENDER}, password {password}")),
+        ("", format!("write to {to}, {others}")),
+        ("swaks", format!("swaks --server {submission} -tls --from {SENDER} --to {to} \\")),
+        ("", format!("      --auth-user {SENDER} --auth-password {password}")),
         ("postroad send", format!("echo hello | POSTROAD_PASSWORD={password} \\")),
         ("", format!("      {program} send --server {submission} --user {SENDER} --to {to}")),
         ("what arrived", format!("ls {}", site.mailboxes().join(MAILBOXES[0]).join("new").display())),
@@ -114,7 +116,11 @@ fn program() -> PathBuf {
     let Ok(path) = std::env::current_exe() else { return PathBuf::from("postroad") };
     let here = std::env::current_dir().ok();
     let relative = here.and_then(|here| path.strip_prefix(here).ok().map(Path::to_owned));
-    relative.unwrap_or(path)
+    match relative {
+        Some(name) if name.components().count() == 1 => Path::new(".").join(name),
+        Some(relative) => relative,
+        None => path,
+    }
 }
 
 #[cfg(test)]
@@ -126,10 +132,7 @@ mod tests {
         let field = "from a.demo.test ([127.0.0.1]) by b.demo.test with ESMTPS (TLSv1.3 TLS_AES_256_GCM_SHA384) \
                      id 0MCC5RM000007 for <alice@office.test>; Sun, 22 Nov 2026 07:09:15 +0000";
         let line = hop_line(field);
-        assert_eq!(
-            line,
-            "b.demo.test  ESMTPS       TLSv1.3  id 0MCC5RM000007  from a.demo.test        Sun, 22 Nov 2026 07:09:15 +0000"
-        );
+        assert_eq!(line, "07:09:15  b.demo.test  ESMTPS      TLSv1.3  id 0MCC5RM000007  from a.demo.test");
         assert!(hop_line("garbage").contains('?'));
     }
 }

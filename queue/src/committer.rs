@@ -5,6 +5,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -184,7 +185,41 @@ pub(crate) fn retired_ops(list: Vec<Retire>) -> Vec<Op> {
     list.chunks(RETIRED_IDS_MAX).map(op).collect()
 }
 
+/// Writes until the queue is stopped. When something panics, a callback or we, nothing more is
+/// promised: the queue is poisoned, and what waits is refused rather than left without an answer.
 fn run(spool: &Spool) {
+    if unless_panic(spool, || write_all(spool)).is_none() {
+        while wait(spool, true) {
+            refuse_all(spool);
+        }
+        refuse_all(spool);
+    }
+}
+
+/// Calls `work`; poisons the queue and returns `None` when it panics.
+fn unless_panic<T>(spool: &Spool, work: impl FnOnce() -> T) -> Option<T> {
+    // Whatever was left half done is not looked at again behind the poison.
+    let result = catch_unwind(AssertUnwindSafe(work)).ok();
+    if result.is_none() {
+        spool.poison("a thread of the queue panicked");
+    }
+    result
+}
+
+/// Refuses all that waits, behind a panic.
+fn refuse_all(spool: &Spool) {
+    loop {
+        let ops = lock(&spool.inbox).take();
+        if ops.is_empty() {
+            return;
+        }
+        let mut answers = Answers::default();
+        refuse(spool, ops, &Fault::Broken(String::new()), &mut answers);
+        unless_panic(spool, || answers.give(spool));
+    }
+}
+
+fn write_all(spool: &Spool) {
     let mut tidied = false;
     while wait(spool, tidied) {
         tidied = match step(spool) {
@@ -225,7 +260,7 @@ fn sync_contents_of_drafts(spool: &Spool) {
     loop {
         if let Some(pending) = inbox.unsynced.pop_front() {
             drop(inbox);
-            let pending = sync_content(spool, pending);
+            let pending = unless_panic(spool, || sync_content(spool, pending)).flatten();
             inbox = lock(&spool.inbox);
             inbox.commits.extend(pending);
             spool.wake(inbox);
@@ -392,23 +427,30 @@ fn apply(spool: &Spool, ops: impl Iterator<Item = (Op, Place)>, answers: &mut An
 
 fn refuse(spool: &Spool, ops: impl IntoIterator<Item = Op>, fault: &Fault, answers: &mut Answers) {
     let poison = || spool.check_poison().err().unwrap_or_else(|| "unknown".into());
+    let passes = !matches!(fault, Fault::Broken(_));
     for op in ops {
         match op {
             Op::Commit(pending) => {
-                let full = matches!(fault, Fault::Full);
-                if full && pending.is_spilled() {
+                if passes && pending.is_spilled() {
                     let _ = spool.fs.remove(Dir::Content, &pending.item.id.to_string());
                 }
-                let error = if full { CommitError::Full } else { CommitError::Poisoned(poison()) };
+                let error = match fault {
+                    Fault::Full => CommitError::Full,
+                    Fault::NoDescriptors => CommitError::NoDescriptors,
+                    Fault::Broken(_) => CommitError::Poisoned(poison()),
+                };
                 answers.commits.push((pending.done, Err(error)));
             }
             Op::State(_, state) => {
-                let error =
-                    if matches!(fault, Fault::Full) { RecordError::Full } else { RecordError::Poisoned(poison()) };
+                let error = match fault {
+                    Fault::Full => RecordError::Full,
+                    Fault::NoDescriptors => RecordError::NoDescriptors,
+                    Fault::Broken(_) => RecordError::Poisoned(poison()),
+                };
                 answers.states.extend(state.done.into_iter().map(|done| (done, Err(error.clone()))));
             }
             // They are tried again with the next batch that finds room.
-            Op::Retired { list, .. } if matches!(fault, Fault::Full) => tidy::keep_for_later(spool, list),
+            Op::Retired { list, .. } if passes => tidy::keep_for_later(spool, list),
             Op::Retired { .. } | Op::Move(_) => {}
         }
     }

@@ -116,6 +116,9 @@ pub enum CommitError {
         /// The most there may be.
         max: usize,
     },
+    /// No file could be made for want of descriptors.
+    #[error("no file descriptors are left: raise the limit (LimitNOFILE=)")]
+    NoDescriptors,
     /// A part of the content could not be written.
     #[error("a part of this message could not be written")]
     Void,
@@ -164,6 +167,9 @@ pub enum RecordError {
     /// The disk is full, the reserve used up.
     #[error("the disk of the queue is full: free some space")]
     Full,
+    /// No file could be made for want of descriptors.
+    #[error("no file descriptors are left: raise the limit (LimitNOFILE=)")]
+    NoDescriptors,
     /// The disk failed, now or earlier.
     #[error("nothing can be recorded since the disk of the queue failed ({0}): mend the disk, then restart the agent")]
     Poisoned(Arc<str>),
@@ -195,7 +201,7 @@ impl From<&CommitError> for Reply {
     fn from(error: &CommitError) -> Reply {
         match error {
             CommitError::Full => FULL,
-            CommitError::Poisoned(_) | CommitError::Void => FAULT,
+            CommitError::Poisoned(_) | CommitError::NoDescriptors | CommitError::Void => FAULT,
             CommitError::TooLarge { .. } => TOO_LARGE,
             CommitError::Stopped => STOPPING,
         }
@@ -213,6 +219,12 @@ impl From<&LoadError> for Reply {
 /// Returns whether the disk is full rather than broken.
 pub(crate) fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+/// Returns whether there are no descriptors left, for us or on this host.
+pub(crate) fn is_out_of_descriptors(error: &io::Error) -> bool {
+    let errno = rustix::io::Errno::from_io_error(error);
+    matches!(errno, Some(rustix::io::Errno::MFILE | rustix::io::Errno::NFILE))
 }
 
 #[cfg(test)]
@@ -236,6 +248,7 @@ mod tests {
             ((&AppendError::Void).into(), "451 4.3.0 Local storage error, please try again later"),
             ((&CommitError::Full).into(), "452 4.3.1 Insufficient system storage, please try again later"),
             ((&CommitError::Poisoned(why)).into(), "451 4.3.0 Local storage error, please try again later"),
+            ((&CommitError::NoDescriptors).into(), "451 4.3.0 Local storage error, please try again later"),
             ((&CommitError::Void).into(), "451 4.3.0 Local storage error, please try again later"),
             ((&CommitError::TooLarge { octets: 2, max: 1 }).into(), "552 5.3.4 Envelope exceeds fixed maximum size"),
             ((&CommitError::Stopped).into(), "451 4.3.2 Shutting down, please try again later"),

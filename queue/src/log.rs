@@ -7,7 +7,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::io::{self, IoSlice};
 use std::sync::Arc;
 
-use crate::error::is_full;
+use crate::error::{is_full, is_out_of_descriptors};
 use crate::fs::{Dir, FsFile};
 use crate::id::QueueId;
 use crate::index::Place;
@@ -64,6 +64,8 @@ pub(crate) struct Part<'a> {
 pub(crate) enum Fault {
     /// No space: nothing of it stays, and it may be tried again.
     Full,
+    /// No descriptors for another file: nothing was written, and it may be tried again.
+    NoDescriptors,
     /// The disk fails; what is on it is unknown.
     Broken(String),
 }
@@ -257,7 +259,11 @@ pub(crate) fn sync_dir(spool: &Spool, dir: Dir) -> Result<(), Fault> {
 }
 
 fn fault(action: &str, error: &io::Error) -> Fault {
-    if is_full(error) { Fault::Full } else { Fault::Broken(format!("{action} failed: {error}")) }
+    match error {
+        error if is_full(error) => Fault::Full,
+        error if is_out_of_descriptors(error) => Fault::NoDescriptors,
+        error => Fault::Broken(format!("{action} failed: {error}")),
+    }
 }
 
 /// Writes records one behind the other; content is handed to the system where it lies.

@@ -358,24 +358,38 @@ fn a_full_disk_refuses_and_harms_nothing() {
     let count = run(Plan::Well).0.trace().len();
     for k in 0..count {
         for length in [1, 2, 5, usize::MAX / 2] {
-            let (fs, shared) = (Arc::new(SimFs::new(Plan::Full(k, k + length))), Shared::default());
-            let (queue, _) = open(&fs);
-            script(&queue, &shared);
-            let case = format!("full from {k} for {length}");
-            assert_eq!(queue.poisoned(), None, "{case}");
-            check(&queue, &ledger(&shared), &case);
-            let before = ledger(&shared).clone();
-            drop(queue);
-            let again = Arc::new(fs.restarted(Plan::Well));
-            let (queue, _) = open(&again);
-            check(&queue, &before, &case);
-            for id in queue.ids(None, usize::MAX) {
-                assert!(!before.refused.contains(&id), "{case}: {id} was refused and is there");
-            }
-            drop(queue);
-            for survives in [Survives::Nothing, Survives::Everything, Survives::Some(5)] {
-                reopen(&Arc::new(fs.crashed(survives, Plan::Well)), &before, &format!("{case}, {survives:?}"));
-            }
+            refuses_and_harms_nothing(Plan::Full(k, k + length));
         }
+    }
+}
+
+#[test]
+fn a_lack_of_descriptors_refuses_and_harms_nothing() {
+    let trace = run(Plan::Well).0.trace();
+    for k in (0..trace.len()).filter(|k| matches!(trace[*k], Op::Create(_))) {
+        for length in [1, 20, usize::MAX / 2] {
+            refuses_and_harms_nothing(Plan::NoDescriptors(k, k + length));
+        }
+    }
+}
+
+fn refuses_and_harms_nothing(plan: Plan) {
+    let (fs, shared) = (Arc::new(SimFs::new(plan)), Shared::default());
+    let (queue, _) = open(&fs);
+    script(&queue, &shared);
+    let case = format!("{plan:?}");
+    assert_eq!(queue.poisoned(), None, "{case}");
+    check(&queue, &ledger(&shared), &case);
+    let before = ledger(&shared).clone();
+    drop(queue);
+    let again = Arc::new(fs.restarted(Plan::Well));
+    let (queue, _) = open(&again);
+    check(&queue, &before, &case);
+    for id in queue.ids(None, usize::MAX) {
+        assert!(!before.refused.contains(&id), "{case}: {id} was refused and is there");
+    }
+    drop(queue);
+    for survives in [Survives::Nothing, Survives::Everything, Survives::Some(5)] {
+        reopen(&Arc::new(fs.crashed(survives, Plan::Well)), &before, &format!("{case}, {survives:?}"));
     }
 }

@@ -291,3 +291,31 @@ fn a_stopped_queue_refuses_and_says_so() {
     assert_eq!(receiver.recv().expect("answer"), Err(RecordError::Stopped));
     assert!(queue.draft(NOW).is_err());
 }
+
+#[test]
+fn a_panic_in_a_callback_refuses_what_waits_and_leaves_nobody_without_an_answer() {
+    let dir = tempfile::tempdir().expect("scratch");
+    let (queue, _) = open(dir.path());
+    let committer = queue.start().expect("threads");
+    let kept = submit(&queue, b"kept").recv().expect("answer").id();
+    let early = queue.draft(NOW).expect("draft");
+    // It panics when both of what follows wait behind it.
+    let (go, gone) = mpsc::channel::<()>();
+    let gone = Mutex::new(gone);
+    queue.on_committed(Box::new(move |_| {
+        let _ = gone.lock().expect("called once").recv();
+        panic!("on purpose");
+    }));
+    submit(&queue, b"kept, too").recv().expect("it is on stable storage");
+    let (sender, receiver) = mpsc::channel();
+    let answer = sender.clone();
+    queue.record(kept, State::fresh(2, NOW, NOW), move |result| answer.send(result.is_ok()).expect("waits"));
+    early.commit(envelope(1), origin(), NOW, NOW, move |result| sender.send(result.is_ok()).expect("waits"));
+    go.send(()).expect("the listener waits");
+    let patience = std::time::Duration::from_secs(10);
+    assert_eq!([(); 2].map(|()| receiver.recv_timeout(patience)), [Ok(false); 2]);
+    assert!(queue.poisoned().is_some() && queue.draft(NOW).is_err());
+    committer.stop();
+    drop(queue);
+    assert_eq!(open(dir.path()).0.len(), 2, "what was acknowledged is there");
+}

@@ -39,6 +39,8 @@ pub enum Plan {
     Broken(usize),
     /// Operations that take space fail from this one up to that one.
     Full(usize, usize),
+    /// No file can be made from this operation up to that one.
+    NoDescriptors(usize, usize),
 }
 
 /// What of the unsynced writes and names survives a crash.
@@ -171,6 +173,9 @@ impl Disk {
             Plan::Full(from, to) if takes_space && (from..to).contains(&k) => {
                 Fate::Bad(io::Error::from_raw_os_error(28))
             }
+            Plan::NoDescriptors(from, to) if matches!(op, Op::Create(_)) && (from..to).contains(&k) => {
+                Fate::Bad(io::Error::from_raw_os_error(24))
+            }
             _ => Fate::Good,
         }
     }
@@ -295,7 +300,7 @@ impl Fs for SimFs {
 
     fn create(&self, dir: Dir, name: &str) -> io::Result<Arc<dyn FsFile>> {
         let mut disk = lock(&self.disk);
-        let full = matches!(self.plan, Plan::Full(..));
+        let full = matches!(self.plan, Plan::Full(..) | Plan::NoDescriptors(..));
         let fate = disk.operation(self.plan, Op::Create(dir));
         if disk.names.contains_key(&(dir, name.to_owned())) {
             return Err(io::ErrorKind::AlreadyExists.into());

@@ -3,10 +3,10 @@
 //!
 //! Holds the header section, at most [`HEADER_OCTETS_MAX`], until it is complete.
 
-use jiff::Timestamp;
-use jiff::fmt::rfc2822;
 use mail_parser::MessageParser;
 use memchr::memmem;
+use postroad_queue::UnixMillis;
+use postroad_smtp::trace::Date;
 
 /// A longer header section is passed on as it is.
 pub const HEADER_OCTETS_MAX: usize = 256 * 1024;
@@ -20,7 +20,7 @@ pub struct Completion {
 /// The fields to add where the message has none.
 pub struct Missing {
     /// When the message was submitted.
-    pub date: Timestamp,
+    pub date: UnixMillis,
     /// `left@right` of the Message-ID.
     pub message_id: String,
     /// The reverse-path; none when it is null.
@@ -54,7 +54,7 @@ impl Completion {
         let parsed = MessageParser::new().parse_headers(&held[..]);
         let has = |name: &str| parsed.as_ref().is_some_and(|message| message.header_raw(name).is_some());
         if !has("Date") {
-            out.extend_from_slice(format!("Date: {}\r\n", date(self.fields.date)).as_bytes());
+            out.extend_from_slice(format!("Date: {}\r\n", Date(self.fields.date.0)).as_bytes());
         }
         if !has("Message-ID") {
             out.extend_from_slice(format!("Message-ID: <{}>\r\n", self.fields.message_id).as_bytes());
@@ -78,20 +78,13 @@ fn looks_like_header(held: &[u8]) -> bool {
     held.starts_with(b"\r\n") || (!name.is_empty() && name.iter().all(|c| matches!(c, b'!'..=b'~')))
 }
 
-fn date(at: Timestamp) -> String {
-    rfc2822::to_string(&at.to_zoned(jiff::tz::TimeZone::UTC)).expect("a time of this era has an RFC 2822 form")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn complete(message: &str, cut: usize) -> String {
-        let fields = Missing {
-            date: Timestamp::UNIX_EPOCH,
-            message_id: "1@host.example".into(),
-            from: Some("a@b.example".into()),
-        };
+        let fields =
+            Missing { date: UnixMillis(0), message_id: "1@host.example".into(), from: Some("a@b.example".into()) };
         let mut completion = Completion::new(fields);
         let mut out = Vec::new();
         let (first, second) = message.as_bytes().split_at(cut);
@@ -105,7 +98,8 @@ mod tests {
         String::from_utf8(out).expect("the test's text")
     }
 
-    const ADDED: &str = "Date: Thu, 1 Jan 1970 00:00:00 +0000\r\nMessage-ID: <1@host.example>\r\nFrom: a@b.example\r\n";
+    const ADDED: &str =
+        "Date: Thu, 01 Jan 1970 00:00:00 +0000\r\nMessage-ID: <1@host.example>\r\nFrom: a@b.example\r\n";
 
     #[test]
     fn what_is_missing_is_added_on_top_wherever_the_pieces_split() {

@@ -300,7 +300,7 @@ impl Asking<'_> {
         };
         let completion = peer.service.is_submission().then(|| {
             Completion::new(Missing {
-                date: clock::timestamp(now),
+                date: now,
                 message_id: format!("{id}@{}", config.hostname),
                 from: transaction.reverse_path.clone(),
             })

@@ -23,11 +23,6 @@ pub fn stopping(status: &str) {
     tell(&[NotifyState::Stopping, NotifyState::Status(status)]);
 }
 
-/// Shows `status` in `systemctl status`.
-pub fn status(status: &str) {
-    tell(&[NotifyState::Status(status)]);
-}
-
 /// Gives the sign of life that `WatchdogSec=` asks for, twice as often as needed, as long as
 /// `is_alive` says so. Returns at once when none is asked for, else never.
 pub async fn watchdog(is_alive: impl Fn() -> bool) {

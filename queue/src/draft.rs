@@ -99,14 +99,6 @@ impl Draft {
         self.octets
     }
 
-    /// Says how large the content will probably be, so that memory is taken once. A hint.
-    pub fn expect_octets(&mut self, octets: u64) {
-        let max = self.memory_max() as u64;
-        if octets <= max && self.file.is_none() {
-            self.memory.reserve_exact((octets as usize).saturating_sub(self.memory.len()));
-        }
-    }
-
     /// Appends a piece of content. After an error the draft is void: it cannot be committed.
     ///
     /// May write to a file, buffered by the system and never synced here.

@@ -1,5 +1,5 @@
-//! Trace information (RFC 5321 §4.4): the Received field this host adds, the Return-Path field a
-//! final delivery adds, and counting the hops a message has made.
+//! Trace information (RFC 5321 §4.4): the Received field this host adds, and counting the hops a
+//! message has made.
 //!
 //! A field made here is one header field whatever its parts were: nothing from outside adds a
 //! line end or leaves its comment.
@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
 use crate::domain::{Domain, Host};
-use crate::path::{ForwardPath, ReversePath};
+use crate::path::ForwardPath;
 
 /// Where lines of a field are folded, in octets without CR LF (RFC 5322 §2.1.1).
 pub const FOLD_OCTETS: usize = 78;
@@ -158,22 +158,11 @@ impl Folder<'_, '_> {
     }
 }
 
-/// The Return-Path field of a final delivery, with its CR LF.
-pub struct ReturnPath<'a>(pub &'a ReversePath);
-
-impl fmt::Display for ReturnPath<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Return-Path: {}\r\n", self.0)
-    }
-}
-
 /// Reads the header section of content that passes by, in pieces of any size.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct HeaderScanner {
     place: Place,
     hops: u32,
-    octets: u64,
-    eight_bit: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -211,8 +200,6 @@ impl HeaderScanner {
                 break;
             }
         }
-        self.octets += at as u64;
-        self.eight_bit |= !piece[..at].is_ascii();
     }
 
     /// Moves on behind at least one octet and returns how many.
@@ -248,27 +235,10 @@ impl HeaderScanner {
         self.hops
     }
 
-    /// Returns whether an octet above 127 stands in the header section.
-    pub fn has_eight_bit(&self) -> bool {
-        self.eight_bit
-    }
-
     /// Returns whether the empty line behind the header section was seen.
     pub fn is_complete(&self) -> bool {
         self.place == Place::Body
     }
-
-    /// Returns how many octets the header section has so far, the empty line included.
-    pub fn header_octets(&self) -> u64 {
-        self.octets
-    }
-}
-
-/// Returns how many Received fields the start of a message has.
-pub fn hop_count(content: &[u8]) -> u32 {
-    let mut scanner = HeaderScanner::new();
-    scanner.scan(content);
-    scanner.hops()
 }
 
 #[cfg(test)]
@@ -328,10 +298,10 @@ mod tests {
         for size in 1..content.len() {
             let mut scanner = HeaderScanner::new();
             content.as_bytes().chunks(size).for_each(|piece| scanner.scan(piece));
-            assert_eq!((scanner.hops(), scanner.has_eight_bit(), scanner.is_complete()), (2, true, true), "{size}");
-            assert_eq!(scanner.header_octets(), content.find("Received: body").expect("there") as u64);
+            assert_eq!((scanner.hops(), scanner.is_complete()), (2, true), "{size}");
         }
-        assert_eq!(hop_count(b""), 0);
-        assert_eq!(hop_count(b"\r\nReceived: x\r\n"), 0);
+        let mut scanner = HeaderScanner::new();
+        scanner.scan(b"\r\nReceived: x\r\n");
+        assert_eq!((scanner.hops(), scanner.is_complete()), (0, true));
     }
 }

@@ -13,8 +13,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use postroad_smtp::sasl::Credentials;
-use postroad_smtp::server::{Question, Verdict};
 use postroad_smtp::{ForwardPath, Reply, ReversePath};
 use tokio::sync::Semaphore;
 
@@ -95,25 +93,6 @@ impl Policy {
     pub fn connect(&self, peer: IpAddr) -> Result<SessionPermit, Reply> {
         let limits = &self.rules.load().config.limits;
         self.sessions.enter(peer, limits.sessions_max, limits.sessions_per_address_max)
-    }
-
-    /// Answers a question of a session. What only the shell can answer (is there a place for the
-    /// connection, can content be stored) is accepted here: see [`Policy::connect`].
-    pub async fn decide(&self, client: &Client<'_>, question: Question<'_>) -> Verdict {
-        let verdict = match question {
-            Question::Connect | Question::Helo(_) | Question::Content => Ok(()),
-            Question::Mail { reverse_path, .. } => self.mail(client, reverse_path),
-            Question::Rcpt { reverse_path, recipient, accepted } => {
-                self.rcpt(client, reverse_path, &recipient.forward_path, accepted).map(drop)
-            }
-            Question::Auth(Credentials { user, password }) => {
-                return match self.authenticate(client.peer, user, password).await {
-                    Ok(Authenticated(user)) => Verdict::Authenticated(user),
-                    Err(refusal) => Verdict::Refuse(refusal),
-                };
-            }
-        };
-        verdict.map_or_else(Verdict::Refuse, |()| Verdict::Accept)
     }
 
     /// Returns how many sessions are open.

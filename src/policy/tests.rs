@@ -257,22 +257,6 @@ async fn guessing_ends_after_a_few_failures() {
     assert!(policy.authenticate(home, "app", "right").await.is_ok(), "others are not locked out");
 }
 
-#[tokio::test]
-async fn a_session_gets_its_verdicts() {
-    let directory = tempfile::tempdir().expect("scratch");
-    let policy = with_user(directory.path());
-    let client = Client { peer: "192.0.2.1".parse().expect("valid"), service: Service::Submission, user: None };
-    let recipient = postroad_smtp::Recipient::new("v@elsewhere.example".parse().expect("valid"));
-    let question = Question::Rcpt { reverse_path: &ReversePath::Null, recipient: &recipient, accepted: 0 };
-    let verdict = policy.decide(&client, question).await;
-    assert!(matches!(verdict, Verdict::Refuse(reply) if reply == replies::LOGIN_NEEDED));
-    let credentials = |password: &str| Credentials { user: "APP".into(), password: password.into() };
-    let verdict = policy.decide(&client, Question::Auth(&credentials("wrong"))).await;
-    assert!(matches!(verdict, Verdict::Refuse(reply) if reply == replies::WRONG_CREDENTIALS));
-    let verdict = policy.decide(&client, Question::Auth(&credentials("right"))).await;
-    assert!(matches!(verdict, Verdict::Authenticated(user) if &*user == "app"), "the name as the file has it");
-}
-
 #[test]
 fn strangers_are_told_the_remedy() {
     let client = Client { peer: "203.0.113.9".parse().expect("valid"), service: Service::Smtp, user: None };

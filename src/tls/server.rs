@@ -162,6 +162,7 @@ impl ServerTls {
     }
 
     /// Returns the certificate in use, DER.
+    #[cfg(test)]
     pub fn certificate(&self) -> CertificateDer<'static> {
         self.current.0.load().cert.first().cloned().expect("a chain is never empty: load refuses it")
     }

@@ -43,6 +43,22 @@ struct Connection {
     facts: Facts,
     input: Input,
     transaction: Transaction,
+    /// The session knows that the agent drains.
+    draining: bool,
+}
+
+/// A connection that was accepted.
+pub struct Arrival {
+    /// The connection.
+    pub stream: Stream,
+    /// Where it comes from.
+    pub peer: SocketAddr,
+    /// Where it arrived.
+    pub service: Service,
+    /// Its place among the sessions, or the reply that refuses it.
+    pub permit: Result<SessionPermit, Reply>,
+    /// Names the session.
+    pub name: Box<str>,
 }
 
 /// Who is at the other end.
@@ -50,7 +66,7 @@ struct Peer {
     ip: IpAddr,
     service: Service,
     /// Counts this session for as long as it lasts.
-    permit: Option<SessionPermit>,
+    permit: Result<SessionPermit, Reply>,
 }
 
 /// What the shell keeps of the transaction that is going on.
@@ -64,27 +80,29 @@ struct Transaction {
 }
 
 /// Serves one connection to its end.
-pub async fn serve(stream: Stream, peer: SocketAddr, service: Service, name: Box<str>, context: Arc<Context>) {
+pub async fn serve(arrival: Arrival, context: Arc<Context>) {
     let started = Instant::now();
-    let _open = context.metrics.open_session(match service.is_submission() {
+    let (name, peer) = (arrival.name.clone(), arrival.peer.ip());
+    let _open = context.metrics.open_session(match arrival.service.is_submission() {
         true => metrics::Service::Submission,
         false => metrics::Service::Relay,
     });
-    debug!(session = %name, peer = %peer.ip(), "connected");
-    match begin(stream, peer, service, name.clone(), context).await {
+    debug!(session = %name, %peer, "connected");
+    match begin(arrival, context).await {
         Ok(()) => debug!(session = %name, seconds = started.elapsed().as_secs(), "disconnected"),
-        Err(error) => info!(session = %name, peer = %peer.ip(), %error, "connection lost"),
+        Err(error) => info!(session = %name, %peer, %error, "connection lost"),
     }
 }
 
-async fn begin(
-    stream: Stream,
-    peer: SocketAddr,
-    service: Service,
-    name: Box<str>,
-    context: Arc<Context>,
-) -> io::Result<()> {
+async fn begin(arrival: Arrival, context: Arc<Context>) -> io::Result<()> {
+    let Arrival { stream, peer, service, permit, name } = arrival;
     let (stream, tls) = match service {
+        // The reply could only be told behind a handshake, which is what there are too many of.
+        Service::Submissions if let Err(reply) = &permit => {
+            info!(session = %name, peer = %peer.ip(), what = "connect", %reply, "refused");
+            context.metrics.count_refusal(Refusal::of(reply));
+            return Ok(());
+        }
         Service::Submissions => {
             let stream = secure(stream, &context).await?;
             let facts = stream.tls().map(tls::facts);
@@ -94,12 +112,13 @@ async fn begin(
     };
     let now = Instant::now();
     let connection = Connection {
-        peer: Peer { ip: peer.ip().to_canonical(), service, permit: None },
+        peer: Peer { ip: peer.ip().to_canonical(), service, permit },
         name,
         session: Session::new(context.session_config(service), tls.clone(), now),
         facts: Facts { tls, ..Facts::default() },
         input: Input::new(),
         transaction: Transaction::default(),
+        draining: false,
         context,
     };
     connection.run(stream).await
@@ -153,7 +172,9 @@ impl Connection {
         let filled = tokio::select! {
             biased;
             filled = stream.fill(&mut self.input, until) => filled,
-            () = drained(drain) => {
+            // Told once: a session inside a transaction goes on, and waits for its client alone.
+            () = drained(drain), if !self.draining => {
+                self.draining = true;
                 self.session.handle_drain();
                 return Ok(());
             }
@@ -247,7 +268,7 @@ impl Asking<'_> {
         let client = Client { peer: peer.ip, service: peer.service, user: self.facts.user.as_deref() };
         let what = question_name(&question);
         let answer = match question {
-            Question::Connect => policy.connect(peer.ip).map(|permit| peer.permit = Some(permit)),
+            Question::Connect => peer.permit.as_ref().map(drop).map_err(Clone::clone),
             Question::Helo(_) => Ok(()),
             Question::Mail { reverse_path, params, .. } => policy.mail(&client, reverse_path).map(|()| {
                 *transaction = Transaction::begin(reverse_path, params.smtputf8);
@@ -336,3 +357,6 @@ async fn secure(stream: Stream, context: &Context) -> io::Result<Stream> {
 async fn flush(stream: &mut Stream, output: &mut Vec<u8>) -> io::Result<()> {
     stream.flush(output, Instant::now() + WRITE_LIMIT).await
 }
+
+#[cfg(test)]
+mod tests;

@@ -29,6 +29,7 @@ use crate::metrics::Metrics;
 use crate::net::Stream;
 use crate::policy::Policy;
 use crate::tls::ServerTls;
+use connection::Arrival;
 pub use session_name::SessionNames;
 
 /// Connections that the kernel keeps for us until they are accepted.
@@ -152,8 +153,10 @@ impl Listener {
         if tcp.set_nodelay(true).is_err() {
             return;
         }
-        let name = context.names.next();
-        let session = connection::serve(Stream::Plain(tcp), peer, self.service, name, context.clone());
-        sessions.spawn(session);
+        // Counted from the first octet on: a TLS handshake takes its place, too.
+        let permit = context.policy.connect(peer.ip().to_canonical());
+        let (stream, name) = (Stream::Plain(tcp), context.names.next());
+        let arrival = Arrival { stream, peer, service: self.service, permit, name };
+        sessions.spawn(connection::serve(arrival, context.clone()));
     }
 }

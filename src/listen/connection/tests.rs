@@ -1,0 +1,99 @@
+//! Connections as the shell sees them: places, TLS handshakes and the drain.
+
+use std::path::Path;
+
+use postroad_queue::{Options, OsFs, Queue};
+use tokio::io::AsyncReadExt as _;
+use tokio::net::{TcpListener, TcpStream};
+
+use super::*;
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::listen::{Listener, SessionNames};
+use crate::metrics::Metrics;
+use crate::policy::Policy;
+use crate::tls::{Identity, ServerTls};
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+fn context(directory: &Path, text: &str) -> Arc<Context> {
+    let config = Arc::new(Config::from_str(text, "test", directory).unwrap_or_else(|faults| panic!("{faults}")));
+    let fs = OsFs::open(&directory.join("queue")).expect("a directory");
+    let (queue, _) = Queue::open(Arc::new(fs), Options::default()).expect("an empty queue");
+    let identity = Identity::SelfSigned { dir: directory.join("tls"), hostname: config.hostname.clone() };
+    let clock = Clock::start();
+    Arc::new(Context {
+        policy: Arc::new(Policy::new(config.clone())),
+        config: Arc::new(config.into()),
+        queue,
+        tls: ServerTls::load(&identity).expect("made"),
+        clock,
+        metrics: Arc::new(Metrics::new()),
+        drain: tokio::sync::watch::Sender::new(false),
+        names: SessionNames::new(clock.now()),
+    })
+}
+
+/// Both ends of a connection.
+async fn connected() -> (Stream, TcpStream, SocketAddr) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let client = TcpStream::connect(listener.local_addr().expect("bound")).await.expect("it listens");
+    let (server, peer) = listener.accept().await.expect("connected");
+    (Stream::Plain(server), client, peer)
+}
+
+#[tokio::test]
+async fn a_session_is_told_of_the_drain_once_and_then_waits_for_its_client() {
+    let directory = tempfile::tempdir().expect("scratch");
+    let context = context(directory.path(), "hostname = \"mx.example.org\"");
+    let (mut stream, client, peer) = connected().await;
+    let mut drain = context.drain.subscribe();
+    let mut connection = Connection {
+        peer: Peer { ip: peer.ip(), service: Service::Smtp, permit: context.policy.connect(peer.ip()) },
+        name: context.names.next(),
+        session: Session::new(context.session_config(Service::Smtp), None, Instant::now()),
+        facts: Facts::default(),
+        input: Input::new(),
+        transaction: Transaction::default(),
+        draining: false,
+        context: context.clone(),
+    };
+    context.drain.send_replace(true);
+    let far = Instant::now() + PATIENCE;
+    connection.read(&mut stream, far, &mut drain).await.expect("told");
+    assert!(connection.draining && Instant::now() < far);
+    let until = Instant::now() + Duration::from_millis(100);
+    connection.read(&mut stream, until, &mut drain).await.expect("timed out");
+    assert!(Instant::now() >= until, "it does not spin");
+    drop(client);
+}
+
+#[tokio::test]
+async fn a_client_in_its_tls_handshake_takes_a_place() {
+    let directory = tempfile::tempdir().expect("scratch");
+    let text = "hostname = \"mx.example.org\"\n[limits]\nsessions = 1\nsessions_per_address = 1\n";
+    let context = context(directory.path(), text);
+    let address = "127.0.0.1:0".parse().expect("an address");
+    let listener = Listener::bind(address, Service::Submissions).expect("bound");
+    let address = listener.address().expect("bound");
+    let serving = tokio::spawn(listener.serve(context.clone()));
+    let first = TcpStream::connect(address).await.expect("it listens");
+    let counted = async {
+        while context.policy.session_count() == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, counted).await.expect("counted before it says anything");
+    let mut second = TcpStream::connect(address).await.expect("it listens");
+    let answer = tokio::time::timeout(PATIENCE, second.read_u8()).await.expect("not kept waiting");
+    assert!(answer.is_err(), "closed without a handshake");
+    assert_eq!(context.policy.session_count(), 1);
+    drop(first);
+    let left = async {
+        while context.policy.session_count() > 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, left).await.expect("its place is free again");
+    serving.abort();
+}

@@ -9,7 +9,7 @@ mod signals;
 
 use std::fs::DirBuilder;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -145,8 +145,9 @@ pub async fn run(config: Config, path: Option<PathBuf>) -> Result<(), StartError
     tasks.spawn(async move { delivery.run().await });
     tasks.spawn(control.serve(Arc::new(Backend(agent.clone()))));
     if let Some(socket) = metrics_socket {
-        let gauges = agent.clone();
-        tasks.spawn(metrics::serve(socket, metrics, Arc::new(move |metrics| gauges.set_gauges(metrics))));
+        let (gauges, config) = (agent.clone(), agent.config.clone());
+        let allows = move |peer: IpAddr| config.load().metrics.allow.iter().any(|net| net.contains(&peer));
+        tasks.spawn(metrics::serve(socket, metrics, allows, Arc::new(move |metrics| gauges.set_gauges(metrics))));
     }
     let watched = queue.clone();
     tasks.spawn(async move { systemd::watchdog(|| watched.poisoned().is_none()).await });

@@ -5,6 +5,7 @@
 
 use std::convert::Infallible;
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,13 +29,22 @@ const REQUEST_OCTETS_MAX: usize = 16 * 1024;
 const OPENMETRICS: HeaderValue = HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
 const PLAIN: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 
-/// Serves `metrics` on `listener` until it is dropped. `refresh` is called before each answer: it
-/// sets the gauges that nobody keeps current.
-pub async fn serve(listener: TcpListener, metrics: Arc<Metrics>, refresh: Arc<dyn Fn(&Metrics) + Send + Sync>) {
+/// Serves `metrics` on `listener` until it is dropped, to this host and whomever `allows` names;
+/// connections of others are closed unread. `refresh` is called before each answer: it sets the
+/// gauges that nobody keeps current.
+pub async fn serve(
+    listener: TcpListener,
+    metrics: Arc<Metrics>,
+    allows: impl Fn(IpAddr) -> bool,
+    refresh: Arc<dyn Fn(&Metrics) + Send + Sync>,
+) {
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
         let place = places.clone().acquire_owned().await.expect("the semaphore is never closed");
         match listener.accept().await {
+            Ok((_, peer)) if !may_read(peer.ip(), &allows) => {
+                tracing::info!(peer = %peer.ip(), "may not read the metrics: see metrics.allow");
+            }
             Ok((stream, _)) => {
                 let (metrics, refresh) = (metrics.clone(), refresh.clone());
                 tokio::spawn(async move {
@@ -46,6 +56,12 @@ pub async fn serve(listener: TcpListener, metrics: Arc<Metrics>, refresh: Arc<dy
             Err(error) => pause_after(error).await,
         }
     }
+}
+
+/// Returns whether `peer` is this host or one that `allows` names.
+fn may_read(peer: IpAddr, allows: impl Fn(IpAddr) -> bool) -> bool {
+    let peer = peer.to_canonical();
+    peer.is_loopback() || allows(peer)
 }
 
 /// Out of descriptors and the like: the next call would fail as well.
@@ -100,7 +116,7 @@ mod tests {
         let refresh = Arc::new(|metrics: &Metrics| {
             metrics.queue_messages.set(7);
         });
-        let server = tokio::spawn(serve(listener, Arc::new(Metrics::new()), refresh));
+        let server = tokio::spawn(serve(listener, Arc::new(Metrics::new()), |_| false, refresh));
         let mut stream = TcpStream::connect(address).await.expect("it listens");
         stream.write_all(request).await.expect("sent");
         let mut answer = Vec::new();
@@ -128,5 +144,14 @@ mod tests {
         let endless = [b"GET /metrics HTTP/1.1\r\n".as_slice(), &b"A: aaaaaaaaaaaaaaaa\r\n".repeat(3000)].concat();
         let answer = ask(&endless).await;
         assert!(!answer.contains("200 OK"), "{answer}");
+    }
+
+    #[test]
+    fn only_this_host_and_those_named_may_read() {
+        let allows = |peer: IpAddr| peer == IpAddr::from([192, 0, 2, 7]);
+        let may = |peer: &str| may_read(peer.parse().expect(peer), allows);
+        assert!(may("127.0.0.1") && may("::1") && may("::ffff:127.0.0.1"), "this host always");
+        assert!(may("192.0.2.7") && may("::ffff:192.0.2.7"));
+        assert!(!may("192.0.2.8") && !may("2001:db8::1"));
     }
 }

@@ -4,6 +4,7 @@
 //! listeners, readiness. Order of a drain: listeners and sessions, attempts, committer.
 
 mod backend;
+mod descriptors;
 mod reload;
 mod signals;
 
@@ -17,9 +18,9 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use postroad_queue::{Committer, OpenError, Options, OsFs, Queue, RecoveryReport, UnixMillis};
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 use tracing::{error, info, warn};
 
 use crate::admin::{BindError, ControlSocket};
@@ -89,6 +90,10 @@ pub(crate) struct Agent {
     path: Option<PathBuf>,
     started: UnixMillis,
     config: Arc<ArcSwap<Config>>,
+    /// What it was started with: what needs a restart is compared to this.
+    first: Arc<Config>,
+    /// Held by a reload: one after the other.
+    reloading: Mutex<()>,
     context: Arc<Context>,
     delivery: Delivery,
     queue: Queue,
@@ -104,6 +109,7 @@ pub(crate) struct Agent {
 pub async fn run(config: Config, path: Option<PathBuf>) -> Result<(), StartError> {
     let mut signals = Signals::new().map_err(|source| StartError::System { what: "signal handlers", source })?;
     let logs = telemetry::start(log_format(config.log.format), log_level(config.log.level))?;
+    descriptors::raise_limit();
     let config = Arc::new(config);
     let clock = Clock::start();
     make_state_dir(&config.state_dir)?;
@@ -134,6 +140,8 @@ pub async fn run(config: Config, path: Option<PathBuf>) -> Result<(), StartError
         path,
         started: clock.now(),
         config: current,
+        first: config.clone(),
+        reloading: Mutex::new(()),
         context: context.clone(),
         delivery: delivery.clone(),
         queue: queue.clone(),
@@ -160,7 +168,10 @@ pub async fn run(config: Config, path: Option<PathBuf>) -> Result<(), StartError
         // What came of it is in the log.
         let _ = agent.reload().await;
     }
-    agent.drain(sessions).await;
+    tokio::select! {
+        () = agent.drain(sessions) => {}
+        () = signals.stopped() => warn!("told to stop again: sessions and attempts cut off"),
+    }
     tasks.shutdown().await;
     committer.stop();
     info!("stopped");
@@ -183,12 +194,14 @@ impl Agent {
         info!(limit_s = limit.as_secs(), "draining");
         systemd::stopping("draining");
         self.context.drain.send_replace(true);
+        // One deadline: what the sessions took is not to be had again by the attempts.
+        let deadline = Instant::now() + limit;
         let ended = async { while sessions.join_next().await.is_some() {} };
-        if timeout(limit, ended).await.is_err() {
+        if timeout_at(deadline, ended).await.is_err() {
             warn!("sessions cut off at the end of the drain");
         }
         sessions.shutdown().await;
-        self.delivery.drain(limit).await;
+        self.delivery.drain(deadline.saturating_duration_since(Instant::now())).await;
     }
 
     fn set_gauges(&self, metrics: &Metrics) {

@@ -17,6 +17,8 @@ impl Agent {
     /// # Errors
     /// What is wrong with the file; the old configuration stays.
     pub async fn reload(&self) -> Result<String, Failure> {
+        // Two at a time (SIGHUP and the control socket) could leave the rooms with different ones.
+        let _alone = self.reloading.lock().await;
         systemd::reloading();
         let result = self.take_new().await;
         match &result {
@@ -40,8 +42,7 @@ impl Agent {
             .tls
             .reload(&identity(&config))
             .map_err(|error| Failure::new(error.to_string(), "the old certificate stays in use"))?;
-        let old = self.config.load_full();
-        let restart = config.changes_needing_restart(&old);
+        let restart = config.changes_needing_restart(&self.first);
         if !restart.is_empty() {
             warn!(keys = restart.join(", "), "changed, but needs a restart of the agent to take effect");
         }

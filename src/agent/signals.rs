@@ -9,7 +9,7 @@ use tokio::signal::unix::{Signal as Stream, SignalKind, signal};
 pub enum Signal {
     /// SIGHUP: read the configuration again.
     Reload,
-    /// SIGTERM or SIGINT: drain and end.
+    /// SIGTERM or SIGINT: drain and end; the second time, end at once.
     Stop,
 }
 
@@ -40,5 +40,10 @@ impl Signals {
             _ = self.term.recv() => Signal::Stop,
             _ = self.int.recv() => Signal::Stop,
         }
+    }
+
+    /// Waits until it is told to stop; while it drains there is nothing to reload.
+    pub async fn stopped(&mut self) {
+        while self.next().await != Signal::Stop {}
     }
 }

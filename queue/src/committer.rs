@@ -5,11 +5,11 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use crate::answers::{Answers, unless_panic};
 use crate::cache::Recent;
 use crate::draft::Committed;
 use crate::error::{CommitError, RecordError, is_full};
@@ -82,14 +82,6 @@ pub(crate) enum Op {
     Commit(Pending),
     Retired { meta: Vec<u8>, list: Vec<Retire> },
     Move(tidy::Move),
-}
-
-/// What is called once the locks are released.
-#[derive(Default)]
-struct Answers {
-    commits: Vec<(CommitDone, Result<Committed, CommitError>)>,
-    states: Vec<(RecordDone, Result<(), RecordError>)>,
-    items: Vec<Arc<Item>>,
 }
 
 /// The thread that writes, and a few that sync content files beside it, so that small messages never
@@ -194,16 +186,6 @@ fn run(spool: &Spool) {
         }
         refuse_all(spool);
     }
-}
-
-/// Calls `work`; poisons the queue and returns `None` when it panics.
-fn unless_panic<T>(spool: &Spool, work: impl FnOnce() -> T) -> Option<T> {
-    // Whatever was left half done is not looked at again behind the poison.
-    let result = catch_unwind(AssertUnwindSafe(work)).ok();
-    if result.is_none() {
-        spool.poison("a thread of the queue panicked");
-    }
-    result
 }
 
 /// Refuses all that waits, behind a panic.
@@ -452,22 +434,6 @@ fn refuse(spool: &Spool, ops: impl IntoIterator<Item = Op>, fault: &Fault, answe
             // They are tried again with the next batch that finds room.
             Op::Retired { list, .. } if passes => tidy::keep_for_later(spool, list),
             Op::Retired { .. } | Op::Move(_) => {}
-        }
-    }
-}
-
-impl Answers {
-    fn give(self, spool: &Spool) {
-        for (done, result) in self.commits {
-            done(result);
-        }
-        for (done, result) in self.states {
-            done(result);
-        }
-        if !self.items.is_empty()
-            && let Some(listener) = &*spool.listener.read().expect("no listener panics")
-        {
-            listener(self.items);
         }
     }
 }

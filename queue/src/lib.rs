@@ -57,6 +57,7 @@
 //!
 //! The format is described in `docs/queue-format.md`.
 
+mod answers;
 mod cache;
 mod codec;
 mod committer;

@@ -153,9 +153,7 @@ pub async fn run(config: Config, path: Option<PathBuf>) -> Result<(), StartError
     tasks.spawn(async move { delivery.run().await });
     tasks.spawn(control.serve(Arc::new(Backend(agent.clone()))));
     if let Some(socket) = metrics_socket {
-        let (gauges, config) = (agent.clone(), agent.config.clone());
-        let allows = move |peer: IpAddr| config.load().metrics.allow.iter().any(|net| net.contains(&peer));
-        tasks.spawn(metrics::serve(socket, metrics, allows, Arc::new(move |metrics| gauges.set_gauges(metrics))));
+        tasks.spawn(agent.clone().serve_metrics(socket, metrics));
     }
     let watched = queue.clone();
     tasks.spawn(async move { systemd::watchdog(|| watched.poisoned().is_none()).await });
@@ -202,6 +200,12 @@ impl Agent {
         }
         sessions.shutdown().await;
         self.delivery.drain(deadline.saturating_duration_since(Instant::now())).await;
+    }
+
+    async fn serve_metrics(self: Arc<Agent>, socket: TcpListener, metrics: Arc<Metrics>) {
+        let config = self.config.clone();
+        let allows = move |peer: IpAddr| config.load().metrics.allow.iter().any(|net| net.contains(&peer));
+        metrics::serve(socket, metrics, allows, Arc::new(move |metrics| self.set_gauges(metrics))).await;
     }
 
     fn set_gauges(&self, metrics: &Metrics) {

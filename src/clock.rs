@@ -5,7 +5,6 @@
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use jiff::Timestamp;
 use postroad_queue::UnixMillis;
 
 /// Tells the time; copies tell the same time.
@@ -31,11 +30,6 @@ impl Clock {
     pub fn instant(&self, at: UnixMillis) -> Instant {
         Instant::now() + Duration::from_millis(at.since(self.now()))
     }
-}
-
-/// Returns a time as a calendar knows it; the end of the calendar for what lies beyond.
-pub fn timestamp(at: UnixMillis) -> Timestamp {
-    i64::try_from(at.0).ok().and_then(|ms| Timestamp::from_millisecond(ms).ok()).unwrap_or(Timestamp::MAX)
 }
 
 /// Returns whole milliseconds, at most `u64::MAX`.

@@ -96,7 +96,7 @@ async fn explain(config: &Config, router: &Router, path: &ForwardPath) -> Explan
     let mut recorder = Recorder::on();
     let target = router.target(path).into_owned();
     let outcome = match router.route_recorded(path, &mut recorder) {
-        Route::Local(hop) => local(config, &hop, &target),
+        Route::Local(hop) => local(config, &hop, &target, target != *path),
         Route::Smtp(next_hop) => relayed(config, &next_hop, &mut recorder).await,
         Route::Refused(reply) => Outcome::of(&reply),
     };
@@ -104,11 +104,11 @@ async fn explain(config: &Config, router: &Router, path: &ForwardPath) -> Explan
     Explanation { address: path.to_string(), redirected_to, steps: recorder.into_steps(), outcome }
 }
 
-fn local(config: &Config, hop: &LocalHop, target: &ForwardPath) -> Outcome {
+fn local(config: &Config, hop: &LocalHop, target: &ForwardPath, for_postmaster: bool) -> Outcome {
     let (Some(local), Some(mailbox)) = (config.local(hop.domain()), target.mailbox()) else {
         return Outcome::Fails { reply: "the domain is not local any more".into() };
     };
-    match mailboxes::find(local, &mailbox.local_part, &OsDirectories) {
+    match mailboxes::resolve(local, &mailbox.local_part, for_postmaster, &OsDirectories) {
         Ok(Some(user)) => Outcome::Delivered { destination: hop.key().to_string(), mailbox: user.as_str().into() },
         Ok(None) => {
             Outcome::Fails { reply: format!("{} has no mailbox {}", hop.domain(), mailbox.local_part.as_str()) }

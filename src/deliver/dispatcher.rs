@@ -181,6 +181,10 @@ impl Delivery {
         core.expire_min_ms.fetch_min(millis(routing.config.queue.expire), Ordering::AcqRel);
         core.routing.store(Arc::new(routing));
         core.generation.fetch_add(1, Ordering::AcqRel);
+        // What was opened under other settings is used no more.
+        for connection in core.pool.clear() {
+            core.spawn(connection.quit());
+        }
         // Taking a large queue out of the schedule and reading it again blocks.
         self.0.runtime.spawn_blocking(move || {
             {

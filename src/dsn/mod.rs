@@ -12,12 +12,10 @@ mod status;
 mod text;
 mod words;
 
-use jiff::Timestamp;
-use jiff::fmt::rfc2822::DateTimePrinter;
-use jiff::tz::TimeZone;
 use lettre::message::header::{ContentTransferEncoding, ContentType, HeaderName, HeaderValue, Headers, Subject};
 use lettre::message::{Body, MultiPart, MultiPartKind, SinglePart};
 use postroad_queue::{Item, UnixMillis};
+use postroad_smtp::trace;
 use postroad_smtp::{Domain, Envelope, ForwardPath, MailParams, Mailbox, Notify, Recipient};
 
 pub use due::{Due, Notice, Notification, Policy, due_notifications, expire};
@@ -180,8 +178,5 @@ fn encoding(is_eight_bit: bool) -> ContentTransferEncoding {
 
 /// Writes a time as RFC 5322 §3.3 has it, in UTC.
 fn date(at: UnixMillis) -> String {
-    let millis = i64::try_from(at.0).unwrap_or(i64::MAX);
-    let time = Timestamp::from_millisecond(millis).unwrap_or(Timestamp::MAX);
-    let zoned = time.to_zoned(TimeZone::UTC);
-    DateTimePrinter::new().zoned_to_string(&zoned).unwrap_or_else(|_| "Fri, 31 Dec 9999 00:00:00 +0000".to_owned())
+    trace::Date(at.0).to_string()
 }

@@ -1,7 +1,7 @@
 //! The command line: arguments, exit codes and printing. The only place that prints.
 //!
 //! A command is a file with an `Args` struct and `run(Args, &mut Context)`, and one line in
-//! [`Command`] and in `dispatch`. What it has to say goes through [`Context`], which knows about
+//! `Command` and in `dispatch`. What it has to say goes through [`Context`], which knows about
 //! `--json`, colours and closed pipes.
 
 mod agent;

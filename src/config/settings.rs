@@ -24,7 +24,7 @@ pub enum Service {
 /// `[listen]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listen {
-    /// Default 127.0.0.1:25 and [::1]:25.
+    /// Default `127.0.0.1:25` and `[::1]:25`.
     pub smtp: Vec<SocketAddr>,
     /// Default none; the usual port is 587.
     pub submission: Vec<SocketAddr>,

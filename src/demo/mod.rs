@@ -2,8 +2,8 @@
 //! killed in the middle, and a ledger that must balance.
 //!
 //! As in life with split DNS, the world is told that b is the MX of the destination, and b is told
-//! that it is c: so mail goes a -> b -> c by MX records alone. What is said about it leaves through
-//! [`Story::tell`]; this room prints nothing. Nothing it starts outlives it.
+//! that it is c: so mail goes a -> b -> c by MX records alone. What it says goes to whoever
+//! plays it ([`Demo::play`]); this room prints nothing. Nothing it starts outlives it.
 
 pub mod ledger;
 pub mod letters;

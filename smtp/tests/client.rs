@@ -469,6 +469,21 @@ fn octets_that_make_no_reply_buy_no_time() {
 }
 
 #[test]
+fn each_reply_has_its_own_time_although_the_content_went_first() {
+    let mut server = Server::ready(EHLO_ALL);
+    let timeouts = config().timeouts;
+    server.begin(&["b@c"], "x\r\n");
+    server.gives("x\r\n");
+    let waits = |server: &mut Server| match server.poll() {
+        Action::Read { until } => until - server.now,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(waits(&mut server), timeouts.command, "for the reply to MAIL");
+    server.says("250 ok\r\n250 ok\r\n");
+    assert_eq!(waits(&mut server), timeouts.final_reply, "for the reply to the content");
+}
+
+#[test]
 fn quit_ends_well_in_any_case() {
     for reply in ["221 bye\r\n", "421 bye\r\n", "500 what\r\n"] {
         let mut server = Server::ready(EHLO_ALL);

@@ -300,6 +300,13 @@ impl Session {
             return self.fail(Failure::Ended(reply));
         }
         exchange.handle(reply, lmtp, &mut self.output);
+        self.restart_for_next_reply(now);
+    }
+
+    /// Gives the peer the time that its next reply may take: content that went out early does not
+    /// make the reply to MAIL the one to the content.
+    pub(super) fn restart_for_next_reply(&mut self, now: Instant) {
+        let State::Sending(exchange) = &self.state else { return };
         let timeouts = &self.config.timeouts;
         let envelope_answered = exchange.answered > exchange.recipients();
         let time = match exchange.content {

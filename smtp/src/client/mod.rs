@@ -162,11 +162,11 @@ impl Session {
 
     /// The content is complete.
     pub fn content_end(&mut self, now: Instant) {
-        self.restart(self.config.timeouts.final_reply, now);
-        if let State::Sending(exchange) = &mut self.state
-            && let Err(fault) = exchange.content_end(&mut self.output)
-        {
-            self.abort_content(fault);
+        if let State::Sending(exchange) = &mut self.state {
+            match exchange.content_end(&mut self.output) {
+                Ok(()) => self.restart_for_next_reply(now),
+                Err(fault) => self.abort_content(fault),
+            }
         }
     }
 

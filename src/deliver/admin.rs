@@ -61,7 +61,12 @@ impl Delivery {
     /// # Errors
     /// The queue cannot read the message.
     pub fn retry(&self, id: QueueId, places: &[usize]) -> Result<bool, String> {
-        let (_, destinations) = self.entry(id).map_err(|error| error.to_string())?;
+        let destinations = match self.entry(id) {
+            Ok((_, destinations)) => destinations,
+            // It was delivered meanwhile.
+            Err(LoadError::Unknown(_)) => return Ok(false),
+            Err(error) => return Err(error.to_string()),
+        };
         let destinations: BTreeSet<_> = places.iter().filter_map(|place| destinations.get(*place)).collect();
         // Whoever asks for another attempt wants another look-up, too.
         self.0.routing.load().resolver.forget_failures();

@@ -3,10 +3,12 @@
 
 mod support;
 
+use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr};
+use std::process::{Command, Stdio};
 
 use base64::prelude::{BASE64_STANDARD, Engine};
-use support::agent::{Agent, Builder, make_maildir};
+use support::agent::{Agent, Builder, POSTROAD, make_maildir};
 use support::client::{Client, Way};
 use support::net::SOON;
 use support::sink::Sink;
@@ -72,6 +74,35 @@ fn a_password_is_asked_for_under_tls_only() {
     let mut client = Client::connect(agent.smtp());
     client.ehlo();
     assert!(!client.starttls().offers("AUTH"), "port 25 is for hosts");
+}
+
+/// Adds a user as an admin does, with the password on standard input.
+fn add_user(agent: &Agent, words: &[&str], password: &str) {
+    let mut child = Command::new(POSTROAD)
+        .arg("--config")
+        .arg(agent.config_path())
+        .args(["user", "add"])
+        .args(words)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("the binary runs");
+    writeln!(child.stdin.take().expect("it is piped"), "{password}").expect("it reads the password");
+    assert!(child.wait().expect("it is a child").success());
+}
+
+#[test]
+fn a_user_can_log_in_as_soon_as_there_is_one() {
+    let sink = Sink::new();
+    let agent = agent(&sink);
+    add_user(&agent, &["carol", "--address", "@local.test"], "a new password");
+    let mut client = Client::connect_tls(agent.submissions());
+    client.ehlo();
+    assert_eq!(client.auth_plain("carol", "a new password").code, 235);
+    assert_eq!(client.deliver("anyone@local.test", &["x@away.test"], CONTENT, Way::Data).code, 250);
+    agent.ok(&["user", "remove", "carol"]);
+    client.expect("MAIL FROM:<anyone@local.test>", 550);
+    assert_eq!(sink.expect(1, SOON).len(), 1);
 }
 
 #[test]

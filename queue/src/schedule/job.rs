@@ -34,7 +34,7 @@ pub struct Job {
     pub lane: Lane,
 }
 
-/// A job that has started. Whoever holds it owes the schedule one [`Schedule::finished`]; only
+/// A job that has started. Whoever holds it owes the schedule one [`Schedule::finished`](super::Schedule::finished); only
 /// the schedule makes it.
 #[derive(Debug, PartialEq, Eq)]
 #[must_use = "an attempt that is not finished occupies its session for ever"]
@@ -87,13 +87,13 @@ pub enum Finish {
     Throttled {
         /// When to try again.
         due: UnixMillis,
-        /// What was said, on one line, for [`Why::Closed`].
+        /// What was said, on one line, for [`Why::Closed`](super::Why::Closed).
         said: Arc<str>,
     },
     /// The destination could not be reached. The job keeps its place and waits for the
     /// destination alone.
     DestinationFailed {
-        /// What was said, on one line, for [`Why::Closed`].
+        /// What was said, on one line, for [`Why::Closed`](super::Why::Closed).
         said: Arc<str>,
     },
     /// The job has nothing left to do, and nobody was asked: that says nothing of the destination.

@@ -4,7 +4,7 @@
 //!
 //! * A message with recipients at k destinations is k jobs; a job is never started twice at once.
 //! * A job waits for its own due time; when its destination cannot be reached it waits for that
-//!   alone, and all such jobs are ready at once when a probe gets through ([`destination`]).
+//!   alone, and all such jobs are ready at once when a probe gets through (`destination`).
 //! * Ready destinations take turns, one start each, so that none delays another. Urgent jobs go
 //!   before normal ones and these before bulk, but every eighth turn is for each lower lane.
 //! * Limits hold always: sessions of a destination (adaptive), sessions in all, and among these

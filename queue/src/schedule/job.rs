@@ -34,8 +34,8 @@ pub struct Job {
     pub lane: Lane,
 }
 
-/// A job that has started. Whoever holds it owes the schedule one [`Schedule::finished`](super::Schedule::finished); only
-/// the schedule makes it.
+/// A job that has started. Whoever holds it owes the schedule one
+/// [`Schedule::finished`](super::Schedule::finished); only the schedule makes it.
 #[derive(Debug, PartialEq, Eq)]
 #[must_use = "an attempt that is not finished occupies its session for ever"]
 pub struct Attempt {

@@ -76,8 +76,6 @@ pub(super) struct Core {
     pub last_of_earlier_run: QueueId,
     /// The shortest `queue.expire` of this run, in milliseconds.
     expire_min_ms: AtomicU64,
-    /// How many configurations there were before this one.
-    generation: AtomicU64,
     schedule: Mutex<Schedule>,
     runtime: Handle,
     /// When outcomes are told that waited to be told together with others.
@@ -124,7 +122,6 @@ impl Delivery {
             active: ActiveItems::new(parts.queue.clone()),
             last_of_earlier_run: parts.queue.last_id(),
             expire_min_ms: AtomicU64::new(millis(parts.routing.config.queue.expire)),
-            generation: AtomicU64::new(0),
             queue: parts.queue,
             routing: ArcSwap::from_pointee(parts.routing),
             tls: parts.tls,
@@ -180,7 +177,6 @@ impl Delivery {
         let limits = routing.limits();
         core.expire_min_ms.fetch_min(millis(routing.config.queue.expire), Ordering::AcqRel);
         core.routing.store(Arc::new(routing));
-        core.generation.fetch_add(1, Ordering::AcqRel);
         // What was opened under other settings is used no more.
         for connection in core.pool.clear() {
             core.spawn(connection.quit());
@@ -336,11 +332,6 @@ impl Core {
     pub fn cut_off(self: &Arc<Core>, attempt: Attempt) {
         let due = self.clock.now().plus(TROUBLE_DELAY_MS);
         self.schedule().finished(attempt, Finish::Postponed { due }, self.clock.now());
-    }
-
-    /// Returns how many configurations there were before this one.
-    pub fn generation(&self) -> u64 {
-        self.generation.load(Ordering::Acquire)
     }
 
     /// Returns the shortest time that mail of this run may wait, in milliseconds.

@@ -32,6 +32,7 @@ const SLACK_MS: u64 = 5_000;
 pub struct Sweep {
     delayed: Option<QueueId>,
     expired: Option<QueueId>,
+    /// Of the settings that the cursors ran under.
     generation: u64,
 }
 
@@ -46,9 +47,10 @@ impl Sweep {
 
     async fn once(&mut self, core: &Arc<Core>) {
         let routing = core.routing.load_full();
-        if self.generation != core.generation() {
+        let generation = core.pool.generation();
+        if self.generation != generation {
             // Other limits hold for what the cursors have passed.
-            *self = Sweep { generation: core.generation(), ..Sweep::default() };
+            *self = Sweep { generation, ..Sweep::default() };
         }
         for connection in core.pool.expire(routing.config.outbound.idle) {
             core.spawn(connection.quit());

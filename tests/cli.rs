@@ -51,7 +51,8 @@ p.toml: valid
   route        * -> smtp.isp.example:587 (TLS verify, as relay)
   other mail   goes where DNS says (MX)
   postmaster   postmaster@example.org
-  messages     up to 50 MB; returned to the sender after 5d
+  messages     up to 50 MB
+  retries      what is put off is tried again after 5m, 10m and so on up to 4h; the sender hears of it after 4h; it is returned after 5d
   state        BASE/state
 ";
     assert_eq!((code(&output), shown.as_str()), (0, want), "{}", err(&output));

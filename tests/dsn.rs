@@ -2,7 +2,9 @@
 //! (against `tests/golden/dsn`), who is told when, and what a hostile reply or message does.
 
 use mail_parser::{Message, MessageParser, MimeHeaders, PartType};
-use postroad::dsn::{Composed, Due, Kind, Notification, Policy, compose, due_notifications, expire, octets_wanted};
+use postroad::dsn::{
+    Composed, Due, Kind, Notification, Policy, Terms, compose, due_notifications, expire, octets_wanted,
+};
 use postroad_queue::{Item, Origin, QueueId, RecipientState, Report, State, UnixMillis};
 use postroad_smtp::{
     Domain, Envelope, MailParams, Notify, OriginalRecipient, Recipient, Reply, Ret, ReversePath, Status,
@@ -70,8 +72,15 @@ fn item(reverse_path: &str, recipients: Vec<(Recipient, RecipientState)>, conten
     }
 }
 
+/// Mail for local.example ends here; everybody hears of a delay after four hours.
+fn terms(item: &Item, place: usize) -> Terms {
+    let domain = item.envelope.recipients()[place].forward_path.domain();
+    let is_final = domain.is_some_and(|domain| domain.as_str() == "local.example");
+    Terms { is_final, expires: item.state.expires, late: Some(item.arrived.plus(4 * HOUR_MS)) }
+}
+
 fn due(item: &Item, now: UnixMillis) -> Due {
-    due_notifications(item, now, &policy(), |path| path.domain().is_some_and(|d| d.as_str() == "local.example"))
+    due_notifications(item, now, &policy(), |place| terms(item, place))
 }
 
 /// Composes what is due at `now`, which is one notification.
@@ -433,9 +442,9 @@ fn when_the_time_is_over_the_last_words_stand_in_the_failure() {
     ];
     let mut item = item("alice@example.org", recipients, ORIGINAL.as_bytes());
     let end = item.state.expires;
-    assert!(!expire(&mut item.state, UnixMillis(end.0 - 1)));
-    assert!(expire(&mut item.state, end));
-    assert!(!expire(&mut item.state, end), "once");
+    assert!(!expire(&mut item.state, UnixMillis(end.0 - 1), |_| end));
+    assert!(expire(&mut item.state, end, |_| end));
+    assert!(!expire(&mut item.state, end, |_| end), "once");
     let composed = compose_one(&item, ORIGINAL.as_bytes(), end);
     golden("failure-expired.eml", &composed.content);
     let message = parse(&composed);

@@ -60,7 +60,9 @@ async fn text_tells_the_whole_way() {
          first.test has 192.0.2.1\n  \
          second.test has 127.0.0.1\n  \
          127.0.0.1 dropped: a loopback address out of DNS (see outbound.allow_loopback)\n  \
-         hop first.test 192.0.2.1:25, TLS opportunistic\n\
+         hop first.test 192.0.2.1:25, TLS opportunistic\n  \
+         what is put off is tried again after 5m, 10m and so on up to 4h; the sender hears of it after 4h; \
+         it is returned after 5d\n\
          => relayed to this hop\n"
     );
 }

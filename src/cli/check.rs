@@ -4,10 +4,8 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::{Context, Failure};
-use crate::config::{
-    CONFIG_FILE_DEFAULT, Config, Local, LocalDelivery, Recipients, Route, TlsUse, show_duration, show_size,
-};
+use super::{Context, Failure, patience};
+use crate::config::{CONFIG_FILE_DEFAULT, Config, Local, LocalDelivery, Recipients, Route, TlsUse, show_size};
 use crate::policy::users::UsersFile;
 
 /// Check the configuration and say what it means
@@ -54,13 +52,18 @@ fn summary(config: &Config) -> Vec<(&'static str, String)> {
         ("relays for", format!("{}; and whoever logs in", list(networks))),
     ];
     lines.extend(config.locals.iter().map(|local| ("local", show_local(local))));
-    lines.extend(config.routes.iter().map(|route| ("route", show_route(route))));
+    for route in &config.routes {
+        lines.push(("route", show_route(route)));
+        if route.patience != config.queue.patience() {
+            lines.push(("", patience::words(&route.patience, config.queue.expire)));
+        }
+    }
     lines.push(("other mail", "goes where DNS says (MX)".to_owned()));
     if let Some(postmaster) = config.postmaster() {
         lines.push(("postmaster", postmaster.to_string()));
     }
-    let (size, expire) = (show_size(config.limits.message_octets_max), show_duration(config.queue.expire));
-    lines.push(("messages", format!("up to {size}; returned to the sender after {expire}")));
+    lines.push(("messages", format!("up to {}", show_size(config.limits.message_octets_max))));
+    lines.push(("retries", patience::words(&config.queue.patience(), config.queue.expire)));
     lines.push(("state", config.state_dir.display().to_string()));
     if let Some(metrics) = config.metrics.listen {
         lines.push(("metrics", format!("http://{metrics}/metrics")));
@@ -141,7 +144,12 @@ fn as_json(config: &Config, warnings: &[String]) -> Value {
     let listen =
         config.listen.all().map(|(service, address)| json!({ "service": service.as_str(), "address": address }));
     let local = |local: &Local| json!({ "domain": local.domain.as_str(), "text": show_local(local) });
-    let route = |route: &Route| json!({ "domain": route.matches.to_string(), "via": route.via.to_string(), "tls": tls_name(route.tls) });
+    let expire = config.queue.expire;
+    let route = |route: &Route| {
+        let patience = patience::as_json(&route.patience, expire);
+        let (domain, via) = (route.matches.to_string(), route.via.to_string());
+        json!({ "domain": domain, "via": via, "tls": tls_name(route.tls), "patience": patience })
+    };
     json!({
         "valid": true,
         "hostname": config.hostname.as_str(),
@@ -150,6 +158,7 @@ fn as_json(config: &Config, warnings: &[String]) -> Value {
         "relay_networks": config.relay.networks.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "local": config.locals.iter().map(local).collect::<Vec<_>>(),
         "routes": config.routes.iter().map(route).collect::<Vec<_>>(),
+        "patience": patience::as_json(&config.queue.patience(), expire),
         "warnings": warnings,
     })
 }

@@ -6,7 +6,7 @@ use std::fmt;
 use postroad_smtp::{ForwardPath, Reply, Severity};
 use serde::Serialize;
 
-use super::{Context, Failure, exit};
+use super::{Context, Failure, exit, patience};
 use crate::config::Config;
 use crate::policy::mailboxes::{self, OsDirectories};
 use crate::route::{LocalHop, NextHop, Recorder, Resolver, Route, Router, Step};
@@ -38,6 +38,18 @@ struct Explanation {
     redirected_to: Option<String>,
     steps: Vec<Step>,
     outcome: Outcome,
+    /// How often and how long it is tried, where it is not refused at once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    patience: Option<Patience>,
+}
+
+/// For programs and for people.
+#[derive(Debug, Serialize)]
+struct Patience {
+    #[serde(flatten)]
+    settings: serde_json::Value,
+    #[serde(skip)]
+    words: String,
 }
 
 #[derive(Debug, Serialize)]
@@ -95,13 +107,20 @@ fn parse(text: &str) -> Result<ForwardPath, Failure> {
 async fn explain(config: &Config, router: &Router, path: &ForwardPath) -> Explanation {
     let mut recorder = Recorder::on();
     let target = router.target(path).into_owned();
-    let outcome = match router.route_recorded(path, &mut recorder) {
+    let route = router.route_recorded(path, &mut recorder);
+    let patience = (!matches!(route, Route::Refused(_))).then(|| patience_of(config, router, path));
+    let outcome = match route {
         Route::Local(hop) => local(config, &hop, &target, target != *path),
         Route::Smtp(next_hop) => relayed(config, &next_hop, &mut recorder).await,
         Route::Refused(reply) => Outcome::of(&reply),
     };
     let redirected_to = (target != *path).then(|| target.to_string());
-    Explanation { address: path.to_string(), redirected_to, steps: recorder.into_steps(), outcome }
+    Explanation { address: path.to_string(), redirected_to, steps: recorder.into_steps(), outcome, patience }
+}
+
+fn patience_of(config: &Config, router: &Router, path: &ForwardPath) -> Patience {
+    let (found, expire) = (router.patience(path), config.queue.expire);
+    Patience { settings: patience::as_json(found, expire), words: patience::words(found, expire) }
 }
 
 fn local(config: &Config, hop: &LocalHop, target: &ForwardPath, for_postmaster: bool) -> Outcome {
@@ -156,6 +175,9 @@ impl fmt::Display for Explanation {
         for step in &self.steps {
             write!(f, "\n  {step}")?;
         }
+        if let Some(patience) = &self.patience {
+            write!(f, "\n  {}", patience.words)?;
+        }
         match &self.outcome {
             Outcome::Delivered { mailbox, .. } => write!(f, "\n=> delivered into the mailbox {mailbox}"),
             Outcome::Relayed { hops: 1, .. } => f.write_str("\n=> relayed to this hop"),
@@ -190,6 +212,9 @@ recipients = ["alice"]
 domain = "corp.example"
 via = "[192.0.2.9]:2525"
 tls = "required"
+retry_first = "10m"
+retry_max = "10m"
+expire = "2d"
 "#;
 
     #[test]
@@ -200,19 +225,24 @@ tls = "required"
                 "<u@corp.example>\n  \
                  route \"corp.example\" matches: via [192.0.2.9]:2525 (TLS required) (configuration line 9)\n  \
                  destination host:192.0.2.9:2525/required\n  \
-                 hop [192.0.2.9] 192.0.2.9:2525, TLS required\n=> relayed to this hop",
+                 hop [192.0.2.9] 192.0.2.9:2525, TLS required\n  \
+                 what is put off is tried again every 10m; the sender hears of it after 4h; it is returned after 2d\n=> relayed to this hop",
             ),
             (
                 "postmaster",
                 "<Postmaster> goes to <alice@home.example>\n  \
                  home.example is delivered on this host (configuration line 5)\n  \
-                 destination local:home.example\n=> delivered into the mailbox alice",
+                 destination local:home.example\n  \
+                 what is put off is tried again after 5m, 10m and so on up to 4h; the sender hears of it after 4h; \
+                 it is returned after 5d\n=> delivered into the mailbox alice",
             ),
             (
                 "<bob@home.example>",
                 "<bob@home.example>\n  \
                  home.example is delivered on this host (configuration line 5)\n  \
-                 destination local:home.example\n=> refused or returned: home.example has no mailbox bob",
+                 destination local:home.example\n  \
+                 what is put off is tried again after 5m, 10m and so on up to 4h; the sender hears of it after 4h; \
+                 it is returned after 5d\n=> refused or returned: home.example has no mailbox bob",
             ),
         ] {
             assert_eq!(explained(SETTINGS, address), want, "{address}");

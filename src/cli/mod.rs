@@ -11,6 +11,7 @@ mod demo;
 mod docs;
 mod explain;
 mod output;
+mod patience;
 mod queue;
 mod run;
 mod send;

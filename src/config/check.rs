@@ -6,6 +6,7 @@ use std::io::Read as _;
 use std::net::SocketAddr;
 use std::ops::Range;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use ipnet::IpNet;
 use postroad_smtp::Host;
@@ -17,6 +18,7 @@ use super::Config;
 use super::read::Places;
 use super::section::Faults;
 use super::settings::*;
+use super::value::show_duration;
 
 /// The longest path of a socket in the file system, in octets (unix(7), without the final NUL).
 const SOCKET_PATH_OCTETS_MAX: usize = 107;
@@ -208,8 +210,19 @@ fn warnings(config: &Config) -> Vec<String> {
     if config.queue.hold {
         out.push("queue.hold is on: new mail waits until it is released".to_owned());
     }
-    if config.queue.delay_notice.is_some_and(|notice| notice >= config.queue.expire) {
+    let is_too_late = |notice: Option<Duration>, expire| notice.is_some_and(|notice| notice >= expire);
+    if is_too_late(config.queue.delay_notice, config.queue.expire) {
         out.push("queue.delay_notice is not before queue.expire: nobody will hear of a delay".to_owned());
+    }
+    for route in &config.routes {
+        let Some(expire) = route.patience.expire.filter(|expire| is_too_late(route.patience.delay_notice, *expire))
+        else {
+            continue;
+        };
+        let (name, expire) = (&route.matches, show_duration(expire));
+        out.push(format!(
+            "the route for {name} gives up after {expire}, before its delay_notice: nobody will hear of a delay; set delay_notice in it"
+        ));
     }
     if config.listen.all().next().is_none() {
         out.push("no listener: mail enters through the command line only".to_owned());

@@ -7,7 +7,7 @@ use toml::Spanned;
 use toml::de::DeValue;
 
 use super::fault::Kind;
-use super::read::{Places, TLS_USES, plain};
+use super::read::{Places, TLS_USES, patience, plain};
 use super::section::{Faults, Section};
 use super::settings::*;
 use super::value::{self, Read, refuse};
@@ -134,7 +134,7 @@ fn lmtp_address(base_dir: &Path) -> impl Fn(&DeValue<'_>) -> Read<LmtpAddress> {
 pub(super) fn route(
     mut s: Section<'_>,
     base_dir: &Path,
-    outbound: &Outbound,
+    (outbound, queue): (&Outbound, &Queue),
     places: &mut Places,
     faults: &Faults,
 ) -> Option<Route> {
@@ -151,12 +151,14 @@ pub(super) fn route(
     let user = s.get("user", login_name);
     let password_file = s.get("password_file", value::path(base_dir));
     let credentials = credentials(user, password_file, &via, &tls, &s, faults);
+    let patience = patience(&mut s, queue.patience(), faults);
     s.finish();
     let tls_default = if credentials.is_some() { TlsUse::Verify } else { outbound.tls };
     let (matches, via) = (matches?, via?);
     places.routes.push(matches.span());
     let tls = tls.map_or(tls_default, Spanned::into_inner);
-    Some(Route { matches: matches.into_inner(), via: via.into_inner(), tls, credentials, line: 0 })
+    let (matches, via) = (matches.into_inner(), via.into_inner());
+    Some(Route { matches, via, tls, credentials, patience, line: 0 })
 }
 
 fn route_match(found: &DeValue<'_>) -> Read<RouteMatch> {

@@ -274,7 +274,7 @@ mod tests {
             section in "(|\\[(listen|tls|relay|users|dns|outbound|queue|limits|timeouts|log|metrics|control)\\]|\\[\\[(local|route)\\]\\])",
             lines in proptest::collection::vec((
                 "(hostname|postmaster|smtp|certificate|networks|servers|timeout|port|tls|helo|expire|reserve|retry_max|\
-                  retry_factor|message_size|hops|socket|domain|maildir|lmtp|recipients|via|user|address_families)",
+                  retry_factor|delay_notice|message_size|hops|socket|domain|maildir|lmtp|recipients|via|user|address_families)",
                 "([-0-9.einfax]{1,8}|\"[^\"]{0,20}\"|\\[(\"[^\"]{0,12}\",){0,3}\\]|\\{a=1\\}|true|1979-05-27)",
             ), 0..6),
         ) {

@@ -82,6 +82,7 @@ fn read_root(mut root: Section<'_>, base_dir: &Path, faults: &Faults) -> (Config
     let users = users(root.section("users"), base_dir, &state_dir);
     let dns = dns(root.section("dns"));
     let outbound = outbound(root.section("outbound"), faults);
+    let queue = queue(root.section("queue"), faults);
     let mut config = Config {
         hostname: hostname.unwrap_or_else(host::system_name),
         postmaster: postmaster.map(Spanned::into_inner),
@@ -90,7 +91,6 @@ fn read_root(mut root: Section<'_>, base_dir: &Path, faults: &Faults) -> (Config
         relay,
         users,
         dns,
-        queue: queue(root.section("queue"), faults),
         limits: limits(root.section("limits")),
         timeouts: timeouts(root.section("timeouts")),
         log: log(root.section("log")),
@@ -104,9 +104,10 @@ fn read_root(mut root: Section<'_>, base_dir: &Path, faults: &Faults) -> (Config
         routes: root
             .sections("route")
             .into_iter()
-            .filter_map(|s| destinations::route(s, base_dir, &outbound, &mut places, faults))
+            .filter_map(|s| destinations::route(s, base_dir, (&outbound, &queue), &mut places, faults))
             .collect(),
         outbound,
+        queue,
         state_dir,
         warnings: Vec::new(),
         checked: (),
@@ -236,25 +237,52 @@ fn outbound(mut s: Section<'_>, faults: &Faults) -> Outbound {
     outbound
 }
 
+const EXPIRE_DEFAULT: Duration = Duration::from_secs(5 * DAY);
+const PATIENCE_DEFAULT: Patience = Patience {
+    retry: Retry { first: Duration::from_secs(300), factor: 2.0, max: Duration::from_secs(4 * HOUR) },
+    expire: None,
+    delay_notice: Some(Duration::from_secs(4 * HOUR)),
+};
+
 fn queue(mut s: Section<'_>, faults: &Faults) -> Queue {
-    let notice = s.or("delay_notice", Duration::from_secs(4 * HOUR), seconds(0..=30 * DAY));
-    let retry_max_place = s.get("retry_max", seconds(1..=7 * DAY));
+    let Patience { retry, expire, delay_notice } = patience(&mut s, PATIENCE_DEFAULT, faults);
     let queue = Queue {
-        expire: s.or("expire", Duration::from_secs(5 * DAY), seconds(60..=365 * DAY)),
-        delay_notice: Some(notice).filter(|notice| !notice.is_zero()),
+        expire: expire.unwrap_or(EXPIRE_DEFAULT),
+        delay_notice,
         reserve_octets: s.or("reserve", 256_000_000, value::size(0..=1 << 50)),
-        retry_first: s.or("retry_first", Duration::from_secs(300), seconds(1..=DAY)),
-        retry_max: retry_max_place.as_ref().map_or(Duration::from_secs(4 * HOUR), |place| *place.get_ref()),
-        retry_factor: s.or("retry_factor", 2.0, value::float(1.0..=10.0)),
+        retry,
         hold: s.or("hold", false, value::boolean),
     };
-    if queue.retry_max < queue.retry_first {
-        let place = retry_max_place.map_or_else(|| s.span(), |place| place.span());
-        let first = value::show_duration(queue.retry_first);
-        faults.conflict(place, "`retry_max` is shorter than `retry_first`", format!("make it at least \"{first}\""));
-    }
     s.finish();
     queue
+}
+
+/// Reads the keys that a route and `[queue]` have in common.
+pub(super) fn patience(s: &mut Section<'_>, default: Patience, faults: &Faults) -> Patience {
+    let expire = s.get("expire", seconds(60..=365 * DAY)).map(Spanned::into_inner);
+    let notice = s.get("delay_notice", seconds(0..=30 * DAY)).map(Spanned::into_inner);
+    Patience {
+        retry: retry(s, default.retry, faults),
+        expire: expire.or(default.expire),
+        delay_notice: notice.map_or(default.delay_notice, |notice| Some(notice).filter(|notice| !notice.is_zero())),
+    }
+}
+
+fn retry(s: &mut Section<'_>, default: Retry, faults: &Faults) -> Retry {
+    let first = s.get("retry_first", seconds(1..=DAY));
+    let max = s.get("retry_max", seconds(1..=7 * DAY));
+    let place = max.as_ref().map(Spanned::span).or(first.as_ref().map(Spanned::span));
+    let retry = Retry {
+        first: first.map_or(default.first, Spanned::into_inner),
+        factor: s.or("retry_factor", default.factor, value::float(1.0..=10.0)),
+        max: max.map_or(default.max, Spanned::into_inner),
+    };
+    if let Some(place) = place.filter(|_| retry.max < retry.first) {
+        let (first, max) = (value::show_duration(retry.first), value::show_duration(retry.max));
+        let message = format!("`retry_max` ({max}) is shorter than `retry_first` ({first})");
+        faults.conflict(place, message, format!("make `retry_max` at least \"{first}\""));
+    }
+    retry
 }
 
 fn limits(mut s: Section<'_>) -> Limits {

@@ -124,14 +124,33 @@ pub struct Queue {
     pub delay_notice: Option<Duration>,
     /// Free space below which no mail is accepted, in octets; default 256 MB.
     pub reserve_octets: u64,
-    /// Default 5 minutes.
-    pub retry_first: Duration,
-    /// Default 4 hours; at least `retry_first`.
-    pub retry_max: Duration,
-    /// 1.0 to 10.0; default 2.0.
-    pub retry_factor: f64,
+    /// Default 5 minutes, doubling up to 4 hours.
+    pub retry: Retry,
     /// New mail waits until it is released; default false.
     pub hold: bool,
+}
+
+/// The pauses between attempts: `retry_first`, `retry_factor` and `retry_max`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Retry {
+    /// After the first attempt.
+    pub first: Duration,
+    /// What each pause is to the one before; 1.0 to 10.0.
+    pub factor: f64,
+    /// The longest; at least `first`.
+    pub max: Duration,
+}
+
+/// How often and how long mail for a recipient is tried.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Patience {
+    /// The pauses between attempts.
+    pub retry: Retry,
+    /// How long after its arrival it is given up; `None`: after the `queue.expire` that it was
+    /// accepted under.
+    pub expire: Option<Duration>,
+    /// When the sender hears of a delay; `None`: never.
+    pub delay_notice: Option<Duration>,
 }
 
 /// `[limits]`.
@@ -267,8 +286,8 @@ pub enum Recipients {
     Any,
 }
 
-/// `[[route]]`: where mail for a domain goes when it is not where DNS says.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// `[[route]]`: where mail for a domain goes when it is not where DNS says, and how long it is tried.
+#[derive(Clone, Debug, PartialEq)]
 pub struct Route {
     /// Unique among the routes.
     pub matches: RouteMatch,
@@ -278,6 +297,8 @@ pub struct Route {
     pub tls: TlsUse,
     /// Said to this next hop only, and only over TLS.
     pub credentials: Option<RouteCredentials>,
+    /// Default: that of `[queue]`, key by key.
+    pub patience: Patience,
     /// The line of the file that names its domain.
     pub line: usize,
 }
@@ -346,6 +367,13 @@ impl Service {
     /// Returns whether a login is needed before anything else.
     pub fn is_submission(self) -> bool {
         self != Service::Smtp
+    }
+}
+
+impl Queue {
+    /// Returns how often and how long mail is tried where no route says otherwise.
+    pub fn patience(&self) -> Patience {
+        Patience { retry: self.retry, expire: None, delay_notice: self.delay_notice }
     }
 }
 

@@ -201,7 +201,8 @@ async fn settle(
         return Ok(None);
     }
     let mut item = (*current.item).clone();
-    let timing = Timing { now: core.clock.now(), retry: &routing.retry, random: fastrand::f64() };
+    let patience = |item: &Item, place| (routing.retry(item, place), routing.expires(item, place));
+    let timing = Timing { now: core.clock.now(), patience: &patience, random: fastrand::f64() };
     let due = apply(&mut item, outcomes, timing);
     record(core, &item).await?;
     current.item = Arc::new(item);

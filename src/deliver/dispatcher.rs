@@ -19,8 +19,9 @@ use tracing::{error, info};
 use super::active::ActiveItems;
 use super::attempt::{TROUBLE_DELAY_MS, Worker};
 use super::local::BlockingLimit;
+use super::patience::policy;
 use super::pool::Pool;
-use crate::clock::{Clock, millis};
+use crate::clock::Clock;
 use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::route::{Resolver, Route, Router};
@@ -55,8 +56,6 @@ pub struct Routing {
     pub router: Router,
     /// Name resolution.
     pub resolver: Resolver,
-    /// The delays between attempts of one message.
-    pub retry: RetryPolicy,
 }
 
 /// The way out. Clones are handles to the same one.
@@ -74,7 +73,7 @@ pub(super) struct Core {
     pub local: BlockingLimit,
     /// The last message of earlier runs: up to it, mail may have been delivered without a record.
     pub last_of_earlier_run: QueueId,
-    /// The shortest `queue.expire` of this run, in milliseconds.
+    /// The shortest time after which mail of this run expires, in milliseconds.
     expire_min_ms: AtomicU64,
     schedule: Mutex<Schedule>,
     runtime: Handle,
@@ -89,23 +88,18 @@ pub(super) struct Core {
 impl Routing {
     /// Takes what follows from a configuration.
     pub fn new(config: Arc<Config>, resolver: Resolver) -> Routing {
-        let retry = RetryPolicy {
-            first_ms: millis(config.queue.retry_first),
-            factor: config.queue.retry_factor,
-            max_ms: millis(config.queue.retry_max),
-            ..RetryPolicy::MESSAGE
-        };
-        Routing { router: Router::new(&config), config, resolver, retry }
+        Routing { router: Router::new(&config), config, resolver }
     }
 
     fn limits(&self) -> Limits {
+        let retry = policy(&self.config.queue.retry);
         Limits {
             destination_concurrency_max: self.config.outbound.connections_per_destination,
             total_concurrency_max: self.config.outbound.connections_max,
             // Whoever wants messages tried often wants their destination probed as often.
             destination_backoff: RetryPolicy {
-                first_ms: RetryPolicy::DESTINATION.first_ms.min(self.retry.first_ms),
-                max_ms: RetryPolicy::DESTINATION.max_ms.min(self.retry.max_ms),
+                first_ms: RetryPolicy::DESTINATION.first_ms.min(retry.first_ms),
+                max_ms: RetryPolicy::DESTINATION.max_ms.min(retry.max_ms),
                 ..RetryPolicy::DESTINATION
             },
             ..Limits::default()
@@ -121,7 +115,7 @@ impl Delivery {
         let delivery = Delivery(Arc::new(Core {
             active: ActiveItems::new(parts.queue.clone()),
             last_of_earlier_run: parts.queue.last_id(),
-            expire_min_ms: AtomicU64::new(millis(parts.routing.config.queue.expire)),
+            expire_min_ms: AtomicU64::new(parts.routing.expire_min_ms()),
             queue: parts.queue,
             routing: ArcSwap::from_pointee(parts.routing),
             tls: parts.tls,
@@ -175,7 +169,7 @@ impl Delivery {
     pub fn reload(&self, routing: Routing) {
         let core = self.0.clone();
         let limits = routing.limits();
-        core.expire_min_ms.fetch_min(millis(routing.config.queue.expire), Ordering::AcqRel);
+        core.expire_min_ms.fetch_min(routing.expire_min_ms(), Ordering::AcqRel);
         core.routing.store(Arc::new(routing));
         // What was opened under other settings is used no more.
         for connection in core.pool.clear() {
@@ -225,7 +219,7 @@ impl Core {
     /// Enters the jobs of messages: one for each destination with pending recipients.
     pub fn admit(&self, items: &[Arc<Item>]) {
         let routing = self.routing.load();
-        let jobs: Vec<Vec<Job>> = items.iter().map(|item| jobs(&routing.router, item)).collect();
+        let jobs: Vec<Vec<Job>> = items.iter().map(|item| jobs(&routing, item)).collect();
         let mut schedule = self.schedule();
         for (item, jobs) in items.iter().zip(jobs) {
             jobs.into_iter().for_each(|job| schedule.admit(job));
@@ -357,16 +351,16 @@ impl Core {
 }
 
 /// Returns one job for each destination that has pending recipients.
-fn jobs(router: &Router, item: &Item) -> Vec<Job> {
+fn jobs(routing: &Routing, item: &Item) -> Vec<Job> {
     // Anybody may send with the null reverse-path; only what this host says itself is urgent.
     let lane = if &*item.origin.protocol == "dsn" { Lane::Urgent } else { Lane::Normal };
     let mut jobs: Vec<Job> = Vec::new();
-    for (recipient, state) in item.envelope.recipients().iter().zip(&item.state.recipients) {
-        let RecipientState::Pending { due, .. } = state else { continue };
-        let destination = key(&router.route(&recipient.forward_path));
+    for (place, recipient) in item.envelope.recipients().iter().enumerate() {
+        let Some(due) = routing.due(item, place) else { continue };
+        let destination = key(&routing.router.route(&recipient.forward_path));
         match jobs.iter_mut().find(|job| job.destination == destination) {
-            Some(job) => job.due = job.due.min(*due),
-            None => jobs.push(Job { id: item.id, destination, due: *due, lane }),
+            Some(job) => job.due = job.due.min(due),
+            None => jobs.push(Job { id: item.id, destination, due, lane }),
         }
     }
     if jobs.is_empty() {

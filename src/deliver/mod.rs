@@ -12,6 +12,7 @@ pub mod local;
 mod local_mail;
 mod notify;
 pub mod outcome;
+mod patience;
 mod pool;
 mod remote;
 #[cfg(test)]

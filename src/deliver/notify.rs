@@ -16,18 +16,15 @@ use super::dispatcher::{Core, Routing};
 use crate::clock::millis;
 use crate::dsn::{self, Composed, Kind, Notification};
 use crate::metrics::DsnKind;
-use crate::route::Route;
 
 /// Sends every notification that is due for a message and records that it was sent.
 ///
 /// # Errors
 /// Says why one cannot be committed or recorded; it is tried again with the next attempt.
 pub async fn send_due(core: &Arc<Core>, current: &mut Arc<Item>, routing: &Routing) -> Result<(), String> {
-    let policy =
-        dsn::Policy { delay_notice_ms: routing.config.queue.delay_notice.map(millis), ..dsn::Policy::default() };
+    let policy = dsn::Policy::default();
     let now = core.clock.now();
-    let is_final = |path: &_| matches!(routing.router.route(path), Route::Local(_));
-    let due = dsn::due_notifications(current, now, &policy, is_final);
+    let due = dsn::due_notifications(current, now, &policy, |place| routing.terms(current, place));
     if let Some(at) = due.next.filter(|_| owes(current)) {
         core.remind(at, current.id);
     }

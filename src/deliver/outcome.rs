@@ -23,12 +23,12 @@ pub enum Outcome {
 }
 
 /// How deferrals are timed.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct Timing<'a> {
     /// Now.
     pub now: UnixMillis,
-    /// The delays between attempts.
-    pub retry: &'a RetryPolicy,
+    /// The delays between attempts for the recipient at a place, and when it is given up.
+    pub patience: &'a dyn Fn(&Item, usize) -> (RetryPolicy, UnixMillis),
     /// From 0 to 1: where in the jitter this attempt falls.
     pub random: f64,
 }
@@ -43,17 +43,18 @@ pub fn apply(item: &mut Item, outcomes: Vec<(usize, Outcome)>, timing: Timing<'_
         let wants = item.envelope.recipients()[place].wants();
         let nobody = item.envelope.reverse_path == ReversePath::Null;
         let attempts = attempts + 1;
+        let (retry, expires) = (timing.patience)(item, place);
         item.state.recipients[place] = match outcome {
             Outcome::Delivered { report, carries_notify } => {
                 RecipientState::Delivered { report, notified: nobody || carries_notify || !wants.success }
             }
             Outcome::Failed(report) => RecipientState::Failed { report, notified: nobody || !wants.failure },
-            Outcome::Deferred(report) if timing.now >= item.state.expires => {
+            Outcome::Deferred(report) if timing.now >= expires => {
                 // The transient answer stays: that is how lack of time is told from a refusal.
                 RecipientState::Failed { report, notified: nobody || !wants.failure }
             }
             Outcome::Deferred(report) => {
-                let due = timing.now.plus(timing.retry.delay(attempts, timing.random));
+                let due = timing.now.plus(retry.delay(attempts, timing.random));
                 earliest = Some(earliest.map_or(due, |other: UnixMillis| other.min(due)));
                 RecipientState::Pending { attempts, due, last: Some(report) }
             }
@@ -86,7 +87,7 @@ mod tests {
     }
 
     fn timing(now: u64) -> Timing<'static> {
-        Timing { now: UnixMillis(now), retry: &RETRY, random: 0.5 }
+        Timing { now: UnixMillis(now), patience: &|item, _| (RETRY, item.state.expires), random: 0.5 }
     }
 
     #[test]

@@ -1,10 +1,12 @@
 //! What time alone brings about: idle connections end, senders hear of a delay, mail expires.
 //!
 //! Retries cannot see to the age of messages: mail for a destination that is down waits for the
-//! destination alone, without attempts of its own. Queue ids sort by arrival, so two cursors over
-//! them come by every message once when it is of age, and need no memory. Whoever cannot be dealt
-//! with in passing (held, being tried, not quite due, a full disk) gets a reminder.
+//! destination alone, without attempts of its own. Queue ids sort by arrival, so a cursor over them
+//! for each age that means something comes by every message once when it is of that age, and needs
+//! no memory. Whoever cannot be dealt with in passing (held, being tried, not quite due, a full
+//! disk) gets a reminder.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,7 +18,6 @@ use tracing::error;
 use super::active::Current;
 use super::attempt::{TROUBLE_DELAY_MS, finish_up, record};
 use super::dispatcher::{Core, Routing};
-use crate::clock::millis;
 use crate::dsn;
 
 /// How often there is a sweep.
@@ -30,8 +31,8 @@ const SLACK_MS: u64 = 5_000;
 /// How far each cursor is.
 #[derive(Default)]
 pub struct Sweep {
-    delayed: Option<QueueId>,
-    expired: Option<QueueId>,
+    /// By the age that it looks for, in milliseconds.
+    cursors: BTreeMap<u64, Option<QueueId>>,
     /// Of the settings that the cursors ran under.
     generation: u64,
 }
@@ -52,14 +53,16 @@ impl Sweep {
             // Other limits hold for what the cursors have passed.
             *self = Sweep { generation, ..Sweep::default() };
         }
+        for age_ms in ages(core, &routing) {
+            self.cursors.entry(age_ms).or_default();
+        }
         for connection in core.pool.expire(routing.config.outbound.idle) {
             core.spawn(connection.quit());
         }
         let mut due = core.reminders(core.clock.now());
-        if let Some(notice) = routing.config.queue.delay_notice {
-            due.extend(come_of_age(core, &mut self.delayed, millis(notice)));
+        for (age_ms, cursor) in &mut self.cursors {
+            due.extend(come_of_age(core, cursor, *age_ms));
         }
-        due.extend(come_of_age(core, &mut self.expired, core.expire_min_ms()));
         for id in due {
             if core.is_draining() {
                 return;
@@ -69,6 +72,11 @@ impl Sweep {
             }
         }
     }
+}
+
+/// Returns every age at which something is due, in milliseconds.
+fn ages(core: &Core, routing: &Routing) -> impl Iterator<Item = u64> {
+    routing.ages().chain([core.expire_min_ms()])
 }
 
 /// Returns the next messages that are older than `age_ms` and moves the cursor behind them.
@@ -99,7 +107,7 @@ async fn look_at(core: &Arc<Core>, id: QueueId, routing: &Routing) -> Option<Uni
     if current.attempts > 0 || current.item.state.held {
         return Some(later);
     }
-    if let Err(why) = expire(core, &mut current, now).await {
+    if let Err(why) = expire(core, &mut current, routing, now).await {
         error!(queue_id = %id, %why, "the expiry of a message cannot be recorded");
         return Some(later);
     }
@@ -116,25 +124,34 @@ async fn look_at(core: &Arc<Core>, id: QueueId, routing: &Routing) -> Option<Uni
     next_look(core, &current.item, routing)
 }
 
-/// Returns when to look again at a message that a cursor has passed before its time had come: its
-/// content took long, or its own limits are other than those of today's configuration.
+/// Returns when to look again at a message for which no cursor comes by in time: its content took
+/// long, or its own limits are other than those of today's configuration.
 fn next_look(core: &Core, item: &Item, routing: &Routing) -> Option<UnixMillis> {
     let now = core.clock.now();
-    let passed = |age_ms: u64| item.id.arrived().plus(age_ms) <= now;
-    let notice_ms = routing.config.queue.delay_notice.map(millis).filter(|_| !item.state.delay_notified);
-    let notice = notice_ms.filter(|age| passed(*age)).map(|age| item.arrived.plus(age));
-    let expiry = Some(item.state.expires).filter(|_| passed(core.expire_min_ms()));
-    [notice, expiry].into_iter().flatten().filter(|at| *at > now).min()
+    let visits: Vec<UnixMillis> = ages(core, routing).map(|age_ms| item.id.arrived().plus(age_ms + SLACK_MS)).collect();
+    let is_visited =
+        |at: UnixMillis| visits.iter().any(|visit| *visit > now && *visit >= at && visit.since(at) <= SLACK_MS);
+    let terms = (0..item.state.recipients.len()).filter(|place| is_pending(item, *place)).map(|place| {
+        let terms = routing.terms(item, place);
+        [Some(terms.expires), terms.late.filter(|_| !item.state.delay_notified)]
+    });
+    terms.flatten().flatten().filter(|at| *at > now && !is_visited(*at)).min()
+}
+
+fn is_pending(item: &Item, place: usize) -> bool {
+    matches!(item.state.recipients[place], RecipientState::Pending { .. })
 }
 
 /// Gives up on what is still pending when its time is over.
-async fn expire(core: &Arc<Core>, current: &mut Current, now: UnixMillis) -> Result<(), String> {
-    if now < current.item.state.expires {
+async fn expire(core: &Arc<Core>, current: &mut Current, routing: &Routing, now: UnixMillis) -> Result<(), String> {
+    let asked = current.item.clone();
+    let expires = |place| routing.expires(&asked, place);
+    if !(0..asked.state.recipients.len()).any(|place| is_pending(&asked, place) && now >= expires(place)) {
         return Ok(());
     }
     let mut item = (*current.item).clone();
     say_why(core, &mut item, now);
-    if dsn::expire(&mut item.state, now) {
+    if dsn::expire(&mut item.state, now, expires) {
         record(core, &item).await?;
         current.item = Arc::new(item);
     }

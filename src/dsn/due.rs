@@ -1,16 +1,13 @@
 //! Who is to be told, and when (RFC 3461 §4.1, §5.2): a pure function of an item and the time.
 
 use postroad_queue::{Item, RecipientState, Report, State, UnixMillis};
-use postroad_smtp::{ForwardPath, Reply, Status};
+use postroad_smtp::{Reply, Status};
 
 use super::{Action, Kind};
 
 /// How senders are told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {
-    /// How long after arrival a sender hears that a message is late, in milliseconds; never when
-    /// absent.
-    pub delay_notice_ms: Option<u64>,
     /// How long after arrival outcomes are gathered for one notification while some recipients
     /// have not been tried at all, in milliseconds.
     pub gather_ms: u64,
@@ -19,10 +16,21 @@ pub struct Policy {
 }
 
 impl Default for Policy {
-    /// A notice after 4 hours, a minute to gather, messages of up to 50 KiB returned whole.
+    /// A minute to gather, messages of up to 50 KiB returned whole.
     fn default() -> Policy {
-        Policy { delay_notice_ms: Some(4 * 3_600_000), gather_ms: 60_000, full_octets_max: 50 * 1024 }
+        Policy { gather_ms: 60_000, full_octets_max: 50 * 1024 }
     }
+}
+
+/// What holds for one recipient by the route that it takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Terms {
+    /// Whether we deliver into its mailbox ourselves: if not, a success means that it was relayed.
+    pub is_final: bool,
+    /// When it is given up.
+    pub expires: UnixMillis,
+    /// When its sender hears that it is late; never when absent.
+    pub late: Option<UnixMillis>,
 }
 
 /// One notification to send.
@@ -41,6 +49,8 @@ pub struct Notice {
     pub recipient: usize,
     /// What happened to it.
     pub action: Action,
+    /// Until when it is tried.
+    pub until: UnixMillis,
 }
 
 /// What is to be done about telling the sender.
@@ -54,42 +64,41 @@ pub struct Due {
     pub next: Option<UnixMillis>,
 }
 
-/// Returns whom to tell what at `now`. `is_final` says whether we deliver a path into a mailbox
-/// ourselves: if we do not, a success means that it was relayed.
+/// Returns whom to tell what at `now`. `terms` says what holds for the recipient at a place.
+///
+/// A message is told to be late once, when the first of its recipients is: the notice names all that
+/// wait, but those whose route wants none.
 ///
 /// A recipient whose next hop knows of notifications and was given `NOTIFY` is that hop's business:
 /// the dispatcher records it as delivered and notified.
-pub fn due_notifications(
-    item: &Item,
-    now: UnixMillis,
-    policy: &Policy,
-    is_final: impl Fn(&ForwardPath) -> bool,
-) -> Due {
-    let mut due = Due { notifications: Vec::new(), silent: Vec::new(), next: next_time(item, now, policy) };
+pub fn due_notifications(item: &Item, now: UnixMillis, policy: &Policy, terms: impl Fn(usize) -> Terms) -> Due {
+    let mut due = Due { notifications: Vec::new(), silent: Vec::new(), next: next_time(item, now, policy, &terms) };
     let has_sender = item.envelope.reverse_path.mailbox().is_some();
     let (mut failed, mut succeeded, mut late) = (Vec::new(), Vec::new(), Vec::new());
     for (index, (recipient, state)) in item.envelope.recipients().iter().zip(&item.state.recipients).enumerate() {
         let wants = recipient.wants();
-        let notice = |action| Notice { recipient: index, action };
+        let notice = |action| Notice { recipient: index, action, until: terms(index).expires };
         match state {
             RecipientState::Failed { notified: false, .. } if has_sender && wants.failure => {
                 failed.push(notice(Action::Failed));
             }
             RecipientState::Delivered { notified: false, .. } if has_sender && wants.success => {
-                let is_final = is_final(&recipient.forward_path);
-                succeeded.push(notice(if is_final { Action::Delivered } else { Action::Relayed }));
+                succeeded.push(notice(if terms(index).is_final { Action::Delivered } else { Action::Relayed }));
             }
             RecipientState::Failed { notified: false, .. } | RecipientState::Delivered { notified: false, .. } => {
                 due.silent.push(index);
             }
-            RecipientState::Pending { .. } if has_sender && wants.delay => late.push(notice(Action::Delayed)),
+            RecipientState::Pending { .. } if is_told_late(item, index, &terms(index)) => {
+                late.push(notice(Action::Delayed));
+            }
             _ => {}
         }
     }
     if is_gathering(item, now, policy) {
         (failed, succeeded) = Default::default();
     }
-    if delay_notice_at(item, policy).is_none_or(|at| now < at || now >= item.state.expires) {
+    late.retain(|notice| now < notice.until);
+    if delay_notice_at(item, &terms).is_none_or(|at| now < at) {
         late.clear();
     }
     for (kind, notices) in [(Kind::Failure, failed), (Kind::Delay, late), (Kind::Success, succeeded)] {
@@ -100,16 +109,15 @@ pub fn due_notifications(
     due
 }
 
-/// Gives up on what is still pending when the item's time is over; returns whether anything
-/// changed. What the next hop said last stays the report, a transient reply: that is how a failure
+/// Gives up on what is still pending when its time is over, which `expires` says by place; returns
+/// whether anything changed. What the next hop said last stays the report, a transient reply: that is how a failure
 /// for lack of time is told from a refusal.
-pub fn expire(state: &mut State, now: UnixMillis) -> bool {
-    if now < state.expires {
-        return false;
-    }
+pub fn expire(state: &mut State, now: UnixMillis, expires: impl Fn(usize) -> UnixMillis) -> bool {
     let mut changed = false;
-    for recipient in &mut state.recipients {
-        if let RecipientState::Pending { last, .. } = recipient {
+    for (place, recipient) in state.recipients.iter_mut().enumerate() {
+        if let RecipientState::Pending { last, .. } = recipient
+            && now >= expires(place)
+        {
             let report = last.take().unwrap_or(Report { at: now, remote: None, reply: NEVER_TRIED });
             *recipient = RecipientState::Failed { report, notified: false };
             changed = true;
@@ -146,27 +154,35 @@ fn mark(state: &mut State, recipient: usize) {
     }
 }
 
-fn pending(item: &Item) -> impl Iterator<Item = u32> {
-    item.state.recipients.iter().filter_map(|recipient| match recipient {
-        RecipientState::Pending { attempts, .. } => Some(*attempts),
+fn pending(item: &Item) -> impl Iterator<Item = (usize, u32)> {
+    item.state.recipients.iter().enumerate().filter_map(|(place, recipient)| match recipient {
+        RecipientState::Pending { attempts, .. } => Some((place, *attempts)),
         _ => None,
     })
 }
 
 fn is_gathering(item: &Item, now: UnixMillis, policy: &Policy) -> bool {
-    now < item.arrived.plus(policy.gather_ms) && pending(item).any(|attempts| attempts == 0)
+    now < item.arrived.plus(policy.gather_ms) && pending(item).any(|(_, attempts)| attempts == 0)
 }
 
-/// Returns when the notice of delay is due, unless it was sent or nobody is pending.
-fn delay_notice_at(item: &Item, policy: &Policy) -> Option<UnixMillis> {
-    let is_open = !item.state.delay_notified && pending(item).next().is_some();
-    policy.delay_notice_ms.filter(|_| is_open).map(|delay| item.arrived.plus(delay))
+/// Returns whether somebody is to hear, sooner or later, that a pending recipient is late.
+fn is_told_late(item: &Item, place: usize, terms: &Terms) -> bool {
+    let wants = item.envelope.recipients()[place].wants();
+    wants.delay && terms.late.is_some() && item.envelope.reverse_path.mailbox().is_some()
 }
 
-fn next_time(item: &Item, now: UnixMillis, policy: &Policy) -> Option<UnixMillis> {
+/// Returns when the notice of delay is due, unless it was sent or nobody waits whom it is about.
+fn delay_notice_at(item: &Item, terms: impl Fn(usize) -> Terms) -> Option<UnixMillis> {
+    if item.state.delay_notified {
+        return None;
+    }
+    let told = pending(item).map(|(place, _)| (place, terms(place)));
+    told.filter(|(place, terms)| is_told_late(item, *place, terms)).filter_map(|(_, terms)| terms.late).min()
+}
+
+fn next_time(item: &Item, now: UnixMillis, policy: &Policy, terms: impl Fn(usize) -> Terms) -> Option<UnixMillis> {
     let gathered = is_gathering(item, now, policy).then(|| item.arrived.plus(policy.gather_ms));
-    let has_sender = item.envelope.reverse_path.mailbox().is_some();
-    let late = delay_notice_at(item, policy).filter(|_| has_sender);
-    let expired = pending(item).next().map(|_| item.state.expires);
-    [gathered, late, expired].into_iter().flatten().filter(|at| *at > now).min()
+    let late = delay_notice_at(item, &terms);
+    let expired = pending(item).map(|(place, _)| terms(place).expires);
+    [gathered, late].into_iter().flatten().chain(expired).filter(|at| *at > now).min()
 }

@@ -18,7 +18,7 @@ use postroad_queue::{Item, UnixMillis};
 use postroad_smtp::trace;
 use postroad_smtp::{Domain, Envelope, ForwardPath, MailParams, Mailbox, Notify, Recipient};
 
-pub use due::{Due, Notice, Notification, Policy, due_notifications, expire};
+pub use due::{Due, Notice, Notification, Policy, Terms, due_notifications, expire};
 pub use returned::{HEADER_OCTETS_MAX, octets_wanted};
 
 use returned::Returned;

@@ -75,7 +75,7 @@ fn recipient_fields(out: &mut String, about: &About<'_>, notice: &Notice, is_utf
     }
     field(out, "Final-Log-ID", &about.item.id.to_string());
     if notice.action == Action::Delayed {
-        field(out, "Will-Retry-Until", &date(about.item.state.expires));
+        field(out, "Will-Retry-Until", &date(notice.until));
     }
 }
 

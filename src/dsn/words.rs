@@ -150,7 +150,8 @@ fn closing(about: &About<'_>, returned: &Returned<'_>) -> String {
     match about.notification.kind {
         Kind::Failure => format!("No more attempts will be made for these recipients. {attached}"),
         Kind::Delay => {
-            let until = date(about.item.state.expires);
+            let longest = about.notification.notices.iter().map(|notice| notice.until).max();
+            let until = date(longest.expect("a notification is about somebody"));
             let told = if tells_failure(about) { ", and you will be told if it fails" } else { "" };
             format!("You need not do anything: it will be tried until {until}{told}. {attached}")
         }

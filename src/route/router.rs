@@ -12,7 +12,7 @@ use postroad_smtp::{Domain, ForwardPath, Host, Mailbox, Reply, Status};
 
 use super::recorder::{Recorder, Step};
 use super::{LocalHop, NextHop, OwnAddresses, Route, Target, mx, tls_name};
-use crate::config::{self, Config, Recipients, RouteMatch, TlsUse, Via};
+use crate::config::{self, Config, Patience, Recipients, RouteMatch, TlsUse, Via};
 
 /// Routing rules of one configuration.
 #[derive(Debug)]
@@ -29,6 +29,8 @@ pub struct Router {
     port: u16,
     tls: TlsUse,
     allow_loopback: bool,
+    /// Where no route says otherwise.
+    patience: Patience,
 }
 
 /// One `[[route]]`.
@@ -64,6 +66,7 @@ impl Router {
             port: config.outbound.port,
             tls: config.outbound.tls,
             allow_loopback: config.outbound.allow_loopback,
+            patience: config.queue.patience(),
         };
         for route in &config.routes {
             let rule = Rule { fixed: fixed_hop(route), route: route.clone() };
@@ -109,6 +112,23 @@ impl Router {
         route
     }
 
+    /// Returns how often and how long mail for a forward-path is tried: what the route that it takes
+    /// says.
+    pub fn patience(&self, path: &ForwardPath) -> &Patience {
+        let target = self.target(path);
+        let rule = target.mailbox().and_then(|mailbox| match &mailbox.host {
+            Host::Domain(domain) if self.locals.contains_key(domain) => None,
+            Host::Domain(domain) => self.rule(domain),
+            Host::Literal(_) => self.smarthost().map(|(rule, _)| rule),
+        });
+        rule.map_or(&self.patience, |rule| &rule.route.patience)
+    }
+
+    /// Returns whether mail for a forward-path ends in a mailbox here.
+    pub fn is_local(&self, path: &ForwardPath) -> bool {
+        self.target(path).domain().is_some_and(|domain| self.locals.contains_key(domain))
+    }
+
     fn is_own_postmaster(&self, path: &ForwardPath) -> bool {
         let ForwardPath::Mailbox(Mailbox { local_part, host }) = path else { return true };
         let at_host = match host {
@@ -128,14 +148,23 @@ impl Router {
             recorder.note(|| Step::Local { domain: domain.to_string(), line: *line });
             return Route::Local(hop.clone());
         }
-        let rule = self.exact.get(domain).or_else(|| self.longest_below(domain)).or(self.any.as_ref());
-        let Some(rule) = rule else {
+        let Some(rule) = self.rule(domain) else {
             recorder.note(|| Step::NoRule);
             return Route::Smtp(NextHop::new(Target::Mx(domain.clone()), self.tls, None));
         };
         note_rule(rule, recorder);
         let by_mx = || NextHop::new(Target::Mx(domain.clone()), rule.route.tls, None);
         Route::Smtp(rule.fixed.clone().unwrap_or_else(by_mx))
+    }
+
+    /// Returns the most specific rule for a domain that is not local.
+    fn rule(&self, domain: &Domain) -> Option<&Rule> {
+        self.exact.get(domain).or_else(|| self.longest_below(domain)).or(self.any.as_ref())
+    }
+
+    /// Returns the one host that takes everything, if a route names it.
+    fn smarthost(&self) -> Option<(&Rule, &NextHop)> {
+        self.any.as_ref().and_then(|rule| Some((rule, rule.fixed.as_ref()?)))
     }
 
     fn longest_below(&self, domain: &Domain) -> Option<&Rule> {
@@ -149,7 +178,7 @@ impl Router {
         if self.is_own(ip) {
             return Route::Refused(OWN_LITERAL);
         }
-        if let Some((rule, hop)) = self.any.as_ref().and_then(|rule| Some((rule, rule.fixed.as_ref()?))) {
+        if let Some((rule, hop)) = self.smarthost() {
             note_rule(rule, recorder);
             return Route::Smtp(hop.clone());
         }

@@ -1,0 +1,135 @@
+//! How often and how long each recipient is tried: what the route that it takes says, by the
+//! settings in force now. Mail in the queue follows them from a reload on.
+
+use std::time::Duration;
+
+use postroad_queue::{Item, RecipientState, RetryPolicy, UnixMillis};
+
+use super::dispatcher::Routing;
+use crate::clock::millis;
+use crate::config::{Patience, Retry};
+use crate::dsn;
+
+impl Routing {
+    /// Returns the pauses between attempts for a recipient.
+    pub fn retry(&self, item: &Item, place: usize) -> RetryPolicy {
+        policy(&self.patience(item, place).retry)
+    }
+
+    /// Returns when a recipient is given up. A message keeps the `queue.expire` it was accepted
+    /// under; a route's own counts from the arrival and holds for mail that waits already.
+    pub fn expires(&self, item: &Item, place: usize) -> UnixMillis {
+        let own = self.patience(item, place).expire;
+        own.map_or(item.state.expires, |expire| item.arrived.plus(millis(expire)))
+    }
+
+    /// Returns what a sender is told of a recipient depends on.
+    pub fn terms(&self, item: &Item, place: usize) -> dsn::Terms {
+        let path = &item.envelope.recipients()[place].forward_path;
+        let notice = self.router.patience(path).delay_notice;
+        dsn::Terms {
+            is_final: self.router.is_local(path),
+            expires: self.expires(item, place),
+            late: notice.map(|notice| item.arrived.plus(millis(notice))),
+        }
+    }
+
+    /// Returns when a pending recipient is due: as recorded, or sooner when its route has shorter
+    /// pauses by now than when that was written.
+    pub fn due(&self, item: &Item, place: usize) -> Option<UnixMillis> {
+        let RecipientState::Pending { attempts, due, last } = &item.state.recipients[place] else { return None };
+        let latest = last.as_ref().map(|last| last.at.plus(self.retry(item, place).delay(*attempts, 1.0)));
+        Some(latest.map_or(*due, |latest| latest.min(*due)))
+    }
+
+    /// Returns the ages, in milliseconds, at which mail expires or its sender hears of a delay.
+    pub fn ages(&self) -> impl Iterator<Item = u64> {
+        let queue = &self.config.queue;
+        let of = |patience: &Patience| [patience.expire, patience.delay_notice];
+        let routes = self.config.routes.iter().flat_map(move |route| of(&route.patience));
+        [Some(queue.expire), queue.delay_notice].into_iter().chain(routes).flatten().map(millis)
+    }
+
+    /// Returns the shortest time after which mail expires, in milliseconds.
+    pub fn expire_min_ms(&self) -> u64 {
+        let own = self.config.routes.iter().filter_map(|route| route.patience.expire);
+        millis(own.fold(self.config.queue.expire, Duration::min))
+    }
+
+    fn patience(&self, item: &Item, place: usize) -> &Patience {
+        self.router.patience(&item.envelope.recipients()[place].forward_path)
+    }
+}
+
+/// Returns the arithmetic of a setting.
+pub fn policy(retry: &Retry) -> RetryPolicy {
+    let Retry { first, factor, max } = *retry;
+    RetryPolicy { first_ms: millis(first), factor, max_ms: millis(max), ..RetryPolicy::MESSAGE }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use postroad_queue::{Origin, QueueId, Report, State};
+    use postroad_smtp::{Envelope, MailParams, Recipient, Reply};
+
+    use super::super::scenario;
+    use super::*;
+
+    const MINUTE_MS: u64 = 60_000;
+
+    fn routing(text: &str) -> Routing {
+        scenario::routing(&scenario::config(text, Path::new("/etc")))
+    }
+
+    /// To a partner, somebody else and this host.
+    fn item() -> Item {
+        let to = ["a@partner.example", "b@example.net", "c@home.example"];
+        let recipients: Vec<_> = to.iter().map(|path| Recipient::new(path.parse().expect("a path"))).collect();
+        let reverse_path = "s@home.example".parse().expect("a path");
+        let state = State::fresh(3, UnixMillis(0), UnixMillis(999 * MINUTE_MS));
+        let envelope = Envelope::new(reverse_path, MailParams::default(), recipients).expect("recipients");
+        Item {
+            id: QueueId::from_u64(1),
+            arrived: UnixMillis(0),
+            envelope,
+            origin: Origin::default(),
+            content_octets: 1,
+            state,
+        }
+    }
+
+    const SETTINGS: &str = "[queue]\nretry_first = \"10m\"\nretry_max = \"2h\"\ndelay_notice = \"3h\"\n\
+        [[local]]\ndomain = \"home.example\"\nmaildir = \"/m/{user}\"\n[[route]]\ndomain = \"*\"\nvia = \"mx\"\n\
+        retry_factor = 3.0\n[[route]]\ndomain = \"partner.example\"\nvia = \"mx\"\nretry_first = \"1m\"\nretry_max = \"4m\"\n\
+        expire = \"30m\"\ndelay_notice = \"0s\"\n";
+
+    #[test]
+    fn each_recipient_has_the_patience_of_its_route_and_the_rest_from_the_queue() {
+        let (routing, item) = (routing(SETTINGS), item());
+        let waits = |place: usize| [1, 2, 9].map(|tries| routing.retry(&item, place).delay(tries, 0.5) / MINUTE_MS);
+        assert_eq!([waits(0), waits(1), waits(2)], [[1, 2, 4], [10, 30, 120], [10, 20, 120]]);
+        let expires = [0, 1, 2].map(|place| routing.terms(&item, place).expires.0 / MINUTE_MS);
+        assert_eq!(expires, [30, 999, 999]);
+        let late = [0, 1, 2].map(|place| routing.terms(&item, place).late.map(|at| at.0 / MINUTE_MS));
+        assert_eq!(late, [None, Some(180), Some(180)]);
+        assert_eq!([0, 1, 2].map(|place| routing.terms(&item, place).is_final), [false, false, true]);
+        let mut ages: Vec<u64> = routing.ages().map(|age| age / MINUTE_MS).collect();
+        ages.sort_unstable();
+        assert_eq!(ages, [30, 180, 180, 5 * 24 * 60]);
+    }
+
+    #[test]
+    fn shorter_pauses_hold_at_once_and_longer_ones_from_the_next_attempt() {
+        let mut item = item();
+        let said = Report { at: UnixMillis(0), remote: None, reply: Reply::of(451, None, "later") };
+        let pending = |due| RecipientState::Pending { attempts: 1, due: UnixMillis(due), last: Some(said.clone()) };
+        item.state.recipients[0] = pending(60 * MINUTE_MS);
+        item.state.recipients[1] = pending(5 * MINUTE_MS);
+        let routing = routing(SETTINGS);
+        assert_eq!(routing.due(&item, 0), Some(UnixMillis(72_000)), "a minute, and the most of its jitter");
+        assert_eq!(routing.due(&item, 1), Some(UnixMillis(5 * MINUTE_MS)));
+        assert_eq!(routing.due(&item, 2), Some(UnixMillis(0)), "never tried: as recorded");
+    }
+}

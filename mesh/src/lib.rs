@@ -1,0 +1,17 @@
+//! The mesh: who is a member, and what members know of one another. Values and state machines without
+//! IO: no socket, no clock, no disk, no randomness. Octets, instants and seeds come in as arguments.
+//!
+//! * [`node`]: a node is its key; [`statement`]: what nodes sign about members.
+//! * [`roster`]: all statements together decide who is a member, the same at every node that has
+//!   the same statements, in whatever order they came.
+
+pub mod caps;
+pub mod node;
+pub mod roster;
+pub mod statement;
+mod voices;
+
+pub use caps::Caps;
+pub use node::{NodeId, NodeKey, SecretKey};
+pub use roster::Roster;
+pub use statement::{MeshId, Statement, StatementId};

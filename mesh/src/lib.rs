@@ -6,12 +6,16 @@
 //!   the same statements, in whatever order they came.
 
 pub mod caps;
+pub mod invite;
 pub mod node;
+pub mod record;
 pub mod roster;
 pub mod statement;
 mod voices;
 
 pub use caps::Caps;
+pub use invite::Invitation;
 pub use node::{NodeId, NodeKey, SecretKey};
+pub use record::Record;
 pub use roster::Roster;
 pub use statement::{MeshId, Statement, StatementId};

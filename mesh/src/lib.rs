@@ -6,14 +6,17 @@
 //!   the same statements, in whatever order they came.
 
 pub mod caps;
+pub mod history;
 pub mod invite;
 pub mod node;
+pub mod path;
 pub mod record;
 pub mod roster;
 pub mod statement;
 mod voices;
 
 pub use caps::Caps;
+pub use history::MeshMessageId;
 pub use invite::Invitation;
 pub use node::{NodeId, NodeKey, SecretKey};
 pub use record::Record;

@@ -1,0 +1,217 @@
+//! What was delivered already: a bounded memory of (message, recipient), by which a repeat after a
+//! lost reply is answered 250 and not delivered twice.
+//!
+//! A message keeps its name, a [`MeshMessageId`], from its first hop on. Half of it is when that was,
+//! so that entries leave by age: what is older than the memory reaches back is told apart from what is new, and
+//! is never taken for it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::str::FromStr;
+
+use crate::node::{base32, from_base32, sha256};
+
+/// The name of a message in all the mesh: 48 bits of time, 80 of what it is.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct MeshMessageId([u8; 16]);
+
+/// The text names no message: 26 letters and digits of base32.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the name of a message in the mesh has 26 letters and digits (a to z, 2 to 7)")]
+pub struct MeshMessageIdError;
+
+/// What is remembered of a message for one recipient.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Seen {
+    /// Nothing: it is new.
+    New,
+    /// It was taken responsibility for: say so again, and do nothing.
+    Already,
+    /// It is older than the memory reaches: nobody can say.
+    TooOld,
+}
+
+/// Digests of a message's content and of a recipient.
+type Entry = ([u8; 10], [u8; 8]);
+
+/// The memory.
+#[derive(Clone, Debug)]
+pub struct History {
+    age_ms: u64,
+    /// By content, and by recipient: the time in a name is that of the first hop that made one, and
+    /// a client that submits again elsewhere gets another time for the same content.
+    entries: BTreeSet<Entry>,
+    by_age: BTreeMap<u64, Vec<Entry>>,
+}
+
+impl MeshMessageId {
+    /// Names a message: when its first hop accepted it, in milliseconds since the Unix epoch, and
+    /// the parts that make it what it is (reverse-path, Message-ID, Date, From, digest of the body).
+    pub fn new(accepted_ms: u64, parts: &[&[u8]]) -> MeshMessageId {
+        let mut framed = Vec::new();
+        for part in parts {
+            framed.extend((part.len() as u64).to_be_bytes());
+            framed.extend_from_slice(part);
+        }
+        let mut octets = [0; 16];
+        octets[..6].copy_from_slice(&accepted_ms.to_be_bytes()[2..]);
+        octets[6..].copy_from_slice(&sha256(&[&framed])[..10]);
+        MeshMessageId(octets)
+    }
+
+    /// Takes a name from its octets.
+    pub fn from_octets(octets: [u8; 16]) -> MeshMessageId {
+        MeshMessageId(octets)
+    }
+
+    /// Returns the octets.
+    pub fn octets(&self) -> &[u8; 16] {
+        &self.0
+    }
+
+    /// Returns when the first hop accepted it, in milliseconds since the Unix epoch.
+    pub fn accepted_ms(&self) -> u64 {
+        self.0[..6].iter().fold(0, |ms, octet| ms << 8 | u64::from(*octet))
+    }
+
+    /// Returns a number that is the same for copies of one message.
+    pub fn spread(&self) -> u64 {
+        self.content()[..8].iter().fold(0, |number, octet| number << 8 | u64::from(*octet))
+    }
+
+    fn content(&self) -> [u8; 10] {
+        self.0[6..].try_into().expect("16 less 6 octets")
+    }
+}
+
+impl History {
+    /// Builds an empty memory that reaches back `age_ms`.
+    pub fn new(age_ms: u64) -> History {
+        History { age_ms, entries: BTreeSet::new(), by_age: BTreeMap::new() }
+    }
+
+    /// Returns what is remembered of a message for a recipient, at `now`.
+    pub fn seen(&self, message: &MeshMessageId, recipient: &str, now: u64) -> Seen {
+        if self.entries.contains(&key(message, recipient)) {
+            Seen::Already
+        } else if message.accepted_ms() < now.saturating_sub(self.age_ms) {
+            Seen::TooOld
+        } else {
+            Seen::New
+        }
+    }
+
+    /// Remembers that responsibility for a message was taken for a recipient, at `now`.
+    pub fn remember(&mut self, message: &MeshMessageId, recipient: &str, now: u64) {
+        let entry = key(message, recipient);
+        if self.entries.insert(entry) {
+            // By the later of both times: a clock that runs behind must not shorten the memory.
+            self.by_age.entry(now.max(message.accepted_ms().min(now + self.age_ms))).or_default().push(entry);
+        }
+        self.forget(now);
+    }
+
+    /// Forgets what is older than the memory reaches.
+    pub fn forget(&mut self, now: u64) {
+        let kept = self.by_age.split_off(&now.saturating_sub(self.age_ms));
+        for entry in std::mem::replace(&mut self.by_age, kept).into_values().flatten() {
+            self.entries.remove(&entry);
+        }
+    }
+
+    /// Returns how much is remembered.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Returns whether nothing is.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+}
+
+fn key(message: &MeshMessageId, recipient: &str) -> Entry {
+    let recipient = sha256(&[recipient.as_bytes()]);
+    (message.content(), *recipient.first_chunk().expect("a hash is longer"))
+}
+
+impl FromStr for MeshMessageId {
+    type Err = MeshMessageIdError;
+
+    fn from_str(text: &str) -> Result<MeshMessageId, MeshMessageIdError> {
+        let octets = from_base32(text).ok_or(MeshMessageIdError)?;
+        octets.try_into().map(MeshMessageId).map_err(|_| MeshMessageIdError)
+    }
+}
+
+impl fmt::Display for MeshMessageId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&base32(&self.0))
+    }
+}
+
+impl fmt::Debug for MeshMessageId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "MeshMessageId({self})")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const DAY: u64 = 86_400_000;
+    const NOW: u64 = 20_000 * DAY;
+
+    fn message(at: u64, body: &[u8]) -> MeshMessageId {
+        MeshMessageId::new(at, &[b"a@n1.example", b"<1@n1.example>", body])
+    }
+
+    #[test]
+    fn a_repeat_is_known_for_its_recipient_alone() {
+        let mut history = History::new(30 * DAY);
+        let first = message(NOW, b"hello");
+        assert_eq!(history.seen(&first, "b@n2.example", NOW), Seen::New);
+        history.remember(&first, "b@n2.example", NOW);
+        assert_eq!(history.seen(&first, "b@n2.example", NOW + DAY), Seen::Already);
+        assert_eq!(history.seen(&first, "c@n2.example", NOW + DAY), Seen::New);
+        assert_eq!(history.seen(&message(NOW + 5, b"hello"), "b@n2.example", NOW + DAY), Seen::Already);
+        assert_eq!(history.seen(&message(NOW, b"hello!"), "b@n2.example", NOW), Seen::New);
+    }
+
+    #[test]
+    fn what_is_too_old_to_know_is_not_taken_for_new() {
+        let mut history = History::new(30 * DAY);
+        let first = message(NOW, b"hello");
+        history.remember(&first, "b@n2.example", NOW);
+        assert_eq!(history.seen(&first, "b@n2.example", NOW + 29 * DAY), Seen::Already);
+        history.forget(NOW + 31 * DAY);
+        assert!(history.is_empty());
+        assert_eq!(history.seen(&first, "b@n2.example", NOW + 31 * DAY), Seen::TooOld);
+    }
+
+    #[test]
+    fn parts_do_not_run_into_one_another() {
+        assert_ne!(MeshMessageId::new(1, &[b"ab", b"c"]), MeshMessageId::new(1, &[b"a", b"bc"]));
+    }
+
+    proptest! {
+        #[test]
+        fn names_come_back_as_they_went(at in 0u64..1 << 48, body: Vec<u8>) {
+            let name = message(at, &body);
+            prop_assert_eq!(name.to_string().parse(), Ok(name));
+            prop_assert_eq!(name.accepted_ms(), at);
+        }
+
+        /// Whatever the clock of the first hop said, within the age nothing is delivered twice.
+        #[test]
+        fn within_its_age_nothing_is_forgotten(at in 0u64..1 << 47, later in 0u64..30 * DAY) {
+            let mut history = History::new(30 * DAY);
+            let first = message(at, b"hello");
+            history.remember(&first, "b@n2.example", NOW);
+            history.forget(NOW + later);
+            prop_assert_eq!(history.seen(&first, "b@n2.example", NOW + later), Seen::Already);
+        }
+    }
+}

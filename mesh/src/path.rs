@@ -1,0 +1,263 @@
+//! Which way a message goes next: from the members' records to an ordered list of steps.
+//!
+//! A domain that a member serves goes to that member, its *home*, or, while that cannot be reached, to
+//! a node that holds mail for it. Everything else goes to an *egress*, a member that sends mail out.
+//! A link counts when both ends list it. Each step leads along the cheapest path, in this map,
+//! that passes neither this node nor any the message has visited: so no message visits a
+//! node twice, however old or contradictory the maps of the nodes are.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+
+use postroad_smtp::Domain;
+
+use crate::node::{NodeId, sha256};
+use crate::record::{Egress, Said};
+
+/// The most nodes that a message may visit.
+pub const VISITED_MAX: usize = 12;
+/// What an egress costs more when it is not known to speak for the sender's domain: enough to go
+/// some way for one that is.
+const UNCOVERED_COST: u32 = 1_000;
+/// What it costs more to leave mail with a node that holds it for its home.
+const PICKUP_COST: u32 = 10_000;
+/// The most goals that are compared.
+const GOALS_MAX: usize = 16;
+/// Goals whose cost is within so many percent of the best share the load.
+const EQUAL_PERCENT: u32 = 20;
+
+/// The members as their records show them, to one of them.
+#[derive(Clone, Debug)]
+pub struct Map {
+    me: NodeId,
+    places: Vec<Place>,
+    by_id: BTreeMap<NodeId, usize>,
+}
+
+#[derive(Clone, Debug)]
+struct Place {
+    id: NodeId,
+    serves: Vec<Domain>,
+    egress: Vec<Egress>,
+    pickups: Vec<NodeId>,
+    holds: bool,
+    /// The places with a link from here that both ends list, and what it costs.
+    links: Vec<(usize, u32)>,
+}
+
+/// What a message needs.
+#[derive(Clone, Copy, Debug)]
+pub struct Need<'a> {
+    /// The domain of the recipient.
+    pub to: &'a Domain,
+    /// The domain of the sender; none of a notification.
+    pub from: Option<&'a Domain>,
+    /// The size of the content, in octets.
+    pub octets: u64,
+    /// The nodes that the message has visited.
+    pub visited: &'a [NodeId],
+    /// What tells messages apart: equal goals share the load by it, and copies of one message meet.
+    pub spread: u64,
+}
+
+/// A way that a message may go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Choice {
+    /// What to do with it here.
+    pub step: Step,
+    /// Where it is to get to.
+    pub goal: Goal,
+    /// What the whole way costs.
+    pub cost: u32,
+}
+
+/// What to do with a message here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Step {
+    /// It is where it is to get to: deliver it, hold it, or send it out.
+    Stay,
+    /// Pass it on to this member.
+    Pass(NodeId),
+}
+
+/// Where a message is to get to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Goal {
+    /// A node that serves its domain.
+    Home(NodeId),
+    /// A node that holds it until its home comes for it.
+    Pickup {
+        /// It.
+        at: NodeId,
+        /// The home.
+        home: NodeId,
+    },
+    /// A node that sends it out.
+    Egress(NodeId),
+}
+
+/// What this node knows of its own links, from its own sessions: it counts for more than a map.
+#[derive(Clone, Debug, Default)]
+pub struct Health {
+    /// Nodes to which no session can be opened now.
+    pub down: BTreeSet<NodeId>,
+    /// What it costs more to go by a node: it is slow, or refuses now and then.
+    pub penalties: BTreeMap<NodeId, u32>,
+}
+
+impl Map {
+    /// Draws the map that `me` has, of what members say in their records.
+    pub fn new<'a>(me: NodeId, members: impl IntoIterator<Item = (NodeId, &'a Said)>) -> Map {
+        let members: BTreeMap<NodeId, &Said> = members.into_iter().collect();
+        let by_id: BTreeMap<NodeId, usize> = members.keys().copied().zip(0..).collect();
+        let lists = |from: NodeId, to: NodeId| {
+            members.get(&from).is_some_and(|said| said.links.iter().any(|link| link.to == to))
+        };
+        let place = |(id, said): (&NodeId, &&Said)| Place {
+            id: *id,
+            serves: said.serves.clone(),
+            egress: said.egress.clone(),
+            pickups: said.pickups.clone(),
+            holds: said.holds_days > 0,
+            links: said
+                .links
+                .iter()
+                .filter(|link| lists(link.to, *id))
+                .map(|link| (by_id[&link.to], u32::from(link.cost).max(1)))
+                .collect(),
+        };
+        Map { me, places: members.iter().map(place).collect(), by_id }
+    }
+
+    /// Returns the nodes that serve a domain or one above it; those of the closest one.
+    pub fn homes(&self, domain: &Domain) -> Vec<NodeId> {
+        let mut name = Some(domain.clone());
+        while let Some(domain) = name {
+            let homes: Vec<NodeId> =
+                self.places.iter().filter(|place| place.serves.contains(&domain)).map(|place| place.id).collect();
+            if !homes.is_empty() {
+                return homes;
+            }
+            name = domain.parent();
+        }
+        Vec::new()
+    }
+
+    /// Returns the ways that a message may go from here, the best first; each next step stands in
+    /// the list once. Empty: it waits here until the map or the health changes.
+    pub fn choices(&self, need: &Need<'_>, health: &Health) -> Vec<Choice> {
+        let mut choices = Vec::new();
+        if need.visited.len() >= VISITED_MAX {
+            return choices;
+        }
+        let mut goals: Vec<(u32, Vec<Choice>)> = Vec::new();
+        for (goal, extra) in self.goals(need) {
+            let ways = self.ways(goal, extra, need, health);
+            if let Some(best) = ways.first() {
+                goals.push((best.cost, ways));
+            }
+        }
+        goals.sort_by_key(|(cost, _)| *cost);
+        share(&mut goals, need.spread);
+        let mut seen = BTreeSet::new();
+        for choice in goals.into_iter().take(GOALS_MAX).flat_map(|(_, ways)| ways) {
+            if seen.insert(choice.step) {
+                choices.push(choice);
+            }
+        }
+        choices
+    }
+
+    /// Returns where a message may be meant to get to, and what is to be added to the way there.
+    fn goals(&self, need: &Need<'_>) -> Vec<(Goal, u32)> {
+        let homes = self.homes(need.to);
+        if homes.is_empty() {
+            let offers = self.places.iter().filter_map(|place| Some((Goal::Egress(place.id), offer(place, need)?)));
+            return offers.collect();
+        }
+        let mut goals = Vec::new();
+        for home in homes {
+            goals.push((Goal::Home(home), 0));
+            for at in &self.places[self.by_id[&home]].pickups {
+                if self.by_id.get(at).is_some_and(|place| self.places[*place].holds) {
+                    goals.push((Goal::Pickup { at: *at, home }, PICKUP_COST));
+                }
+            }
+        }
+        goals
+    }
+
+    /// Returns the steps that lead towards a goal, the cheapest first.
+    fn ways(&self, goal: Goal, extra: u32, need: &Need<'_>, health: &Health) -> Vec<Choice> {
+        let end = goal.node();
+        if end == self.me {
+            return vec![Choice { step: Step::Stay, goal, cost: extra }];
+        }
+        let (Some(me), Some(end)) = (self.by_id.get(&self.me), self.by_id.get(&end)) else { return Vec::new() };
+        let mut closed: BTreeSet<usize> = need.visited.iter().filter_map(|id| self.by_id.get(id)).copied().collect();
+        closed.insert(*me);
+        let costs = self.costs_to(*end, &closed);
+        let way = |(next, link): &(usize, u32)| {
+            let id = self.places[*next].id;
+            let rest = costs[*next].filter(|_| !health.down.contains(&id))?;
+            let penalty = health.penalties.get(&id).copied().unwrap_or_default();
+            let cost = [*link, rest, extra, penalty].into_iter().fold(0, u32::saturating_add);
+            Some(Choice { step: Step::Pass(id), goal, cost })
+        };
+        let mut ways: Vec<Choice> = self.places[*me].links.iter().filter_map(way).collect();
+        ways.sort_by_key(|choice| (choice.cost, choice.step));
+        ways
+    }
+
+    /// Returns what it costs to get from each place to `end` without passing a closed one (Dijkstra).
+    fn costs_to(&self, end: usize, closed: &BTreeSet<usize>) -> Vec<Option<u32>> {
+        let mut costs = vec![None; self.places.len()];
+        let mut open = BinaryHeap::from([Reverse((0u32, end))]);
+        while let Some(Reverse((cost, at))) = open.pop() {
+            if costs[at].is_some() || closed.contains(&at) {
+                continue;
+            }
+            costs[at] = Some(cost);
+            for (before, _) in &self.places[at].links {
+                // Links are walked against their direction, at the cost that the far end states.
+                let link = self.places[*before].links.iter().find(|(to, _)| *to == at);
+                if let (None, Some((_, link))) = (costs[*before], link) {
+                    open.push(Reverse((cost.saturating_add(*link), *before)));
+                }
+            }
+        }
+        costs
+    }
+}
+
+impl Goal {
+    /// Returns the node to get to.
+    pub fn node(self) -> NodeId {
+        match self {
+            Goal::Home(node) | Goal::Egress(node) | Goal::Pickup { at: node, .. } => node,
+        }
+    }
+}
+
+/// Returns what it costs to leave by a node, or `None` when it does not offer that.
+fn offer(place: &Place, need: &Need<'_>) -> Option<u32> {
+    let fits = |offer: &&Egress| {
+        (offer.to.is_empty() || offer.to.iter().any(|domain| need.to.is_within(domain)))
+            && (offer.octets_max == 0 || need.octets <= offer.octets_max)
+    };
+    let cost = |offer: &Egress| {
+        let covered = need.from.is_none_or(|from| offer.from.iter().any(|domain| from.is_within(domain)));
+        u32::from(offer.cost) + if covered { 0 } else { UNCOVERED_COST }
+    };
+    place.egress.iter().filter(fits).map(cost).min()
+}
+
+/// Puts goals that cost about the same as the best in an order that differs from message to message
+/// and is the same at every node (rendezvous hashing).
+fn share(goals: &mut [(u32, Vec<Choice>)], spread: u64) {
+    let Some(best) = goals.first().map(|(cost, _)| *cost) else { return };
+    let limit = u64::from(best) * u64::from(100 + EQUAL_PERCENT) / 100;
+    let equal = goals.iter().take_while(|(cost, _)| u64::from(*cost) <= limit).count();
+    goals[..equal]
+        .sort_by_cached_key(|(_, ways)| Reverse(sha256(&[&spread.to_be_bytes(), ways[0].goal.node().octets()])));
+}

@@ -1,0 +1,186 @@
+//! Which way messages go: stories of small meshes, and random ones in which maps are old and wrong.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::LazyLock;
+
+use postroad_mesh::path::{Choice, Goal, Health, Map, Need, Step, VISITED_MAX};
+use postroad_mesh::record::{Egress, Link, Said};
+use postroad_mesh::{NodeId, NodeKey, SecretKey, StatementId};
+use postroad_smtp::Domain;
+use proptest::prelude::*;
+
+static KEYS: LazyLock<Vec<NodeKey>> =
+    LazyLock::new(|| (0..20).map(|n| SecretKey::from_seed(&[n; 32]).public()).collect());
+
+fn id(number: usize) -> NodeId {
+    KEYS[number].id()
+}
+
+fn domain(name: &str) -> Domain {
+    name.parse().expect("a domain")
+}
+
+/// A mesh in which node n serves `nN.example`; links are (from, to, cost), stated by both ends.
+struct Mesh(Vec<Said>);
+
+impl Mesh {
+    fn new(count: usize, links: &[(usize, usize, u16)]) -> Mesh {
+        let said = |n: usize| Said {
+            serves: vec![domain(&format!("n{n}.example"))],
+            links: links
+                .iter()
+                .filter_map(|(a, b, cost)| match (*a == n, *b == n) {
+                    (true, false) => Some(Link { to: id(*b), cost: *cost }),
+                    (false, true) => Some(Link { to: id(*a), cost: *cost }),
+                    _ => None,
+                })
+                .collect(),
+            ..Said::new(KEYS[n], StatementId::from_octets([0; 32]), 1)
+        };
+        Mesh((0..count).map(said).collect())
+    }
+
+    fn map(&self, me: usize) -> Map {
+        Map::new(id(me), self.0.iter().map(|said| (said.node.id(), said)))
+    }
+}
+
+fn to(domain: &Domain) -> Need<'_> {
+    Need { to: domain, from: None, octets: 1_000, visited: &[], spread: 7 }
+}
+
+fn steps(choices: &[Choice]) -> Vec<Step> {
+    choices.iter().map(|choice| choice.step).collect()
+}
+
+#[test]
+fn mail_goes_the_cheapest_way_and_around_what_is_down() {
+    let mesh = Mesh::new(4, &[(0, 1, 10), (1, 3, 10), (0, 2, 10), (2, 3, 15), (0, 3, 50)]);
+    let there = domain("n3.example");
+    let mut health = Health::default();
+    let choices = mesh.map(0).choices(&to(&there), &health);
+    assert_eq!(steps(&choices), [Step::Pass(id(1)), Step::Pass(id(2)), Step::Pass(id(3))]);
+    assert_eq!(choices[0], Choice { step: Step::Pass(id(1)), goal: Goal::Home(id(3)), cost: 20 });
+    health.down.insert(id(1));
+    assert_eq!(steps(&mesh.map(0).choices(&to(&there), &health)), [Step::Pass(id(2)), Step::Pass(id(3))]);
+    health.penalties.insert(id(2), 100);
+    assert_eq!(steps(&mesh.map(0).choices(&to(&there), &health)), [Step::Pass(id(3)), Step::Pass(id(2))]);
+    assert_eq!(steps(&mesh.map(3).choices(&to(&there), &health)), [Step::Stay]);
+}
+
+#[test]
+fn a_domain_below_a_served_one_belongs_to_it() {
+    let mesh = Mesh::new(2, &[(0, 1, 10)]);
+    assert_eq!(mesh.map(0).homes(&domain("lists.n1.example")), [id(1)]);
+    assert!(mesh.map(0).homes(&domain("example")).is_empty());
+}
+
+#[test]
+fn a_link_that_one_end_denies_is_none() {
+    let mut mesh = Mesh::new(2, &[(0, 1, 10)]);
+    mesh.0[1].links.clear();
+    assert!(mesh.map(0).choices(&to(&domain("n1.example")), &Health::default()).is_empty());
+}
+
+#[test]
+fn mail_for_the_world_leaves_where_its_sender_may_speak() {
+    let mut mesh = Mesh::new(3, &[(0, 1, 10), (0, 2, 10)]);
+    mesh.0[1].egress = vec![Egress { cost: 5, ..Egress::default() }];
+    mesh.0[2].egress =
+        vec![Egress { cost: 50, from: vec![domain("n0.example")], octets_max: 2_000, ..Egress::default() }];
+    let (world, sender) = (domain("elsewhere.example"), domain("n0.example"));
+    let need = Need { from: Some(&sender), ..to(&world) };
+    let goals =
+        |need: &Need<'_>| mesh.map(0).choices(need, &Health::default()).iter().map(|c| c.goal).collect::<Vec<_>>();
+    assert_eq!(goals(&need), [Goal::Egress(id(2)), Goal::Egress(id(1))]);
+    assert_eq!(goals(&Need { octets: 3_000, ..need }), [Goal::Egress(id(1))]);
+    assert_eq!(goals(&to(&world)), [Goal::Egress(id(1)), Goal::Egress(id(2))], "a notification has no sender");
+}
+
+#[test]
+fn equal_ways_out_share_the_load_and_copies_meet() {
+    let mut mesh = Mesh::new(3, &[(0, 1, 100), (0, 2, 105)]);
+    for node in [1, 2] {
+        mesh.0[node].egress = vec![Egress::default()];
+    }
+    let world = domain("elsewhere.example");
+    let first = |spread: u64| mesh.map(0).choices(&Need { spread, ..to(&world) }, &Health::default())[0].goal;
+    let ways: BTreeMap<Goal, usize> = (0..1_000).fold(BTreeMap::new(), |mut ways, spread| {
+        *ways.entry(first(spread)).or_default() += 1;
+        ways
+    });
+    assert!(ways.values().all(|count| (400..600).contains(count)), "{ways:?}");
+    assert_eq!(first(7), first(7));
+}
+
+#[test]
+fn a_home_that_sleeps_has_its_mail_held() {
+    let mut mesh = Mesh::new(3, &[(0, 1, 10), (1, 2, 10)]);
+    mesh.0[2].pickups = vec![id(1)];
+    let there = domain("n2.example");
+    let choices = mesh.map(1).choices(&to(&there), &Health::default());
+    assert_eq!(steps(&choices), [Step::Pass(id(2))], "who does not hold is no pick-up");
+    mesh.0[1].holds_days = 14;
+    let asleep = Health { down: [id(2)].into(), ..Health::default() };
+    let choices = mesh.map(1).choices(&to(&there), &asleep);
+    assert_eq!(choices[0].step, Step::Stay);
+    assert_eq!(choices[0].goal, Goal::Pickup { at: id(1), home: id(2) });
+}
+
+/// Sends a message from node to node as each one's own map says; what a node cannot pass on waits.
+fn travel(maps: &[Map], from: usize, there: &Domain) -> (Vec<usize>, bool) {
+    let number: BTreeMap<NodeId, usize> = (0..maps.len()).map(|n| (id(n), n)).collect();
+    let (mut at, mut visited, mut went) = (from, Vec::new(), vec![from]);
+    loop {
+        let need = Need { visited: &visited, ..to(there) };
+        match maps[at].choices(&need, &Health::default()).first().map(|choice| choice.step) {
+            Some(Step::Stay) => return (went, true),
+            Some(Step::Pass(next)) => {
+                visited.push(id(at));
+                at = number[&next];
+                went.push(at);
+            }
+            None => return (went, false),
+        }
+    }
+}
+
+fn links(count: usize) -> impl Strategy<Value = Vec<(usize, usize, u16)>> {
+    prop::collection::vec((0..count, 0..count, 1u16..50), 0..24)
+        .prop_map(|links| links.into_iter().filter(|(a, b, _)| a != b).collect())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    /// With one map for all, a message arrives whenever there is a way of permitted length, and
+    /// the way costs what the first node said.
+    #[test]
+    fn with_true_maps_mail_arrives(links in links(8)) {
+        let mesh = Mesh::new(8, &links);
+        let maps: Vec<Map> = (0..8).map(|n| mesh.map(n)).collect();
+        let there = domain("n7.example");
+        let mut reached = BTreeSet::from([7]);
+        for _ in 0..8 {
+            for (a, b, _) in &links {
+                if reached.contains(a) || reached.contains(b) {
+                    reached.extend([*a, *b]);
+                }
+            }
+        }
+        for from in 0..8 {
+            let (went, arrived) = travel(&maps, from, &there);
+            prop_assert_eq!(arrived, reached.contains(&from), "{:?}", went);
+        }
+    }
+
+    /// Each node has a map of its own, which may be wrong in any way: still no node is visited twice.
+    #[test]
+    fn with_false_maps_no_node_is_visited_twice(views in prop::collection::vec(links(14), 14), from in 0usize..14) {
+        let maps: Vec<Map> = views.iter().enumerate().map(|(n, links)| Mesh::new(14, links).map(n)).collect();
+        let (went, _) = travel(&maps, from, &domain("n13.example"));
+        let different: BTreeSet<usize> = went.iter().copied().collect();
+        prop_assert_eq!(different.len(), went.len(), "{:?}", went);
+        prop_assert!(went.len() <= VISITED_MAX + 1);
+    }
+}

@@ -6,6 +6,8 @@
 //!   the same statements, in whatever order they came.
 
 pub mod caps;
+pub mod difference;
+pub mod directory;
 pub mod history;
 pub mod invite;
 pub mod node;
@@ -16,6 +18,7 @@ pub mod statement;
 mod voices;
 
 pub use caps::Caps;
+pub use directory::Directory;
 pub use history::MeshMessageId;
 pub use invite::Invitation;
 pub use node::{NodeId, NodeKey, SecretKey};

@@ -44,8 +44,8 @@ pub struct Member {
     pub key: NodeKey,
     /// What it may do.
     pub caps: Caps,
-    /// The domains granted with its admission.
-    pub serves: BTreeSet<Domain>,
+    /// The domains granted with its admission, and by whom.
+    pub serves: BTreeMap<Domain, BTreeSet<NodeId>>,
     /// Its name, for people: that of its first admission.
     pub label: Box<str>,
     /// The nodes that admitted it, or the one that goes on as it.
@@ -348,7 +348,7 @@ impl Roster {
             let mut member = Member {
                 key: guest.key,
                 caps: if *id == self.founder.id() { Caps::ALL } else { Caps::NONE },
-                serves: BTreeSet::new(),
+                serves: BTreeMap::new(),
                 label: Box::default(),
                 sponsors: BTreeSet::new(),
             };
@@ -356,7 +356,9 @@ impl Roster {
                 member.caps = member.caps.and(grant.granted.limited_to(guests[&grant.by].caps));
                 member.sponsors.insert(grant.by);
                 if let What::Admit { serves, label, .. } = grant.statement.what() {
-                    member.serves.extend(serves.iter().cloned());
+                    for domain in serves {
+                        member.serves.entry(domain.clone()).or_default().insert(grant.by);
+                    }
                     if member.label.is_empty() {
                         member.label = label.clone();
                     }

@@ -79,7 +79,7 @@ fn a_member_admits_and_grants_no_more_than_it_has() {
     mesh.admits(B, C, Caps::ALL);
     let c = mesh.roster.member(&mesh.id(C)).expect("admitted").clone();
     assert_eq!((c.caps, &*c.label), (MEMBER.and(Caps::ADMIT), "node 2"));
-    assert!(c.serves.contains(&"n2.example".parse().expect("a domain")));
+    assert_eq!(c.serves[&"n2.example".parse().expect("a domain")], [mesh.id(B)].into());
     assert_eq!(c.sponsors, [mesh.id(B)].into());
 
     mesh.admits(A, D, MEMBER);

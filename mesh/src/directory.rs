@@ -1,0 +1,252 @@
+//! What a node knows of the mesh: the roster, the members' records, and which domains are whose.
+//!
+//! Records spread like statements, by comparison of sets (`difference`) and by being passed on when
+//! they are new. A node may publish now and then, not all the time: one that does is heard at its pace
+//! and left out of comparisons meanwhile, so that its noise costs nobody else.
+//!
+//! A domain is a node's when its admission grants it or DNS proves it. When two claim one domain and
+//! neither was let in by the other or by the same sponsor, whoever had it keeps it; where nobody
+//! had it, nobody gets it. Both are reported as a [`Conflict`].
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use postroad_smtp::Domain;
+
+use crate::difference::Key;
+use crate::node::NodeId;
+use crate::record::{Record, Said};
+use crate::roster::{Merged, Roster};
+use crate::statement::Statement;
+
+/// How many records of a node are taken in at once.
+pub const RECORDS_AT_ONCE: u64 = 3;
+/// After these, one in so much time, in milliseconds.
+pub const RECORD_INTERVAL_MS: u64 = 600_000;
+
+/// The roster, the records, and what they come to. Times are milliseconds of a clock that never
+/// goes back.
+#[derive(Clone, Debug)]
+pub struct Directory {
+    roster: Roster,
+    records: BTreeMap<NodeId, Record>,
+    paces: BTreeMap<NodeId, Pace>,
+    proofs: BTreeSet<(NodeId, Domain)>,
+    owners: BTreeMap<Domain, BTreeSet<NodeId>>,
+    conflicts: BTreeSet<Conflict>,
+}
+
+/// Two nodes claim one domain, and nothing says that they may share it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Conflict {
+    /// The domain.
+    pub domain: Domain,
+    /// The node whose claim does not count.
+    pub node: NodeId,
+}
+
+/// What became of a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Taken {
+    /// It is new: pass it on.
+    New,
+    /// It is known, or a later one is.
+    Known,
+    /// Its node publishes too often; it counts when it comes again, at this time or later.
+    TooSoon {
+        /// When.
+        at: u64,
+    },
+}
+
+/// Why a record is not taken in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RecordRefused {
+    /// It speaks in another mesh.
+    #[error("the record is of another mesh")]
+    OtherMesh,
+    /// Its node is no member, as far as is known here.
+    #[error("the record is of a node that is no member")]
+    Stranger,
+}
+
+/// When a node may be heard again: a bucket that holds [`RECORDS_AT_ONCE`].
+#[derive(Clone, Copy, Debug, Default)]
+struct Pace {
+    full_at: u64,
+}
+
+impl Directory {
+    /// Begins with a roster.
+    pub fn new(roster: Roster) -> Directory {
+        Directory {
+            roster,
+            records: BTreeMap::new(),
+            paces: BTreeMap::new(),
+            proofs: BTreeSet::new(),
+            owners: BTreeMap::new(),
+            conflicts: BTreeSet::new(),
+        }
+    }
+
+    /// Takes statements in; records of nodes that are members no more go.
+    pub fn take_statements(&mut self, statements: impl IntoIterator<Item = Statement>) -> Merged {
+        let merged = self.roster.merge(statements);
+        if !merged.taken.is_empty() {
+            let members = self.roster.members();
+            self.records.retain(|id, _| members.contains_key(id));
+            self.paces.retain(|id, _| members.contains_key(id));
+            self.settle();
+        }
+        merged
+    }
+
+    /// Takes records in, at `now`; says of each what became of it. Of claims that come together none
+    /// comes first: a node that learns of the mesh takes all it is told as one.
+    pub fn take_records(
+        &mut self,
+        records: impl IntoIterator<Item = Record>,
+        now: u64,
+    ) -> Vec<Result<Taken, RecordRefused>> {
+        let taken: Vec<_> = records.into_iter().map(|record| self.take_record(record, now)).collect();
+        if taken.contains(&Ok(Taken::New)) {
+            self.settle();
+        }
+        taken
+    }
+
+    fn take_record(&mut self, record: Record, now: u64) -> Result<Taken, RecordRefused> {
+        let id = record.id();
+        if record.said().mesh != self.roster.mesh() {
+            return Err(RecordRefused::OtherMesh);
+        }
+        if self.roster.member(&id).is_none() {
+            return Err(RecordRefused::Stranger);
+        }
+        if self.records.get(&id).is_some_and(|known| !record.supersedes(known)) {
+            return Ok(Taken::Known);
+        }
+        if let Err(at) = self.paces.entry(id).or_default().step(now) {
+            return Ok(Taken::TooSoon { at });
+        }
+        self.records.insert(id, record);
+        Ok(Taken::New)
+    }
+
+    /// Notes which domains DNS proves to be whose; replaces what was noted before.
+    pub fn set_proofs(&mut self, proofs: BTreeSet<(NodeId, Domain)>) {
+        self.proofs = proofs;
+        self.settle();
+    }
+
+    /// Returns the roster.
+    pub fn roster(&self) -> &Roster {
+        &self.roster
+    }
+
+    /// Returns the members' records.
+    pub fn records(&self) -> &BTreeMap<NodeId, Record> {
+        &self.records
+    }
+
+    /// Returns the claims that do not count.
+    pub fn conflicts(&self) -> &BTreeSet<Conflict> {
+        &self.conflicts
+    }
+
+    /// Returns what each member says of itself, with the domains that are its own, for a map.
+    pub fn described(&self) -> BTreeMap<NodeId, Said> {
+        let own = |id: &NodeId, record: &Record| {
+            let mut said = record.said().clone();
+            said.serves.retain(|domain| self.owners.get(domain).is_some_and(|owners| owners.contains(id)));
+            said
+        };
+        self.records.iter().map(|(id, record)| (*id, own(id, record))).collect()
+    }
+
+    /// Returns the nodes that publish more often than they are heard, at `now`.
+    pub fn restless(&self, now: u64) -> BTreeSet<NodeId> {
+        self.paces.iter().filter(|(_, pace)| pace.is_spent(now)).map(|(id, _)| *id).collect()
+    }
+
+    /// Returns the keys of all statements, and of all records but those of `without`: both sides of
+    /// a comparison leave out the nodes that are restless at either.
+    pub fn keys(&self, without: &BTreeSet<NodeId>) -> BTreeSet<Key> {
+        let statements = self.roster.statements().keys().map(|id| *id.octets());
+        let records = self.records.iter().filter(|(id, _)| !without.contains(id));
+        statements.chain(records.map(|(_, record)| *record.fingerprint())).collect()
+    }
+
+    /// Says anew which domain is whose.
+    fn settle(&mut self) {
+        let mut claims: BTreeMap<Domain, BTreeSet<NodeId>> = BTreeMap::new();
+        for (id, record) in &self.records {
+            for domain in &record.said().serves {
+                if self.is_proven(id, domain) || !self.sponsors(id, domain).is_empty() {
+                    claims.entry(domain.clone()).or_default().insert(*id);
+                }
+            }
+        }
+        self.conflicts.clear();
+        let mut owners = BTreeMap::new();
+        for (domain, claimants) in claims {
+            let before = self.owners.remove(&domain).unwrap_or_default();
+            let own = self.owners_of(&domain, &claimants, &before);
+            let others = claimants.difference(&own).map(|node| Conflict { domain: domain.clone(), node: *node });
+            self.conflicts.extend(others);
+            owners.insert(domain, own);
+        }
+        self.owners = owners;
+    }
+
+    /// Returns which of the claimants have a domain: those that had it and whom they may share it
+    /// with; where nobody had it, all or none.
+    fn owners_of(&self, domain: &Domain, claimants: &BTreeSet<NodeId>, before: &BTreeSet<NodeId>) -> BTreeSet<NodeId> {
+        let incumbents: BTreeSet<NodeId> = claimants.intersection(before).copied().collect();
+        let proven = |node: &NodeId| self.is_proven(node, domain);
+        let may_join = |node: &NodeId, others: &BTreeSet<NodeId>| {
+            proven(node) || others.iter().all(|other| self.may_share(node, other, domain))
+        };
+        if incumbents.is_empty() {
+            let all_agree = claimants.iter().all(|node| may_join(node, claimants));
+            return if all_agree {
+                claimants.clone()
+            } else {
+                claimants.iter().filter(|n| proven(n)).copied().collect()
+            };
+        }
+        let newcomers = claimants.difference(&incumbents).filter(|node| may_join(node, &incumbents)).copied();
+        let newcomers: Vec<NodeId> = newcomers.collect();
+        incumbents.into_iter().chain(newcomers).collect()
+    }
+
+    fn is_proven(&self, node: &NodeId, domain: &Domain) -> bool {
+        self.proofs.contains(&(*node, domain.clone()))
+    }
+
+    /// Returns who granted a domain, or one above it, to a node.
+    fn sponsors(&self, node: &NodeId, domain: &Domain) -> BTreeSet<NodeId> {
+        let granted = self.roster.member(node).into_iter().flat_map(|member| &member.serves);
+        granted.filter(|(granted, _)| domain.is_within(granted)).flat_map(|(_, by)| by).copied().collect()
+    }
+
+    /// Returns whether two nodes may both have a domain: one granted it to the other, or somebody to both.
+    fn may_share(&self, one: &NodeId, other: &NodeId, domain: &Domain) -> bool {
+        let (ones, others) = (self.sponsors(one, domain), self.sponsors(other, domain));
+        one == other || ones.contains(other) || others.contains(one) || !ones.is_disjoint(&others)
+    }
+}
+
+impl Pace {
+    /// Takes one out, or says when one can be taken.
+    fn step(&mut self, now: u64) -> Result<(), u64> {
+        if self.is_spent(now) {
+            return Err(self.full_at - (RECORDS_AT_ONCE - 1) * RECORD_INTERVAL_MS);
+        }
+        self.full_at = self.full_at.max(now) + RECORD_INTERVAL_MS;
+        Ok(())
+    }
+
+    fn is_spent(&self, now: u64) -> bool {
+        self.full_at > now + (RECORDS_AT_ONCE - 1) * RECORD_INTERVAL_MS
+    }
+}

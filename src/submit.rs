@@ -102,6 +102,8 @@ impl fmt::Debug for Login {
 /// A session that is ready for transactions.
 pub struct Session {
     connection: AsyncSmtpConnection,
+    /// Parameters of every MAIL.
+    wishes: Vec<MailParameter>,
 }
 
 /// What became of a message.
@@ -231,7 +233,13 @@ impl Session {
             let auth = connection.auth(&[Mechanism::Plain, Mechanism::Login], &credentials);
             step("AUTH", STEP_SECONDS_MAX, auth).await?;
         }
-        Ok(Session { connection })
+        Ok(Session { connection, wishes: Vec::new() })
+    }
+
+    /// Says this parameter with every MAIL from now on. Whether the server offers it is not looked
+    /// at: lettre knows of the extensions that it uses itself, and one that does not offer it refuses.
+    pub fn wish(&mut self, keyword: &str, value: String) {
+        self.wishes.push(MailParameter::Other { keyword: keyword.to_owned(), value: Some(value) });
     }
 
     /// Submits one message. Recipients that are refused do not keep it from the others.
@@ -293,7 +301,7 @@ impl Session {
             reply: format!("the server does not offer {extension}, which {what} needs"),
             transient: false,
         };
-        let mut parameters = Vec::new();
+        let mut parameters = self.wishes.clone();
         let mut addresses = reverse_path.into_iter().chain(recipients);
         if addresses.any(|address| !AsRef::<str>::as_ref(address).is_ascii()) {
             if !info.supports_feature(Extension::SmtpUtfEight) {

@@ -6,7 +6,7 @@
 
 use std::net::IpAddr;
 
-use postroad_smtp::{Code, Envelope, MailParams, Notify, OriginalRecipient, Recipient, Reply, Ret, Status};
+use postroad_smtp::{Code, Envelope, MailParams, Notify, OriginalRecipient, Priority, Recipient, Reply, Ret, Status};
 
 use crate::id::{QueueId, UnixMillis};
 use crate::item::{Item, Origin, RecipientState, Report, State};
@@ -24,6 +24,7 @@ mod tag {
     pub const RET: u8 = 4;
     pub const ENVID: u8 = 5;
     pub const RECIPIENT: u8 = 6;
+    pub const PRIORITY: u8 = 7;
     pub const PEER: u8 = 10;
     pub const HELO: u8 = 11;
     pub const USER: u8 = 12;
@@ -99,6 +100,9 @@ fn put_envelope(out: &mut Vec<u8>, envelope: &Envelope) {
         put(out, tag::RET, &[u8::from(ret == Ret::Headers)]);
     }
     put_some(out, tag::ENVID, params.envid.as_deref());
+    if let Some(priority) = params.priority {
+        put(out, tag::PRIORITY, &priority.get().to_le_bytes());
+    }
     for recipient in envelope.recipients() {
         nest(out, tag::RECIPIENT, |out| {
             put_path(out, recipient_tag::FORWARD_PATH, &recipient.forward_path);
@@ -201,6 +205,10 @@ pub(crate) fn decode_item(octets: &[u8], id: QueueId, content_octets: u64) -> Re
             }
             tag::RET => params.ret = Some(if octet(value)? == 0 { Ret::Full } else { Ret::Headers }),
             tag::ENVID => params.envid = Some(text(value)?.into()),
+            tag::PRIORITY => {
+                let priority = Priority::new(i8::from_le_bytes(array(value)?));
+                params.priority = Some(priority.ok_or(CodecError("a priority"))?);
+            }
             tag::RECIPIENT => recipients.push(get_recipient(value)?),
             tag::PEER => origin.peer = Some(get_address(value)?),
             tag::HELO => origin.helo = Some(text(value)?.into()),
@@ -376,7 +384,13 @@ mod tests {
             Recipient::new("postmaster".parse().expect("path")),
             Recipient::new("\"<>\"@b".parse().expect("path")),
         ];
-        let params = MailParams { eight_bit: true, smtputf8: false, ret: Some(Ret::Headers), envid: Some("e1".into()) };
+        let params = MailParams {
+            eight_bit: true,
+            smtputf8: false,
+            ret: Some(Ret::Headers),
+            envid: Some("e1".into()),
+            priority: Priority::new(-9),
+        };
         let report = Report {
             at: UnixMillis(5),
             remote: Some("mx [192.0.2.1]".into()),

@@ -48,8 +48,13 @@ fn messages() -> Vec<(Envelope, Origin, Vec<u8>, State)> {
     let mut all = recipient("\"a b\"@example.org");
     all.notify = Some(Notify { success: true, failure: true, delay: false });
     all.original = Some(OriginalRecipient { addr_type: "utf-8".into(), address: "jürgen@example.org".into() });
-    let params =
-        MailParams { eight_bit: true, smtputf8: true, ret: Some(Ret::Headers), envid: Some("QQ314159".into()) };
+    let params = MailParams {
+        eight_bit: true,
+        smtputf8: true,
+        ret: Some(Ret::Headers),
+        envid: Some("QQ314159".into()),
+        ..MailParams::default()
+    };
     let from = "jürgen@example.net".parse().expect("path");
     let rich = Envelope::new(from, params, vec![all, recipient("b@[192.0.2.1]"), recipient("c@example.org")])
         .expect("recipient");

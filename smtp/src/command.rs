@@ -1,4 +1,5 @@
-//! One command line and what it says (RFC 5321 §4.1; parameters: RFC 1870, 3030, 3461, 4954, 6152, 6531).
+//! One command line and what it says (RFC 5321 §4.1; parameters: RFC 1870, 3030, 3461, 4954, 6152, 6531,
+//! 6710).
 //!
 //! Strict where a guess could make two hosts disagree, and tolerant in two places only, both
 //! common in real clients and harmless: one space after `FROM:` and `TO:`, and spaces at the end
@@ -123,6 +124,8 @@ pub enum CommandError {
     EnvId,
     #[error("AUTH is a mailbox in xtext or <>")]
     AuthParameter,
+    #[error("MT-PRIORITY is a whole number from -9 to 9")]
+    Priority,
     #[error("NOTIFY is NEVER or a list of SUCCESS, FAILURE, DELAY")]
     Notify,
     #[error("ORCPT is an address type and a printable address in xtext")]

@@ -1,11 +1,12 @@
 //! What travels beside the content: reverse-path, recipients and the parameters that must survive
-//! every hop (RFC 5321 §2.3.1; DSN: RFC 3461; SMTPUTF8: RFC 6531).
+//! every hop (RFC 5321 §2.3.1; DSN: RFC 3461; SMTPUTF8: RFC 6531; MT-PRIORITY: RFC 6710).
 //!
 //! If you hold an [`Envelope`], it has at least one recipient and all its parts were checked.
 
 use std::fmt;
 
 use crate::path::{ForwardPath, ReversePath};
+use crate::priority::Priority;
 
 /// The longest ENVID or ORCPT value kept, in octets after xtext decoding (RFC 3461 §4.4, §4.2).
 pub const DSN_VALUE_OCTETS_MAX: usize = 500;
@@ -31,6 +32,8 @@ pub struct MailParams {
     pub ret: Option<Ret>,
     /// ENVID (RFC 3461 §4.4), decoded: printable ASCII only.
     pub envid: Option<Box<str>>,
+    /// MT-PRIORITY (RFC 6710); absent means the same as 0 and is not passed on.
+    pub priority: Option<Priority>,
 }
 
 /// How much a delivery status notification returns (RFC 3461 §4.3).

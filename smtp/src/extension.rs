@@ -31,7 +31,7 @@ impl Offer {
             out.extend_from_slice(b"250-AUTH PLAIN LOGIN\r\n");
         }
         out.extend_from_slice(
-            b"250-ENHANCEDSTATUSCODES\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n250-DSN\r\n250 CHUNKING\r\n",
+            b"250-ENHANCEDSTATUSCODES\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n250-DSN\r\n250-MT-PRIORITY\r\n250 CHUNKING\r\n",
         );
     }
 }
@@ -50,6 +50,8 @@ pub struct Offered {
     pub smtputf8: bool,
     /// DSN (RFC 3461).
     pub dsn: bool,
+    /// MT-PRIORITY (RFC 6710); the name of a policy behind it tells us nothing.
+    pub mt_priority: bool,
     /// STARTTLS (RFC 3207).
     pub starttls: bool,
     /// SIZE (RFC 1870): the outer value says whether it was listed, the inner one the limit in
@@ -82,6 +84,7 @@ impl Offered {
             "8BITMIME" => self.eight_bit_mime = true,
             "SMTPUTF8" => self.smtputf8 = true,
             "DSN" => self.dsn = true,
+            "MT-PRIORITY" => self.mt_priority = true,
             "STARTTLS" => self.starttls = true,
             "SIZE" => self.size = Some(words.next().and_then(number).filter(|octets| *octets > 0)),
             "AUTH" => words.for_each(|name| self.read_mechanism(name)),
@@ -122,20 +125,23 @@ mod tests {
         assert_eq!(
             String::from_utf8_lossy(&out),
             "250-mx.example.org\r\n250-PIPELINING\r\n250-SIZE 1000\r\n250-STARTTLS\r\n250-AUTH PLAIN LOGIN\r\n\
-             250-ENHANCEDSTATUSCODES\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n250-DSN\r\n250 CHUNKING\r\n"
+             250-ENHANCEDSTATUSCODES\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n250-DSN\r\n250-MT-PRIORITY\r\n\
+             250 CHUNKING\r\n"
         );
     }
 
     #[test]
     fn a_peers_list_is_read_in_any_case_and_order() {
-        let offered =
-            Offered::parse("PIPELINING greets\nsize 1000\nX-FOO a b\nauth LOGIN plain GSSAPI\nDsn\n\nStartTLS");
+        let offered = Offered::parse(
+            "PIPELINING greets\nsize 1000\nX-FOO a b\nauth LOGIN plain GSSAPI\nDsn\n\nStartTLS\nMT-Priority MIXER",
+        );
         let want = Offered {
             size: Some(Some(1000)),
             auth_plain: true,
             auth_login: true,
             dsn: true,
             starttls: true,
+            mt_priority: true,
             ..Offered::default()
         };
         assert_eq!(offered, want);

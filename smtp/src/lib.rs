@@ -11,6 +11,7 @@ pub mod line;
 pub mod mailbox;
 mod parameter;
 pub mod path;
+pub mod priority;
 pub mod reply;
 pub mod sasl;
 pub mod server;
@@ -22,4 +23,5 @@ pub use envelope::{Envelope, MailParams, Notify, OriginalRecipient, Recipient, R
 pub use line::Input;
 pub use mailbox::{LocalPart, Mailbox};
 pub use path::{ForwardPath, ReversePath};
+pub use priority::Priority;
 pub use reply::{Code, Reply, Severity, Status};

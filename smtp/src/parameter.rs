@@ -33,6 +33,9 @@ pub(crate) fn parse_mail(text: &str) -> Result<(MailParams, Option<u64>), Comman
             params.ret.replace(parse_ret(value)?).is_none()
         } else if is(keyword, "ENVID") {
             params.envid.replace(value.and_then(xtext::decode).ok_or(CommandError::EnvId)?).is_none()
+        } else if is(keyword, "MT-PRIORITY") {
+            let priority = value.and_then(|value| value.parse().ok()).ok_or(CommandError::Priority)?;
+            params.priority.replace(priority).is_none()
         } else if is(keyword, "AUTH") {
             auth.replace(check_auth(value)?).is_none()
         } else {
@@ -150,6 +153,13 @@ pub(crate) fn write_mail_dsn(params: &MailParams, out: &mut Vec<u8>) {
     }
 }
 
+/// Appends ` MT-PRIORITY=…`.
+pub(crate) fn write_mail_priority(params: &MailParams, out: &mut Vec<u8>) {
+    if let Some(priority) = params.priority {
+        let _ = write!(out, " MT-PRIORITY={priority}");
+    }
+}
+
 /// Appends ` NOTIFY=…` and ` ORCPT=…`.
 pub(crate) fn write_rcpt_dsn(recipient: &Recipient, utf8: bool, out: &mut Vec<u8>) {
     if let Some(notify) = recipient.notify {
@@ -166,16 +176,21 @@ pub(crate) fn write_rcpt_dsn(recipient: &Recipient, utf8: bool, out: &mut Vec<u8
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::priority::Priority;
 
     #[test]
     fn every_parameter_of_mail_is_read() {
-        let text = " size=1000 BODY=8BITMIME SMTPUTF8 RET=HDRS ENVID=a+2Bb AUTH=<>";
+        let text = " size=1000 BODY=8BITMIME SMTPUTF8 RET=HDRS ENVID=a+2Bb mt-priority=-3 AUTH=<>";
         let (params, size) = parse_mail(text).expect("valid");
         assert_eq!(size, Some(1000));
-        assert_eq!(
-            params,
-            MailParams { eight_bit: true, smtputf8: true, ret: Some(Ret::Headers), envid: Some("a+b".into()) }
-        );
+        let want = MailParams {
+            eight_bit: true,
+            smtputf8: true,
+            ret: Some(Ret::Headers),
+            envid: Some("a+b".into()),
+            priority: Priority::new(-3),
+        };
+        assert_eq!(params, want);
     }
 
     #[test]
@@ -193,6 +208,9 @@ mod tests {
             (" RET=ALL", E::Ret),
             (" ENVID=a+0Db", E::EnvId),
             (" AUTH=a+00", E::AuthParameter),
+            (" MT-PRIORITY", E::Priority),
+            (" MT-PRIORITY=10", E::Priority),
+            (" MT-PRIORITY=1 MT-PRIORITY=1", E::ParameterDuplicate),
             (" X-FOO=1", E::ParameterUnknown),
             (" S\u{f6}=1", E::ParameterSyntax),
             (" SIZE=", E::ParameterSyntax),

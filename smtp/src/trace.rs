@@ -12,6 +12,7 @@ use jiff::tz::TimeZone;
 
 use crate::domain::{Domain, Host};
 use crate::path::ForwardPath;
+use crate::priority::Priority;
 
 /// Where lines of a field are folded, in octets without CR LF (RFC 5322 §2.1.1).
 pub const FOLD_OCTETS: usize = 78;
@@ -75,6 +76,8 @@ pub struct Received<'a> {
     pub id: &'a str,
     /// The recipient, only when there is exactly one: more would disclose them to each other.
     pub recipient: Option<&'a ForwardPath>,
+    /// The priority it was accepted with, where the client said one (RFC 6710 §3.7).
+    pub priority: Option<Priority>,
     /// When, in milliseconds since the Unix epoch.
     pub unix_ms: u64,
 }
@@ -90,10 +93,13 @@ impl fmt::Display for Received<'_> {
             line.words(format_args!("({} {})", Atom(&tls.version), Atom(&tls.cipher)))?;
         }
         line.words(format_args!("id {}", Atom(self.id)))?;
-        match self.recipient {
-            Some(path) => line.words(format_args!("for {path};"))?,
-            None => line.f.write_str(";")?,
+        if let Some(path) = self.recipient {
+            line.words(format_args!("for {path}"))?;
         }
+        if let Some(priority) = self.priority {
+            line.words(format_args!("PRIORITY {priority}"))?;
+        }
+        line.end(";")?;
         line.words(format_args!("{}", Date(self.unix_ms)))?;
         line.f.write_str("\r\n")
     }
@@ -144,6 +150,12 @@ impl Folder<'_, '_> {
     fn words(&mut self, text: fmt::Arguments<'_>) -> fmt::Result {
         let text = text.to_string();
         text.split(' ').try_for_each(|word| self.word(format_args!("{word}")))
+    }
+
+    /// Adds to the last word; [`FOLD_OCTETS`] leaves room for one octet.
+    fn end(&mut self, text: &str) -> fmt::Result {
+        self.column += text.len();
+        self.f.write_str(text)
     }
 
     fn word(&mut self, word: fmt::Arguments<'_>) -> fmt::Result {
@@ -254,6 +266,7 @@ mod tests {
             tls: None,
             id: "0123456789ABC",
             recipient: None,
+            priority: None,
             unix_ms: 1_795_331_045_000,
         }
     }
@@ -279,6 +292,19 @@ mod tests {
         assert!(field.starts_with("Received: from [192.0.2.1] (helo x???Evil:???) by "), "{field}");
         let local = Received { helo: None, peer: None, with: "local", ..received(&by, "") }.to_string();
         assert!(local.starts_with("Received: by mx.example.org with local id 0123456789ABC; Sun,"), "{local}");
+    }
+
+    #[test]
+    fn the_priority_stands_behind_the_clauses_of_rfc_5321() {
+        let by = "mx.example.org".parse().expect("valid");
+        let path: ForwardPath = "alice@example.org".parse().expect("valid");
+        let field = Received { priority: Priority::new(-4), ..received(&by, "client.example") };
+        for (recipient, end) in
+            [(None, " id 0123456789ABC PRIORITY -4; Sun,"), (Some(&path), " for <alice@example.org> PRIORITY -4; Sun,")]
+        {
+            let field = Received { recipient, ..field }.to_string();
+            assert!(field.replace("\r\n", "").contains(end), "{field}");
+        }
     }
 
     #[test]

@@ -235,6 +235,7 @@ impl Policy for ScriptPolicy {
         };
         match self.refusal(name, &subject) {
             None => Verdict::Accept,
+            Some(refusal) if refusal.code == 250 => Verdict::AcceptUnprivileged,
             Some(refusal) if refusal.close => Verdict::Close(reply(refusal)),
             Some(refusal) => Verdict::Refuse(reply(refusal)),
         }

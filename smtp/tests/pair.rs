@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use postroad_smtp::client::{self, Action, Answer, Protocol, TlsNeed, Transaction};
 use postroad_smtp::server::{self, Question, Service, TlsFacts, Verdict};
-use postroad_smtp::{Input, MailParams, Notify, OriginalRecipient, Recipient, Reply, Ret, Status};
+use postroad_smtp::{Input, MailParams, Notify, OriginalRecipient, Priority, Recipient, Reply, Ret, Status};
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
@@ -207,12 +207,13 @@ fn transaction() -> impl Strategy<Value = (Transaction, Vec<u8>)> {
     let reverse_path =
         prop_oneof![Just(""), Just("alice@example.org"), Just("\"a b\"@example.org"), Just("é@e.example")];
     let ret = option::of(prop_oneof![Just(Ret::Full), Just(Ret::Headers)]);
-    let params = (any::<bool>(), ret, option::of("[ -~]{1,40}"));
+    let params = (any::<bool>(), ret, option::of("[ -~]{1,40}"), option::of(-9..=9i8));
     (reverse_path, params, vec(recipient(), 1..6), content()).prop_map(
-        |(reverse_path, (eight_bit, ret, envid), recipients, content)| {
+        |(reverse_path, (eight_bit, ret, envid, priority), recipients, content)| {
             let reverse_path: postroad_smtp::ReversePath = reverse_path.parse().expect("valid");
             let smtputf8 = !reverse_path.is_ascii() || recipients.iter().any(|r| !r.forward_path.is_ascii());
-            let params = MailParams { eight_bit, smtputf8, ret, envid: envid.map(Into::into) };
+            let priority = priority.and_then(Priority::new);
+            let params = MailParams { eight_bit, smtputf8, ret, envid: envid.map(Into::into), priority };
             let content_octets = content.len() as u64;
             (Transaction { reverse_path, params, recipients, content_octets, needs_smtputf8: false }, content)
         },

@@ -49,6 +49,7 @@ fn command_errors() -> Vec<CommandError> {
         E::Ret,
         E::EnvId,
         E::AuthParameter,
+        E::Priority,
         E::Notify,
         E::OriginalRecipient,
         E::Bdat,
@@ -59,7 +60,8 @@ fn command_errors() -> Vec<CommandError> {
             E::ArgumentMissing | E::ArgumentUnexpected | E::HeloName | E::MailSyntax | E::RcptSyntax => {}
             E::ReversePath(_) | E::ForwardPath(_) | E::NeedsSmtpUtf8 | E::ParameterSyntax => {}
             E::ParameterUnknown | E::ParameterDuplicate | E::Size | E::Body | E::SmtpUtf8 | E::Ret => {}
-            E::EnvId | E::AuthParameter | E::Notify | E::OriginalRecipient | E::Bdat => {}
+            E::EnvId | E::AuthParameter | E::Priority | E::Notify | E::OriginalRecipient => {}
+            E::Bdat => {}
         }
     }
     all

@@ -6,6 +6,7 @@ use std::fmt;
 use jiff::Timestamp;
 use postroad_queue::schedule::{DestinationStats, Lane, Standing, Why};
 use postroad_queue::{Item, RecipientState, Report, UnixMillis};
+use postroad_smtp::Priority;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::backend::Entry;
@@ -35,6 +36,9 @@ pub struct MessageView {
     /// The sender's ENVID.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub envid: Option<String>,
+    /// Its MT-PRIORITY, from -9 to 9, where the client said one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub priority: Option<i8>,
     /// How many recipients it has.
     pub recipients_total: u64,
     /// How many of them are pending.
@@ -252,6 +256,7 @@ impl MessageView {
             state: state_of(item),
             origin: origin_of(item),
             envid: item.envelope.params.envid.as_deref().map(str::to_owned),
+            priority: item.envelope.params.priority.map(Priority::get),
             recipients_total: item.envelope.recipients().len() as u64,
             recipients_pending: pending as u64,
             recipients: places.iter().take(max).map(|place| RecipientView::of(entry, *place)).collect(),

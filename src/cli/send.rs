@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use lettre::Address;
+use postroad_smtp::Priority;
 use serde_json::json;
 
 use super::user::prompt;
@@ -77,6 +78,9 @@ pub(super) struct Args {
     /// The file with the password in its first line
     #[arg(long, value_name = "FILE", requires = "user")]
     password_file: Option<PathBuf>,
+    /// How urgent it is, from -9 to 9; needs a server with MT-PRIORITY (RFC 6710)
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    priority: Option<Priority>,
     /// The name said in EHLO
     #[arg(long, value_name = "NAME")]
     helo: Option<String>,
@@ -127,6 +131,9 @@ async fn send(
     let started = Instant::now();
     let sent = Arc::new(AtomicU64::new(0));
     let mut session = Session::open(server, login, helo, sent.clone()).await.map_err(|error| failure(&error))?;
+    if let Some(priority) = args.priority {
+        session.wish("MT-PRIORITY", priority.to_string());
+    }
     let total = letter.content.len() as u64 * u64::from(args.count);
     let bar = bar(letter.content.len(), total, context.is_json());
     let watch = tokio::spawn(show(bar.clone(), sent));

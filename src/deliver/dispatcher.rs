@@ -34,6 +34,10 @@ const FAREWELL_LIMIT: Duration = Duration::from_secs(5);
 /// Blocking local deliveries at a time.
 const LOCAL_DELIVERIES_MAX: usize = 16;
 
+/// The lowest priority that goes before other mail. Those below are what mail clients make of
+/// "important" (RFC 6710 appendix A: 4 is urgent in X.400).
+const URGENT_PRIORITY_MIN: i8 = 4;
+
 /// What deliveries need; handles to rooms below.
 pub struct Parts {
     /// Where mail waits.
@@ -352,8 +356,7 @@ impl Core {
 
 /// Returns one job for each destination that has pending recipients.
 fn jobs(routing: &Routing, item: &Item) -> Vec<Job> {
-    // Anybody may send with the null reverse-path; only what this host says itself is urgent.
-    let lane = if &*item.origin.protocol == "dsn" { Lane::Urgent } else { Lane::Normal };
+    let lane = lane(item);
     let mut jobs: Vec<Job> = Vec::new();
     for (place, recipient) in item.envelope.recipients().iter().enumerate() {
         let Some(due) = routing.due(item, place) else { continue };
@@ -369,6 +372,17 @@ fn jobs(routing: &Routing, item: &Item) -> Vec<Job> {
         jobs.push(Job { id: item.id, destination: refused_key(), due, lane });
     }
     jobs
+}
+
+/// Returns the lane of a message: by its priority, of which the policy let pass what it trusts.
+/// Anybody may send with the null reverse-path; what this host says itself is urgent.
+fn lane(item: &Item) -> Lane {
+    match item.envelope.params.priority.unwrap_or_default().get() {
+        _ if &*item.origin.protocol == "dsn" => Lane::Urgent,
+        ..0 => Lane::Bulk,
+        0..URGENT_PRIORITY_MIN => Lane::Normal,
+        URGENT_PRIORITY_MIN.. => Lane::Urgent,
+    }
 }
 
 /// Returns what attempts for a route are grouped by.

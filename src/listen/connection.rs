@@ -12,7 +12,7 @@ use postroad_queue::{Committed, Origin};
 use postroad_smtp::line::Input;
 use postroad_smtp::server::{Action, Facts, Question, Session, Verdict};
 use postroad_smtp::trace::{Received, With};
-use postroad_smtp::{Envelope, ForwardPath, Reply, ReversePath, Status};
+use postroad_smtp::{Envelope, ForwardPath, Priority, Reply, ReversePath, Status};
 use tracing::{debug, info, warn};
 
 use super::completion::{Completion, Missing};
@@ -77,6 +77,8 @@ struct Transaction {
     recipient: Option<ForwardPath>,
     reverse_path: Option<String>,
     smtputf8: bool,
+    /// The priority it was accepted with.
+    priority: Option<Priority>,
 }
 
 /// Serves one connection to its end.
@@ -242,9 +244,9 @@ fn accepted(committed: &Committed) -> Reply {
 }
 
 impl Transaction {
-    fn begin(reverse_path: &ReversePath, smtputf8: bool) -> Transaction {
+    fn begin(reverse_path: &ReversePath, smtputf8: bool, priority: Option<Priority>) -> Transaction {
         let reverse_path = reverse_path.mailbox().map(ToString::to_string);
-        Transaction { reverse_path, smtputf8, ..Transaction::default() }
+        Transaction { reverse_path, smtputf8, priority, ..Transaction::default() }
     }
 
     fn append(&mut self, piece: &[u8]) {
@@ -270,9 +272,17 @@ impl Asking<'_> {
         let answer = match question {
             Question::Connect => peer.permit.as_ref().map(drop).map_err(Clone::clone),
             Question::Helo(_) => Ok(()),
-            Question::Mail { reverse_path, params, .. } => policy.mail(&client, reverse_path).map(|()| {
-                *transaction = Transaction::begin(reverse_path, params.smtputf8);
-            }),
+            Question::Mail { reverse_path, params, .. } => match policy.mail(&client, reverse_path) {
+                Ok(()) => {
+                    let priority = policy.priority(&client, params.priority);
+                    *transaction = Transaction::begin(reverse_path, params.smtputf8, priority);
+                    if priority != params.priority {
+                        return Verdict::AcceptUnprivileged;
+                    }
+                    Ok(())
+                }
+                Err(reply) => Err(reply),
+            },
             Question::Rcpt { reverse_path, recipient, accepted } => {
                 policy.rcpt(&client, reverse_path, &recipient.forward_path, accepted).map(|_| {
                     transaction.recipient = (accepted == 0).then(|| recipient.forward_path.clone());
@@ -317,6 +327,7 @@ impl Asking<'_> {
             tls: self.facts.tls.as_ref(),
             id: &id,
             recipient: transaction.recipient.as_ref(),
+            priority: transaction.priority,
             unix_ms: now.0,
         };
         let completion = peer.service.is_submission().then(|| {

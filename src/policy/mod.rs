@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use postroad_smtp::{ForwardPath, Reply, ReversePath};
+use postroad_smtp::{ForwardPath, Priority, Reply, ReversePath};
 use tokio::sync::Semaphore;
 
 use crate::config::Config;
@@ -108,6 +108,11 @@ impl Policy {
         // Mail of other hosts does not wait for a look at the users file.
         let users = client.user.map(|_| self.users.current()).unwrap_or_default();
         rules::mail(&users, client, reverse_path)
+    }
+
+    /// Returns the priority of a message whose client asks for this one.
+    pub fn priority(&self, client: &Client<'_>, asked: Option<Priority>) -> Option<Priority> {
+        rules::priority(&self.rules.load().config, client, asked)
     }
 
     /// Decides about RCPT; `accepted` recipients came before it. May look at a directory.

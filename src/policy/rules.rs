@@ -6,7 +6,7 @@
 
 use std::net::IpAddr;
 
-use postroad_smtp::{Domain, ForwardPath, LocalPart, Mailbox, Reply, ReversePath};
+use postroad_smtp::{Domain, ForwardPath, LocalPart, Mailbox, Priority, Reply, ReversePath};
 
 use super::mailboxes::{self, Directories};
 use super::replies;
@@ -59,6 +59,13 @@ pub fn mail(users: &UserList, client: &Client<'_>, reverse_path: &ReversePath) -
         ReversePath::Mailbox(mailbox) if !user.may_send_as(mailbox) => Err(replies::NOT_YOUR_ADDRESS),
         _ => Ok(()),
     }
+}
+
+/// Returns the priority that a message has which asks for one (RFC 6710 §4.1): above normal only for
+/// those who may relay, or everybody's mail would be urgent. To stand back is anybody's right.
+pub fn priority(config: &Config, client: &Client<'_>, asked: Option<Priority>) -> Option<Priority> {
+    let is_granted = |asked: &Priority| *asked <= Priority::NORMAL || relay_grant(config, client).is_some();
+    asked.map(|asked| if is_granted(&asked) { asked } else { Priority::NORMAL })
 }
 
 /// Decides about RCPT; `accepted` recipients came before it. The router is the configuration's.

@@ -267,3 +267,19 @@ fn strangers_are_told_the_remedy() {
                 relay.networks";
     assert_eq!(reply.to_string(), want);
 }
+
+#[test]
+fn only_who_may_relay_may_go_before_others() {
+    let policy = policy(CONFIG);
+    for (peer, service, user, want) in [
+        ("203.0.113.9", Service::Smtp, None, 0),
+        ("10.1.2.3", Service::Smtp, None, 5),
+        ("203.0.113.9", Service::Submission, Some("alice@example.org"), 5),
+    ] {
+        let client = Client { peer: peer.parse().expect("an address"), service, user };
+        let given = |asked: i8| policy.priority(&client, Priority::new(asked)).map(Priority::get);
+        assert_eq!(given(5), Some(want), "{peer} {user:?}");
+        assert_eq!((given(0), given(-9)), (Some(0), Some(-9)), "to stand back is anybody's right");
+        assert_eq!(policy.priority(&client, None), None);
+    }
+}

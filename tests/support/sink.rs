@@ -59,6 +59,8 @@ pub struct Behaviour {
     pub smtputf8: bool,
     /// DSN.
     pub dsn: bool,
+    /// MT-PRIORITY.
+    pub mt_priority: bool,
     /// SIZE with this limit.
     pub size: Option<u64>,
     /// Credentials that AUTH needs; MAIL is refused without it.
@@ -90,6 +92,7 @@ impl Default for Behaviour {
             eight_bit: true,
             smtputf8: true,
             dsn: true,
+            mt_priority: false,
             size: None,
             auth: None,
             mail: Arc::new(|_, _| "250 2.1.0 Sender OK".into()),

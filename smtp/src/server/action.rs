@@ -71,6 +71,9 @@ pub enum Question<'a> {
 pub enum Verdict {
     /// Go on.
     Accept,
+    /// The sender may, but not with the priority it asks for: the message has 0 (RFC 6710 §4.1).
+    /// An answer to `Mail`, to any other question the same as `Accept`.
+    AcceptUnprivileged,
     /// The credentials are those of this user.
     Authenticated(Box<str>),
     /// Say this to the client; the session goes on.

@@ -22,6 +22,7 @@ replies! {
     AUTHENTICATED: 235 (2, 7, 0) "authentication succeeded";
     OK: 250 (2, 0, 0) "ok";
     SENDER_OK: 250 (2, 1, 0) "sender ok";
+    PRIORITY_LOWERED: 250 (2, 3, 6) "0 is the priority of this message; a higher one needs a login or a known network";
     RECIPIENT_OK: 250 (2, 1, 5) "recipient ok";
     CHUNK_OK: 250 (2, 0, 0) "chunk received";
     CANNOT_VERIFY: 252 (2, 1, 5) "not verified; send some mail";

@@ -2,6 +2,7 @@
 
 use super::state::{Asking, Incoming, Opening, State, Transaction};
 use super::{Draft, Question, Session, Verdict, replies};
+use crate::priority::Priority;
 use crate::reply::Reply;
 
 impl Asking {
@@ -38,7 +39,20 @@ impl Session {
             Verdict::Close(reply) => self.say_last(&reply),
             Verdict::Refuse(reply) => self.refused(asking, &reply),
             Verdict::Accept => self.accepted(asking, None),
+            Verdict::AcceptUnprivileged => self.accept_unprivileged(asking),
             Verdict::Authenticated(user) => self.accepted(asking, Some(user)),
+        }
+    }
+
+    /// RFC 6710 §4.1: the client hears which priority the message has instead.
+    fn accept_unprivileged(&mut self, asking: Asking) {
+        match asking {
+            Asking::Mail(mut mail) => {
+                mail.params.priority = Some(Priority::NORMAL);
+                self.state = State::ExpectRcpt(Box::new(Transaction::new(*mail)));
+                self.say(&replies::PRIORITY_LOWERED);
+            }
+            other => self.accepted(other, None),
         }
     }
 

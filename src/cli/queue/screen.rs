@@ -249,6 +249,9 @@ fn details(message: &MessageView, now: UnixMillis) -> Vec<String> {
     if let Some(envid) = &message.envid {
         pair("envid", escaped(envid));
     }
+    if let Some(priority) = message.priority {
+        pair("priority", priority.to_string());
+    }
     pair("recipients", format!("{}, {} of them pending", message.recipients_total, message.recipients_pending));
     lines.extend(message.recipients.iter().map(|recipient| recipient_line(recipient, now)));
     lines

@@ -109,6 +109,7 @@ impl<'a> Session<'a> {
         offer(behaviour.eight_bit, "8BITMIME");
         offer(behaviour.smtputf8, "SMTPUTF8");
         offer(behaviour.dsn, "DSN");
+        offer(behaviour.mt_priority, "MT-PRIORITY");
         offer(behaviour.auth.is_some() && self.wire.is_tls(), "AUTH PLAIN LOGIN");
         offer(true, "ENHANCEDSTATUSCODES");
         if let Some(size) = behaviour.size {
@@ -197,6 +198,7 @@ impl<'a> Session<'a> {
                 "BODY" => behaviour.eight_bit,
                 "SMTPUTF8" => behaviour.smtputf8,
                 "SIZE" => behaviour.size.is_some(),
+                "MT-PRIORITY" => behaviour.mt_priority,
                 "RET" | "ENVID" | "NOTIFY" | "ORCPT" => behaviour.dsn,
                 _ => false,
             };

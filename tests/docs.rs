@@ -11,6 +11,7 @@ const DOCUMENTS: &[&str] = &[
     "CHANGELOG.md",
     "docs/glossary.md",
     "docs/operations.md",
+    "docs/performance.md",
     "docs/rfc.md",
 ];
 

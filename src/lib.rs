@@ -10,6 +10,7 @@ pub mod demo;
 pub mod dns_zone;
 pub mod dsn;
 pub mod listen;
+pub mod memory;
 pub mod metrics;
 pub mod net;
 pub mod policy;

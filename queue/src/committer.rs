@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use crate::answers::{Answers, unless_panic};
 use crate::cache::Recent;
-use crate::draft::Committed;
+use crate::draft::{Charge, Committed};
 use crate::error::{CommitError, RecordError, is_full};
 use crate::fs::{Dir, FsFile};
 use crate::id::QueueId;
@@ -45,6 +45,8 @@ pub(crate) struct Pending {
     pub meta_crc: u32,
     pub content: Content,
     pub content_crc: u32,
+    /// Counts inline content as memory until it is on disk.
+    pub charge: Charge,
     pub done: CommitDone,
 }
 
@@ -342,12 +344,18 @@ fn sync_contents(spool: &Spool, ops: VecDeque<Op>, answers: &mut Answers) -> Vec
     let mut good = VecDeque::with_capacity(ops.len());
     for op in ops {
         match op {
-            Op::Commit(Pending { content: Content::Spilled(file), item, meta, meta_crc, content_crc, done })
-                if spool.check_poison().is_ok() =>
-            {
+            Op::Commit(Pending {
+                content: Content::Spilled(file),
+                item,
+                meta,
+                meta_crc,
+                content_crc,
+                charge,
+                done,
+            }) if spool.check_poison().is_ok() => {
                 let synced = file.sync();
                 let id = item.id;
-                let pending = Pending { content: Content::Synced, item, meta, meta_crc, content_crc, done };
+                let pending = Pending { content: Content::Synced, item, meta, meta_crc, content_crc, charge, done };
                 match synced {
                     Err(e) if is_full(&e) => {
                         refuse(spool, [Op::Commit(pending)], &Fault::Full, answers);

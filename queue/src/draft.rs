@@ -27,12 +27,18 @@ pub struct Draft {
     hasher: Hasher,
     octets: u64,
     memory: Vec<u8>,
-    /// Octets of `memory` counted in the spool's total.
-    charged: usize,
+    /// What of it counts in the spool's total.
+    charge: Charge,
     file: Option<Spill>,
     void: bool,
     /// The message will wait for an admin.
     held: bool,
+}
+
+/// Octets counted as memory of content that is not on disk yet, for as long as this is kept.
+pub(crate) struct Charge {
+    spool: Arc<Spool>,
+    octets: usize,
 }
 
 /// The file of a draft that has grown too large for memory.
@@ -77,12 +83,12 @@ impl Committed {
 impl Draft {
     pub(crate) fn new(spool: Arc<Spool>, id: QueueId) -> Draft {
         Draft {
+            charge: Charge::new(spool.clone()),
             spool,
             id,
             hasher: Hasher::new(),
             octets: 0,
             memory: Vec::new(),
-            charged: 0,
             file: None,
             void: false,
             held: false,
@@ -110,7 +116,7 @@ impl Draft {
         self.octets += piece.len() as u64;
         if self.file.is_none() && self.memory.len() + piece.len() <= self.memory_max() {
             self.memory.extend_from_slice(piece);
-            self.charge();
+            self.charge.set(self.memory.capacity());
             return Ok(());
         }
         let result = self.append_to_file(piece);
@@ -151,7 +157,8 @@ impl Draft {
                     return done(Err(CommitError::Stopped));
                 }
                 let to_sync = matches!(content, Content::Spilled(_));
-                let pending = Pending { item, meta, meta_crc, content, content_crc, done: Box::new(done) };
+                let charge = std::mem::replace(&mut self.charge, Charge::new(self.spool.clone()));
+                let pending = Pending { item, meta, meta_crc, content, content_crc, charge, done: Box::new(done) };
                 if to_sync {
                     inbox.unsynced.push_back(pending);
                     self.spool.wake_syncers.notify_one();
@@ -190,21 +197,15 @@ impl Draft {
         Ok((meta, content))
     }
 
-    fn memory_max(&self) -> usize {
-        let options = &self.spool.options;
-        let tight = self.spool.draft_octets.load(Ordering::Relaxed) > options.draft_memory_octets_max;
-        if tight { TIGHT_OCTETS.min(options.inline_octets_max) } else { options.inline_octets_max }
+    /// Returns whether all drafts together hold too much.
+    fn is_tight(&self) -> bool {
+        let max = self.spool.draft_octets_max.load(Ordering::Relaxed);
+        self.spool.draft_octets.load(Ordering::Relaxed) > max
     }
 
-    /// Counts the memory this draft holds.
-    fn charge(&mut self) {
-        let held = self.memory.capacity();
-        if held > self.charged {
-            self.spool.draft_octets.fetch_add(held - self.charged, Ordering::Relaxed);
-        } else {
-            self.spool.draft_octets.fetch_sub(self.charged - held, Ordering::Relaxed);
-        }
-        self.charged = held;
+    fn memory_max(&self) -> usize {
+        let max = self.spool.options.inline_octets_max;
+        if self.is_tight() { TIGHT_OCTETS.min(max) } else { max }
     }
 
     fn append_to_file(&mut self, piece: &[u8]) -> std::io::Result<()> {
@@ -212,11 +213,12 @@ impl Draft {
             let file = self.spool.fs.create(Dir::Content, &self.id.to_string())?;
             self.file = Some(Spill { file, written: 0, started: 0 });
         }
-        if self.memory.len() + piece.len() >= SPILL_OCTETS {
+        let at_once = if self.is_tight() { TIGHT_OCTETS } else { SPILL_OCTETS };
+        if self.memory.len() + piece.len() >= at_once {
             return self.write_out(piece);
         }
         self.memory.extend_from_slice(piece);
-        self.charge();
+        self.charge.set(self.memory.capacity());
         Ok(())
     }
 
@@ -230,16 +232,36 @@ impl Draft {
             spill.started = spill.written;
         }
         self.memory.clear();
-        self.memory.shrink_to(SPILL_OCTETS);
-        self.charge();
+        self.memory.shrink_to(if self.is_tight() { TIGHT_OCTETS } else { SPILL_OCTETS });
+        self.charge.set(self.memory.capacity());
         Ok(())
+    }
+}
+
+impl Charge {
+    fn new(spool: Arc<Spool>) -> Charge {
+        Charge { spool, octets: 0 }
+    }
+
+    fn set(&mut self, octets: usize) {
+        if octets > self.octets {
+            self.spool.draft_octets.fetch_add(octets - self.octets, Ordering::Relaxed);
+        } else {
+            self.spool.draft_octets.fetch_sub(self.octets - octets, Ordering::Relaxed);
+        }
+        self.octets = octets;
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        self.set(0);
     }
 }
 
 impl Drop for Draft {
     /// Discards what was not handed to the committer.
     fn drop(&mut self) {
-        self.spool.draft_octets.fetch_sub(self.charged, Ordering::Relaxed);
         if self.file.take().is_some() {
             // A file that stays behind is removed when the queue is next opened.
             let _ = self.spool.fs.remove(Dir::Content, &self.id.to_string());

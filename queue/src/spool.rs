@@ -62,7 +62,10 @@ pub(crate) struct Spool {
     pub wake_syncers: Condvar,
     pub index: Mutex<Index>,
     pub cache: Mutex<Cache>,
+    /// Octets of content held in memory that is not on disk yet.
     pub draft_octets: AtomicUsize,
+    /// Beyond so many of them even small content goes to a file.
+    pub draft_octets_max: AtomicUsize,
     pub listener: RwLock<Option<Listener>>,
     pub untidy: Mutex<Untidy>,
     last_id: AtomicU64,
@@ -93,6 +96,7 @@ impl Queue {
         let recovered = recovery::recover(&*fs)?;
         let spool = Spool {
             fs,
+            draft_octets_max: AtomicUsize::new(options.draft_memory_octets_max),
             options,
             log: Mutex::new(recovered.log),
             inbox: Mutex::default(),
@@ -241,6 +245,16 @@ impl Queue {
     pub fn disk_octets(&self) -> u64 {
         let index = lock(&self.0.index);
         index.spilled_octets + index.segments.values().map(|segment| segment.octets).sum::<u64>()
+    }
+
+    /// Returns the octets of content held in memory that is not on disk yet.
+    pub fn draft_octets(&self) -> usize {
+        self.0.draft_octets.load(Ordering::Relaxed)
+    }
+
+    /// Replaces [`Options::draft_memory_octets_max`].
+    pub fn set_draft_octets_max(&self, octets: usize) {
+        self.0.draft_octets_max.store(octets, Ordering::Relaxed);
     }
 
     /// Returns why the queue takes and delivers nothing any more; `None` while all is well.

@@ -240,6 +240,22 @@ pub struct StatusView {
     pub config: String,
     /// The queue.
     pub queue: TotalsView,
+    /// Memory.
+    pub memory: MemoryView,
+}
+
+/// The agent's memory.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct MemoryView {
+    /// `ample`, `short` when new mail is refused, or `full` when new sessions are, too.
+    pub state: String,
+    /// Octets used: resident and of no file.
+    pub used_octets: u64,
+    /// Octets that the agent may use.
+    pub limit_octets: u64,
+    /// Of those used, content that is being received.
+    pub draft_octets: u64,
 }
 
 impl MessageView {

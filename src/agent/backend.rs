@@ -7,7 +7,7 @@ use postroad_queue::schedule::{DestinationStats, Standing};
 use postroad_queue::{QueueId, UnixMillis};
 
 use super::Agent;
-use crate::admin::view::{StatusView, Time, TotalsView};
+use crate::admin::view::{MemoryView, StatusView, Time, TotalsView};
 use crate::admin::{Action, AdminBackend, Entry, Failure, Target};
 use crate::config::CONFIG_FILE_DEFAULT;
 
@@ -62,6 +62,7 @@ impl AdminBackend for Backend {
             listeners: agent.listeners.clone(),
             config: agent.path.as_deref().unwrap_or(Path::new(CONFIG_FILE_DEFAULT)).display().to_string(),
             queue: self.totals_now(),
+            memory: self.memory_now(),
         }
     }
 
@@ -93,6 +94,16 @@ impl AdminBackend for Backend {
 }
 
 impl Backend {
+    fn memory_now(&self) -> MemoryView {
+        let memory = &self.0.context.memory;
+        MemoryView {
+            state: memory.level().as_str().to_owned(),
+            used_octets: memory.used(),
+            limit_octets: memory.limit(),
+            draft_octets: self.0.queue.draft_octets() as u64,
+        }
+    }
+
     fn totals_now(&self) -> TotalsView {
         let totals = self.0.delivery.totals();
         TotalsView {

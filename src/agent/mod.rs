@@ -28,6 +28,7 @@ use crate::clock::Clock;
 use crate::config::{Config, LogFormat, LogLevel, Service};
 use crate::deliver::{Delivery, Parts, Routing};
 use crate::listen::{Context, Listener, SessionNames};
+use crate::memory::{self, Level, Memory, Resident, Usage};
 use crate::metrics::{self, Metrics};
 use crate::policy::Policy;
 use crate::route::{Resolver, ResolverError};
@@ -114,19 +115,15 @@ pub async fn run(config: Config, path: Option<PathBuf>) -> Result<(), StartError
     let clock = Clock::start();
     make_state_dir(&config.state_dir)?;
     let (queue, committer) = open_queue(&config)?;
+    let memory = Arc::new(measured_memory(&config, &queue));
     let metrics = Arc::new(Metrics::new());
-    let delivery = Delivery::new(Parts {
-        queue: queue.clone(),
-        routing: Routing::new(config.clone(), Resolver::new(&config)?),
-        tls: ClientTls::new(),
-        clock,
-        metrics: metrics.clone(),
-    });
+    let delivery = delivery(&config, &queue, clock, &metrics, &memory)?;
     let current = Arc::new(ArcSwap::from(config.clone()));
     let context = Arc::new(Context {
         config: current.clone(),
         policy: Arc::new(Policy::new(config.clone())),
         queue: queue.clone(),
+        memory,
         tls: ServerTls::load(&identity(&config))?,
         clock,
         metrics: metrics.clone(),
@@ -217,6 +214,10 @@ impl Agent {
         metrics.queue_held.set(gauge(held as u64));
         metrics.queue_octets.set(gauge(self.queue.content_octets()));
         metrics.queue_disk_octets.set(gauge(self.queue.disk_octets()));
+        let memory = &self.context.memory;
+        metrics.memory_octets.set(gauge(memory.used()));
+        metrics.memory_limit_octets.set(gauge(memory.limit()));
+        metrics.memory_short.set(i64::from(memory.level() != Level::Ample));
         metrics.queue_stopped.set(i64::from(self.queue.poisoned().is_some()));
     }
 }
@@ -242,6 +243,23 @@ fn log_level(level: LogLevel) -> &'static str {
     }
 }
 
+fn delivery(
+    config: &Arc<Config>,
+    queue: &Queue,
+    clock: Clock,
+    metrics: &Arc<Metrics>,
+    memory: &Arc<Memory>,
+) -> Result<Delivery, StartError> {
+    Ok(Delivery::new(Parts {
+        queue: queue.clone(),
+        routing: Routing::new(config.clone(), Resolver::new(config)?),
+        tls: ClientTls::new(),
+        clock,
+        metrics: metrics.clone(),
+        memory: memory.clone(),
+    }))
+}
+
 fn make_state_dir(path: &Path) -> Result<(), StartError> {
     let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
     made.map_err(|source| StartError::StateDir { path: path.to_owned(), source })
@@ -254,6 +272,18 @@ fn open_queue(config: &Config) -> Result<(Queue, Committer), StartError> {
     log_recovery(&report);
     let committer = queue.start().map_err(|source| StartError::System { what: "the committer thread", source })?;
     Ok((queue, committer))
+}
+
+/// Returns the limit on the agent's memory, in octets.
+fn memory_limit(config: &Config) -> u64 {
+    config.limits.memory_octets.unwrap_or_else(memory::default_limit)
+}
+
+fn measured_memory(config: &Config, queue: &Queue) -> Memory {
+    let limit = memory_limit(config);
+    queue.set_draft_octets_max(Memory::draft_share(limit));
+    let (resident, queue) = (Resident::open(), queue.clone());
+    Memory::new(limit, move || Usage { resident: resident.octets(), drafts: queue.draft_octets() as u64 })
 }
 
 fn log_recovery(report: &RecoveryReport) {

@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use tracing::{error, info, warn};
 
-use super::{Agent, identity, log_level};
+use super::{Agent, identity, log_level, memory_limit};
 use crate::admin::Failure;
 use crate::config::Config;
 use crate::deliver::Routing;
+use crate::memory::Memory;
 use crate::route::Resolver;
 use crate::systemd;
 
@@ -49,6 +50,9 @@ impl Agent {
         if let Err(error) = self.logs.set_level(log_level(config.log.level)) {
             warn!(%error, "the log level stays");
         }
+        let limit = memory_limit(&config);
+        self.queue.set_draft_octets_max(Memory::draft_share(limit));
+        self.context.memory.set_limit(limit);
         self.context.policy.reload(config.clone());
         self.delivery.reload(Routing::new(config.clone(), resolver));
         self.config.store(config);

@@ -1,9 +1,10 @@
 //! `postroad status` and `postroad reload`: the agent as a whole.
 
 use super::ask::ask;
+use super::queue::size;
 use super::{Context, Failure};
 use crate::admin::Request;
-use crate::admin::view::StatusView;
+use crate::admin::view::{MemoryView, StatusView};
 use crate::telemetry::escaped;
 
 /// Say how the agent is
@@ -53,7 +54,17 @@ fn lines(status: &StatusView) -> Vec<String> {
     }
     pair("sessions", status.sessions.to_string());
     pair("queue", format!("{} messages, {} being delivered", status.queue.messages, status.queue.in_flight));
+    pair("memory", memory(&status.memory));
     lines
+}
+
+fn memory(memory: &MemoryView) -> String {
+    let text = format!("{} of {} used", size(memory.used_octets), size(memory.limit_octets));
+    match memory.state.as_str() {
+        "short" => format!("{text}; short: new mail is refused until deliveries make room (451 4.3.1)"),
+        "full" => format!("{text}; full: new sessions are refused (421 4.3.1) until something ends"),
+        _ => text,
+    }
 }
 
 #[cfg(test)]
@@ -70,6 +81,12 @@ mod tests {
             listeners: vec!["smtp 127.0.0.1:25".into()],
             sessions: 3,
             config: "/etc/postroad/postroad.toml".into(),
+            memory: MemoryView {
+                state: "short".into(),
+                used_octets: 450_000_000,
+                limit_octets: 512_000_000,
+                draft_octets: 0,
+            },
             ..StatusView::default()
         };
         let want = "\
@@ -78,7 +95,8 @@ mx.example.org is serving
   config     /etc/postroad/postroad.toml
   listens    smtp 127.0.0.1:25
   sessions   3
-  queue      0 messages, 0 being delivered";
+  queue      0 messages, 0 being delivered
+  memory     450.0 MB of 512.0 MB used; short: new mail is refused until deliveries make room (451 4.3.1)";
         assert_eq!(lines(&status).join("\n"), want);
     }
 }

@@ -294,6 +294,7 @@ fn limits(mut s: Section<'_>) -> Limits {
         hops_max: s.or("hops", 50, count(5..=1000)),
         errors_max: s.or("errors", 20, count(1..=1000)),
         auth_failures_max: s.or("auth_failures", 10, count(1..=10_000)),
+        memory_octets: s.get("memory", value::size(32 << 20..=1 << 50)).map(Spanned::into_inner),
     };
     s.finish();
     limits

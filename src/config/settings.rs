@@ -170,6 +170,8 @@ pub struct Limits {
     pub errors_max: u32,
     /// Failed logins of one IPv4 address or one IPv6 /64 in ten minutes; default 10.
     pub auth_failures_max: u32,
+    /// What the agent may have, in octets; `None`: half of what its control group or the host has.
+    pub memory_octets: Option<u64>,
 }
 
 /// `[timeouts]`.

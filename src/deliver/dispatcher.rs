@@ -23,6 +23,7 @@ use super::patience::policy;
 use super::pool::Pool;
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::memory::{Level, Memory};
 use crate::metrics::Metrics;
 use crate::route::{Resolver, Route, Router};
 use crate::tls::ClientTls;
@@ -33,6 +34,8 @@ const ADMIT_BATCH: usize = 1000;
 const FAREWELL_LIMIT: Duration = Duration::from_secs(5);
 /// Blocking local deliveries at a time.
 const LOCAL_DELIVERIES_MAX: usize = 16;
+/// Attempts in flight, at most, for another to start when memory is full.
+const ATTEMPTS_WHEN_FULL_MAX: usize = 16;
 
 /// The lowest priority that goes before other mail. Those below are what mail clients make of
 /// "important" (RFC 6710 appendix A: 4 is urgent in X.400).
@@ -50,6 +53,8 @@ pub struct Parts {
     pub clock: Clock,
     /// What is counted.
     pub metrics: Arc<Metrics>,
+    /// How much memory is left.
+    pub memory: Arc<Memory>,
 }
 
 /// What follows from one configuration.
@@ -72,6 +77,7 @@ pub(super) struct Core {
     pub tls: ClientTls,
     pub clock: Clock,
     pub metrics: Arc<Metrics>,
+    memory: Arc<Memory>,
     pub active: ActiveItems,
     pub pool: Pool,
     pub local: BlockingLimit,
@@ -125,6 +131,7 @@ impl Delivery {
             tls: parts.tls,
             clock: parts.clock,
             metrics: parts.metrics,
+            memory: parts.memory,
             pool: Pool::default(),
             local: BlockingLimit::new(LOCAL_DELIVERIES_MAX),
             schedule: Mutex::new(schedule),
@@ -289,7 +296,14 @@ impl Core {
             return;
         }
         loop {
-            let next = self.schedule().poll(self.clock.now());
+            let next = {
+                let mut schedule = self.schedule();
+                // Whoever ends asks again.
+                if self.memory.level() == Level::Full && schedule.totals().in_flight >= ATTEMPTS_WHEN_FULL_MAX {
+                    return;
+                }
+                schedule.poll(self.clock.now())
+            };
             match next {
                 Next::Start(attempt) => drop(self.runtime.spawn(Worker::new(self.clone(), attempt).run())),
                 Next::Wake { at, .. } => return self.set_alarm(at),

@@ -15,6 +15,7 @@ use tokio::net::TcpListener;
 use super::{Delivery, Parts, Routing};
 use crate::clock::{Clock, millis};
 use crate::config::Config;
+use crate::memory::{Memory, Usage};
 use crate::metrics::Metrics;
 use crate::route::Resolver;
 use crate::tls::ClientTls;
@@ -193,6 +194,7 @@ impl Agent {
             tls: ClientTls::new(),
             clock,
             metrics: metrics.clone(),
+            memory: Arc::new(Memory::new(u64::MAX, Usage::default)),
         });
         Agent { delivery, queue, metrics, directory, clock, _committer: committer }
     }

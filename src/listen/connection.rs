@@ -272,7 +272,7 @@ impl Asking<'_> {
         let answer = match question {
             Question::Connect => peer.permit.as_ref().map(drop).map_err(Clone::clone),
             Question::Helo(_) => Ok(()),
-            Question::Mail { reverse_path, params, .. } => match policy.mail(&client, reverse_path) {
+            Question::Mail { reverse_path, params, .. } => match self.admit(&client, reverse_path) {
                 Ok(()) => {
                     let priority = policy.priority(&client, params.priority);
                     *transaction = Transaction::begin(reverse_path, params.smtputf8, priority);
@@ -313,8 +313,15 @@ impl Asking<'_> {
         }
     }
 
+    /// Decides about MAIL: is there memory for one more, and may this client send it.
+    fn admit(&self, client: &Client<'_>, reverse_path: &ReversePath) -> Result<(), Reply> {
+        self.context.memory.admit_mail()?;
+        self.context.policy.mail(client, reverse_path)
+    }
+
     /// Opens a draft with our trace field on top.
     fn open_draft(&self, peer: &Peer, transaction: &mut Transaction) -> Result<(), Reply> {
+        self.context.memory.admit_content()?;
         let now = self.context.clock.now();
         let draft = self.context.queue.draft(now).map_err(|error| Reply::from(&error))?;
         let config = self.context.config.load();

@@ -25,6 +25,7 @@ use tracing::{error, info};
 
 use crate::clock::Clock;
 use crate::config::{Config, Service};
+use crate::memory::Memory;
 use crate::metrics::Metrics;
 use crate::net::Stream;
 use crate::policy::Policy;
@@ -55,6 +56,8 @@ pub struct Context {
     pub policy: Arc<Policy>,
     /// Where accepted mail goes.
     pub queue: Queue,
+    /// Who has to come again for lack of memory.
+    pub memory: Arc<Memory>,
     /// Certificate and key.
     pub tls: ServerTls,
     /// The time.
@@ -154,7 +157,7 @@ impl Listener {
             return;
         }
         // Counted from the first octet on: a TLS handshake takes its place, too.
-        let permit = context.policy.connect(peer.ip().to_canonical());
+        let permit = context.memory.admit_session().and_then(|()| context.policy.connect(peer.ip().to_canonical()));
         let (stream, name) = (Stream::Plain(tcp), context.names.next());
         let arrival = Arrival { stream, peer, service: self.service, permit, name };
         sessions.spawn(connection::serve(arrival, context.clone()));

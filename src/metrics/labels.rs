@@ -53,6 +53,8 @@ label! {
         Limit = "limit",
         /// No space, or the queue has stopped.
         Storage = "storage",
+        /// Too little memory.
+        Memory = "memory",
         /// All else.
         Other = "other",
     }
@@ -121,6 +123,7 @@ impl Refusal {
         match (status.subject, status.detail) {
             (1, 1..=3) | (1, 10) | (2, 1) => Refusal::UnknownRecipient,
             (3, 4) | (2, 3) => Refusal::Size,
+            (3, 1) if matches!(reply.code.get(), 421 | 451) => Refusal::Memory,
             (3, _) => Refusal::Storage,
             (5, 3) | (4, 5) | (7, 28) => Refusal::Limit,
             (5, _) => Refusal::Protocol,
@@ -182,6 +185,7 @@ mod tests {
         assert_eq!(reason(4, 5, 3), Refusal::Limit);
         assert_eq!(reason(5, 5, 4), Refusal::Protocol);
         assert_eq!(reason(5, 6, 0), Refusal::Content);
+        assert_eq!(Refusal::of(&Reply::of(451, Some(Status::new(4, 3, 1)), "no")), Refusal::Memory);
         assert_eq!(Refusal::of(&Reply::of(550, None, "no")), Refusal::Other);
     }
 }

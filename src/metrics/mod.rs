@@ -55,6 +55,12 @@ pub struct Metrics {
     pub queue_disk_octets: Gauge,
     /// 1 when a failed write or sync has stopped acceptance.
     pub queue_stopped: Gauge,
+    /// Octets of memory used.
+    pub memory_octets: Gauge,
+    /// Octets of memory that may be used.
+    pub memory_limit_octets: Gauge,
+    /// 1 while new mail is refused for lack of memory.
+    pub memory_short: Gauge,
     commit_batch: Histogram,
     commit_seconds: Histogram,
     delivery_seconds: Histogram,
@@ -117,6 +123,9 @@ impl Metrics {
                 "1 when a failed write has stopped acceptance",
                 Gauge::default(),
             ),
+            memory_octets: add(&mut to, "memory_bytes", "Octets of memory used", Gauge::default()),
+            memory_limit_octets: add(&mut to, "memory_limit_bytes", "Octets of memory allowed", Gauge::default()),
+            memory_short: add(&mut to, "memory_short", "1 while mail is refused for lack of it", Gauge::default()),
             commit_batch: add(
                 &mut to,
                 "commit_batch_messages",

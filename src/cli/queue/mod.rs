@@ -18,6 +18,7 @@ use super::{Context, Failure};
 use crate::admin::{Action, Id};
 use act::Act;
 use screen::Screen;
+pub(super) use screen::size;
 use select::Select;
 
 /// Inspect and steer the queue

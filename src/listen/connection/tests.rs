@@ -10,6 +10,7 @@ use super::*;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::listen::{Listener, SessionNames};
+use crate::memory::{Memory, Usage};
 use crate::metrics::Metrics;
 use crate::policy::Policy;
 use crate::tls::{Identity, ServerTls};
@@ -26,6 +27,7 @@ fn context(directory: &Path, text: &str) -> Arc<Context> {
         policy: Arc::new(Policy::new(config.clone())),
         config: Arc::new(config.into()),
         queue,
+        memory: Arc::new(Memory::new(u64::MAX, Usage::default)),
         tls: ServerTls::load(&identity).expect("made"),
         clock,
         metrics: Arc::new(Metrics::new()),

@@ -104,3 +104,7 @@ fn say(core: &Core, item: &Item, notification: &Notification, id: QueueId) {
     info!(queue_id = %item.id, notification = %id, kind, recipients, %to, "sender notified");
     core.metrics.count_notification(label);
 }
+
+#[cfg(test)]
+#[path = "notify_tests.rs"]
+mod tests;

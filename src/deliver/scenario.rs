@@ -170,14 +170,25 @@ pub fn open_queue(directory: &Path) -> (Queue, Committer) {
 
 /// Puts a message into a queue and waits until it is there.
 pub async fn put(queue: &Queue, clock: Clock, recipients: &[&str], content: &[u8]) -> QueueId {
-    let now = clock.now();
     let recipients = recipients.iter().map(|path| Recipient::new(path.parse().expect("a path"))).collect();
     let sender = "a@sender.example".parse().expect("a path");
     let envelope = Envelope::new(sender, MailParams::default(), recipients).expect("recipients");
+    put_envelope(queue, clock, envelope, Duration::from_secs(3600), content).await
+}
+
+/// The same with any envelope, and how long it is tried.
+pub async fn put_envelope(
+    queue: &Queue,
+    clock: Clock,
+    envelope: Envelope,
+    lifetime: Duration,
+    content: &[u8],
+) -> QueueId {
+    let now = clock.now();
     let mut draft = queue.draft(now).expect("room");
     content.chunks(64 * 1024).for_each(|piece| draft.append(piece).expect("room"));
     let (tell, told) = tokio::sync::oneshot::channel();
-    let expires = now.plus(millis(Duration::from_secs(3600)));
+    let expires = now.plus(millis(lifetime));
     draft.commit(envelope, Default::default(), expires, now, move |result| drop(tell.send(result)));
     told.await.expect("told").expect("committed").id()
 }
@@ -201,6 +212,10 @@ impl Agent {
 
     pub async fn put(&self, recipients: &[&str], content: &[u8]) -> QueueId {
         put(&self.queue, self.clock, recipients, content).await
+    }
+
+    pub async fn put_envelope(&self, envelope: Envelope, lifetime: Duration, content: &[u8]) -> QueueId {
+        put_envelope(&self.queue, self.clock, envelope, lifetime, content).await
     }
 
     /// Waits for the record of a message to be so, at most ten seconds; `None` is a message that is

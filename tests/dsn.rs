@@ -5,7 +5,7 @@ use mail_parser::{Message, MessageParser, MimeHeaders, PartType};
 use postroad::dsn::{
     Composed, Due, Kind, Notification, Policy, Terms, compose, due_notifications, expire, octets_wanted,
 };
-use postroad_queue::{Item, Origin, QueueId, RecipientState, Report, State, UnixMillis};
+use postroad_queue::{History, Item, Origin, QueueId, RecipientState, Report, State, UnixMillis};
 use postroad_smtp::{
     Domain, Envelope, MailParams, Notify, OriginalRecipient, Recipient, Reply, Ret, ReversePath, Status,
 };
@@ -50,7 +50,7 @@ fn delivered() -> RecipientState {
 
 fn pending(attempts: u32) -> RecipientState {
     let last = (attempts > 0).then(|| report(450, Some(Status::new(4, 2, 0)), "Greylisted, try again later"));
-    RecipientState::Pending { attempts, due: ARRIVED.plus(HOUR_MS), last }
+    RecipientState::Pending { attempts, due: ARRIVED.plus(HOUR_MS), last, earlier: History::default() }
 }
 
 fn item(reverse_path: &str, recipients: Vec<(Recipient, RecipientState)>, content: &[u8]) -> Item {

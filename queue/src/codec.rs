@@ -8,6 +8,7 @@ use std::net::IpAddr;
 
 use postroad_smtp::{Code, Envelope, MailParams, Notify, OriginalRecipient, Priority, Recipient, Reply, Ret, Status};
 
+use crate::history::{History, Said};
 use crate::id::{QueueId, UnixMillis};
 use crate::item::{Item, Origin, RecipientState, Report, State};
 
@@ -52,6 +53,7 @@ mod progress_tag {
     pub const DUE: u8 = 3;
     pub const REPORT: u8 = 4;
     pub const NOTIFIED: u8 = 5;
+    pub const EARLIER: u8 = 6;
 }
 
 mod report_tag {
@@ -60,6 +62,8 @@ mod report_tag {
     pub const CODE: u8 = 3;
     pub const STATUS: u8 = 4;
     pub const TEXT: u8 = 5;
+    pub const TIMES: u8 = 6;
+    pub const UNTIL: u8 = 7;
 }
 
 const PENDING: u8 = 0;
@@ -120,12 +124,15 @@ fn put_envelope(out: &mut Vec<u8>, envelope: &Envelope) {
 
 fn put_progress(out: &mut Vec<u8>, recipient: &RecipientState) {
     match recipient {
-        RecipientState::Pending { attempts, due, last } => {
+        RecipientState::Pending { attempts, due, last, earlier } => {
             put(out, progress_tag::KIND, &[PENDING]);
             put(out, progress_tag::ATTEMPTS, &attempts.to_le_bytes());
             put(out, progress_tag::DUE, &due.0.to_le_bytes());
             if let Some(report) = last {
                 nest(out, progress_tag::REPORT, |out| put_report(out, report));
+            }
+            for said in &earlier.0 {
+                nest(out, progress_tag::EARLIER, |out| put_said(out, said));
             }
         }
         RecipientState::Delivered { report, notified } => put_settled(out, DELIVERED, report, *notified),
@@ -137,6 +144,12 @@ fn put_settled(out: &mut Vec<u8>, kind: u8, report: &Report, notified: bool) {
     put(out, progress_tag::KIND, &[kind]);
     nest(out, progress_tag::REPORT, |out| put_report(out, report));
     put(out, progress_tag::NOTIFIED, &[u8::from(notified)]);
+}
+
+fn put_said(out: &mut Vec<u8>, said: &Said) {
+    put_report(out, &said.report);
+    put(out, report_tag::TIMES, &said.times.to_le_bytes());
+    put(out, report_tag::UNTIL, &said.until.0.to_le_bytes());
 }
 
 fn put_report(out: &mut Vec<u8>, report: &Report) {
@@ -274,6 +287,7 @@ fn get_recipient(octets: &[u8]) -> Result<Recipient> {
 
 fn get_progress(octets: &[u8]) -> Result<RecipientState> {
     let (mut kind, mut attempts, mut due, mut report, mut notified) = (None, 0, UnixMillis(0), None, false);
+    let mut earlier = History::default();
     for field in Fields(octets) {
         let (tag, value) = field?;
         match tag {
@@ -281,17 +295,31 @@ fn get_progress(octets: &[u8]) -> Result<RecipientState> {
             progress_tag::ATTEMPTS => attempts = u32::from_le_bytes(array(value)?),
             progress_tag::DUE => due = UnixMillis(number(value)?),
             progress_tag::REPORT => report = Some(get_report(value)?),
+            progress_tag::EARLIER => earlier.0.push(get_said(value)?),
             progress_tag::NOTIFIED => notified = octet(value)? != 0,
             _ => {}
         }
     }
     let settled = |report: Option<Report>| report.ok_or(CodecError("a report"));
     match kind {
-        Some(PENDING) => Ok(RecipientState::Pending { attempts, due, last: report }),
+        Some(PENDING) => Ok(RecipientState::Pending { attempts, due, last: report, earlier }),
         Some(DELIVERED) => Ok(RecipientState::Delivered { report: settled(report)?, notified }),
         Some(FAILED) => Ok(RecipientState::Failed { report: settled(report)?, notified }),
         _ => Err(CodecError("how far a recipient is")),
     }
+}
+
+fn get_said(octets: &[u8]) -> Result<Said> {
+    let report = get_report(octets)?;
+    let (mut times, mut until) = (1, report.at);
+    for field in Fields(octets) {
+        match field? {
+            (report_tag::TIMES, value) => times = u32::from_le_bytes(array(value)?),
+            (report_tag::UNTIL, value) => until = UnixMillis(number(value)?),
+            _ => {}
+        }
+    }
+    Ok(Said { report, times, until })
 }
 
 fn get_report(octets: &[u8]) -> Result<Report> {
@@ -396,8 +424,12 @@ mod tests {
             remote: Some("mx [192.0.2.1]".into()),
             reply: Reply::of(550, Some(Status::new(5, 1, 999)), "no\nsuch user"),
         };
+        let mut earlier = History::default();
+        earlier.add(Report { remote: None, ..report.clone() });
+        earlier.add(Report { at: UnixMillis(8), ..report.clone() });
+        let last = Some(report.clone());
         let states = vec![
-            RecipientState::Pending { attempts: 3, due: UnixMillis(9), last: Some(report.clone()) },
+            RecipientState::Pending { attempts: 3, due: UnixMillis(9), last, earlier },
             RecipientState::Delivered { report: report.clone(), notified: true },
             RecipientState::Failed { report, notified: false },
         ];

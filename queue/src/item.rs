@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use postroad_smtp::{Envelope, Reply};
 
+use crate::history::History;
 use crate::id::{QueueId, UnixMillis};
 
 /// A message in the queue, all but its content.
@@ -62,6 +63,8 @@ pub enum RecipientState {
         due: UnixMillis,
         /// What came of the last one.
         last: Option<Report>,
+        /// What came of those before it.
+        earlier: History,
     },
     /// A next hop or a mailbox has taken responsibility for it.
     Delivered {
@@ -93,7 +96,7 @@ pub struct Report {
 impl State {
     /// The state of a message just accepted: every recipient is due at once.
     pub fn fresh(recipients: usize, now: UnixMillis, expires: UnixMillis) -> State {
-        let pending = RecipientState::Pending { attempts: 0, due: now, last: None };
+        let pending = RecipientState::Pending { attempts: 0, due: now, last: None, earlier: History::default() };
         State { held: false, delay_notified: false, expires, recipients: vec![pending; recipients] }
     }
 

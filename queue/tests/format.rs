@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use postroad_queue::{
-    Item, Options, Origin, OsFs, Queue, QueueId, RecipientState, Report, Snapshot, State, UnixMillis,
+    History, Item, Options, Origin, OsFs, Queue, QueueId, RecipientState, Report, Snapshot, State, UnixMillis,
 };
 use postroad_smtp::{Envelope, MailParams, Notify, OriginalRecipient, Recipient, Reply, Ret, ReversePath, Status};
 
@@ -62,7 +62,7 @@ fn messages() -> Vec<(Envelope, Origin, Vec<u8>, State)> {
     let recipients = vec![
         RecipientState::Delivered { report: report(250, Status::new(2, 0, 0), "queued as 1"), notified: true },
         RecipientState::Failed { report: report(550, Status::new(5, 1, 1), "no such user"), notified: false },
-        RecipientState::Pending { attempts: 2, due: NOW.plus(900_000), last },
+        RecipientState::Pending { attempts: 2, due: NOW.plus(900_000), last, earlier: History::default() },
     ];
     let state = State { held: true, delay_notified: true, expires: EXPIRES, recipients };
     let text = b"Subject: one\r\n\r\n.dot\r\n".to_vec();

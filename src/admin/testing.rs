@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use postroad_queue::schedule::{DestinationStats, Lane, Standing, Why};
-use postroad_queue::{Item, Origin, QueueId, RecipientState, Report, State, UnixMillis};
+use postroad_queue::{History, Item, Origin, QueueId, RecipientState, Report, State, UnixMillis};
 use postroad_smtp::{Envelope, MailParams, Recipient, Reply, ReversePath, Status};
 
 use super::backend::{AdminBackend, Entry, Target};
@@ -25,7 +25,9 @@ pub fn entry(n: u64, age_hours: u64, from: &str, to: &[(&str, u32)]) -> Entry {
     for (state, (_, attempts)) in state.recipients.iter_mut().zip(to) {
         if *attempts > 0 {
             let due = NOW.plus(HOUR_MS / 2);
-            *state = RecipientState::Pending { attempts: *attempts, due, last: Some(refused(arrived)) };
+            let mut earlier = History::default();
+            (1..*attempts).for_each(|_| earlier.add(refused(arrived)));
+            *state = RecipientState::Pending { attempts: *attempts, due, last: Some(refused(arrived)), earlier };
         }
     }
     let origin = Origin {

@@ -320,7 +320,7 @@ impl RecipientView {
     pub fn of(entry: &Entry, place: usize) -> RecipientView {
         let state = &entry.item.state.recipients[place];
         let (name, attempts, due, last) = match state {
-            RecipientState::Pending { attempts, due, last } => {
+            RecipientState::Pending { attempts, due, last, .. } => {
                 (RecipientStateView::Pending, Some(*attempts), Some(Time(*due)), last.as_ref())
             }
             RecipientState::Delivered { report, .. } => (RecipientStateView::Delivered, None, None, Some(report)),

@@ -3,7 +3,7 @@
 //! A permanent answer fails the recipient; a transient one defers it, or fails it once the message
 //! has expired (RFC 5321 §4.5.4.1). Whether anybody has to be told follows from NOTIFY (RFC 3461).
 
-use postroad_queue::{Item, RecipientState, Report, RetryPolicy, UnixMillis};
+use postroad_queue::{History, Item, RecipientState, Report, RetryPolicy, UnixMillis};
 use postroad_smtp::ReversePath;
 
 /// What became of one recipient in one attempt.
@@ -40,6 +40,7 @@ pub fn apply(item: &mut Item, outcomes: Vec<(usize, Outcome)>, timing: Timing<'_
     for (place, outcome) in outcomes {
         // An admin may have removed or bounced it while the attempt ran: that stands.
         let RecipientState::Pending { attempts, .. } = item.state.recipients[place] else { continue };
+        let history = history(&mut item.state.recipients[place]);
         let wants = item.envelope.recipients()[place].wants();
         let nobody = item.envelope.reverse_path == ReversePath::Null;
         let attempts = attempts + 1;
@@ -56,11 +57,21 @@ pub fn apply(item: &mut Item, outcomes: Vec<(usize, Outcome)>, timing: Timing<'_
             Outcome::Deferred(report) => {
                 let due = timing.now.plus(retry.delay(attempts, timing.random));
                 earliest = Some(earliest.map_or(due, |other: UnixMillis| other.min(due)));
-                RecipientState::Pending { attempts, due, last: Some(report) }
+                RecipientState::Pending { attempts, due, last: Some(report), earlier: history }
             }
         };
     }
     earliest
+}
+
+/// Takes out what was said to a pending recipient so far.
+fn history(state: &mut RecipientState) -> History {
+    let RecipientState::Pending { last, earlier, .. } = state else { return History::default() };
+    let mut history = std::mem::take(earlier);
+    if let Some(last) = last.take() {
+        history.add(last);
+    }
+    history
 }
 
 #[cfg(test)]

@@ -37,7 +37,7 @@ impl Routing {
     /// Returns when a pending recipient is due: as recorded, or sooner when its route has shorter
     /// pauses by now than when that was written.
     pub fn due(&self, item: &Item, place: usize) -> Option<UnixMillis> {
-        let RecipientState::Pending { attempts, due, last } = &item.state.recipients[place] else { return None };
+        let RecipientState::Pending { attempts, due, last, .. } = &item.state.recipients[place] else { return None };
         let latest = last.as_ref().map(|last| last.at.plus(self.retry(item, place).delay(*attempts, 1.0)));
         Some(latest.map_or(*due, |latest| latest.min(*due)))
     }
@@ -71,7 +71,7 @@ pub fn policy(retry: &Retry) -> RetryPolicy {
 mod tests {
     use std::path::Path;
 
-    use postroad_queue::{Origin, QueueId, Report, State};
+    use postroad_queue::{History, Origin, QueueId, Report, State};
     use postroad_smtp::{Envelope, MailParams, Recipient, Reply};
 
     use super::super::scenario;
@@ -124,7 +124,12 @@ mod tests {
     fn shorter_pauses_hold_at_once_and_longer_ones_from_the_next_attempt() {
         let mut item = item();
         let said = Report { at: UnixMillis(0), remote: None, reply: Reply::of(451, None, "later") };
-        let pending = |due| RecipientState::Pending { attempts: 1, due: UnixMillis(due), last: Some(said.clone()) };
+        let pending = |due| RecipientState::Pending {
+            attempts: 1,
+            due: UnixMillis(due),
+            last: Some(said.clone()),
+            earlier: History::default(),
+        };
         item.state.recipients[0] = pending(60 * MINUTE_MS);
         item.state.recipients[1] = pending(5 * MINUTE_MS);
         let routing = routing(SETTINGS);

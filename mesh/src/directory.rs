@@ -9,6 +9,7 @@
 //! had it, nobody gets it. Both are reported as a [`Conflict`].
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use postroad_smtp::Domain;
 
@@ -22,13 +23,16 @@ use crate::statement::Statement;
 pub const RECORDS_AT_ONCE: u64 = 3;
 /// After these, one in so much time, in milliseconds.
 pub const RECORD_INTERVAL_MS: u64 = 600_000;
+/// What each record that comes too soon adds to the pause of its node, and the longest pause.
+const SHOUT_MS: u64 = 60_000;
+const PAUSE_MAX_MS: u64 = 86_400_000;
 
 /// The roster, the records, and what they come to. Times are milliseconds of a clock that never
 /// goes back.
 #[derive(Clone, Debug)]
 pub struct Directory {
-    roster: Roster,
-    records: BTreeMap<NodeId, Record>,
+    roster: Arc<Roster>,
+    records: BTreeMap<NodeId, Arc<Record>>,
     paces: BTreeMap<NodeId, Pace>,
     proofs: BTreeSet<(NodeId, Domain)>,
     owners: BTreeMap<Domain, BTreeSet<NodeId>>,
@@ -79,7 +83,7 @@ impl Directory {
     /// Begins with a roster.
     pub fn new(roster: Roster) -> Directory {
         Directory {
-            roster,
+            roster: Arc::new(roster),
             records: BTreeMap::new(),
             paces: BTreeMap::new(),
             proofs: BTreeSet::new(),
@@ -90,7 +94,7 @@ impl Directory {
 
     /// Takes statements in; records of nodes that are members no more go.
     pub fn take_statements(&mut self, statements: impl IntoIterator<Item = Statement>) -> Merged {
-        let merged = self.roster.merge(statements);
+        let merged = Arc::make_mut(&mut self.roster).merge(statements);
         if !merged.taken.is_empty() {
             let members = self.roster.members();
             self.records.retain(|id, _| members.contains_key(id));
@@ -128,7 +132,7 @@ impl Directory {
         if let Err(at) = self.paces.entry(id).or_default().step(now) {
             return Ok(Taken::TooSoon { at });
         }
-        self.records.insert(id, record);
+        self.records.insert(id, Arc::new(record));
         Ok(Taken::New)
     }
 
@@ -144,7 +148,7 @@ impl Directory {
     }
 
     /// Returns the members' records.
-    pub fn records(&self) -> &BTreeMap<NodeId, Record> {
+    pub fn records(&self) -> &BTreeMap<NodeId, Arc<Record>> {
         &self.records
     }
 
@@ -155,7 +159,7 @@ impl Directory {
 
     /// Returns what each member says of itself, with the domains that are its own, for a map.
     pub fn described(&self) -> BTreeMap<NodeId, Said> {
-        let own = |id: &NodeId, record: &Record| {
+        let own = |id: &NodeId, record: &Arc<Record>| {
             let mut said = record.said().clone();
             said.serves.retain(|domain| self.owners.get(domain).is_some_and(|owners| owners.contains(id)));
             said
@@ -237,10 +241,12 @@ impl Directory {
 }
 
 impl Pace {
-    /// Takes one out, or says when one can be taken.
+    /// Takes one out, or says when one can be taken: the later, the more often it was asked.
     fn step(&mut self, now: u64) -> Result<(), u64> {
         if self.is_spent(now) {
-            return Err(self.full_at - (RECORDS_AT_ONCE - 1) * RECORD_INTERVAL_MS);
+            let behind = (RECORDS_AT_ONCE - 1) * RECORD_INTERVAL_MS;
+            self.full_at = (self.full_at + SHOUT_MS).min(now + PAUSE_MAX_MS + behind);
+            return Err(self.full_at - behind);
         }
         self.full_at = self.full_at.max(now) + RECORD_INTERVAL_MS;
         Ok(())

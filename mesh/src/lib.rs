@@ -8,12 +8,14 @@
 pub mod caps;
 pub mod difference;
 pub mod directory;
+pub mod frame;
 pub mod history;
 pub mod invite;
 pub mod node;
 pub mod path;
 pub mod record;
 pub mod roster;
+pub mod spread;
 pub mod statement;
 mod voices;
 

@@ -28,7 +28,8 @@ impl Sponsors {
         self.edges.entry(sponsor).or_default().insert(node)
     }
 
-    /// Returns the independent voices of a set, at most `limit`.
+    /// Returns the independent voices of a set, at most `limit`; those of nodes to which no path leads
+    /// do not count.
     pub(crate) fn voices(&self, founder: NodeId, set: &BTreeSet<NodeId>, limit: u8) -> u8 {
         // The founder's own voice needs no path.
         let mut voices = u8::from(set.contains(&founder));

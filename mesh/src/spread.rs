@@ -1,0 +1,332 @@
+//! How the directory spreads: a machine that says with whom to speak, and what.
+//!
+//! A node keeps sessions with a few others, dialled at random among those that can be dialled. What is
+//! new is passed on at once to all of them but the one it came from. Now and then the node compares all it knows
+//! with one of them in turn, so that what was missed is found: one short frame each way
+//! when nothing is. The cost does not depend on the number of members.
+//!
+//! The shell opens sessions, carries frames, and calls [`Spread::poll`] until it is told to wait.
+//! Times are milliseconds of a clock that never goes back; chance comes from a seed.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use crate::difference::{Range, Said, begin, compare};
+use crate::directory::{Directory, Taken};
+use crate::frame::{ASKED_MAX, Frame, ITEMS_MAX, Item, ShortId};
+use crate::node::NodeId;
+use crate::record::{Reach, Record};
+use crate::statement::Statement;
+
+/// How many sessions a node dials and keeps.
+pub const DIALLED: usize = 3;
+/// The most sessions a node keeps; the newest beyond them is not spoken with.
+pub const SESSIONS_MAX: usize = 32;
+/// How long a node that could not be dialled is left alone at first; it doubles up to an hour.
+const REDIAL_MS: u64 = 5_000;
+const REDIAL_MAX_MS: u64 = 3_600_000;
+
+/// How often a node compares what it knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Profile {
+    /// Every minute.
+    Lan,
+    /// Every five minutes.
+    Wan,
+    /// Every quarter of an hour.
+    Quiet,
+    /// Never by itself: only over sessions that are opened for mail.
+    Metered,
+}
+
+/// What to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Open a session with this node, then call [`Spread::opened`] or [`Spread::failed`].
+    Dial(NodeId),
+    /// Send this over the session with this node.
+    Send(NodeId, Frame),
+    /// Nothing until this time, unless something happens.
+    Wait(u64),
+}
+
+/// The machine.
+#[derive(Clone, Debug)]
+pub struct Spread {
+    me: NodeId,
+    directory: Directory,
+    profile: Profile,
+    random: u64,
+    sessions: BTreeMap<NodeId, Session>,
+    dialling: BTreeSet<NodeId>,
+    unreachable: BTreeMap<NodeId, Failures>,
+    outbox: VecDeque<(NodeId, Frame)>,
+    next_compare: u64,
+    /// Of the sessions, the one that was compared with last.
+    compared: Option<NodeId>,
+    refused: u64,
+}
+
+#[derive(Clone, Debug)]
+struct Session {
+    dialled: bool,
+    /// The nodes that either side wants left out of comparisons.
+    without: BTreeSet<ShortId>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Failures {
+    count: u32,
+    until: u64,
+}
+
+impl Spread {
+    /// Begins with what is known, at `now`.
+    pub fn new(me: NodeId, directory: Directory, profile: Profile, seed: u64, now: u64) -> Spread {
+        let mut spread = Spread {
+            me,
+            directory,
+            profile,
+            random: seed,
+            sessions: BTreeMap::new(),
+            dialling: BTreeSet::new(),
+            unreachable: BTreeMap::new(),
+            outbox: VecDeque::new(),
+            next_compare: 0,
+            compared: None,
+            refused: 0,
+        };
+        spread.next_compare = now.saturating_add(spread.jittered(spread.profile.interval_ms()));
+        spread
+    }
+
+    /// Returns what is known.
+    pub fn directory(&self) -> &Directory {
+        &self.directory
+    }
+
+    /// Returns how many statements and records were not taken in because something is wrong with them.
+    pub fn refused(&self) -> u64 {
+        self.refused
+    }
+
+    /// Notes that a session with a member is open. The side that dialled it compares at once.
+    pub fn opened(&mut self, node: NodeId, dialled: bool, now: u64) {
+        self.dialling.remove(&node);
+        self.unreachable.remove(&node);
+        if self.sessions.len() < SESSIONS_MAX {
+            self.sessions.insert(node, Session { dialled, without: BTreeSet::new() });
+            if dialled {
+                self.begin(node, now);
+            }
+        }
+    }
+
+    /// Notes that a node could not be dialled.
+    pub fn failed(&mut self, node: NodeId, now: u64) {
+        self.dialling.remove(&node);
+        let count = self.unreachable.get(&node).map_or(0, |failures| failures.count);
+        let pause = (REDIAL_MS << count.min(16)).min(REDIAL_MAX_MS);
+        let until = now + self.jittered(pause);
+        self.unreachable.insert(node, Failures { count: count + 1, until });
+    }
+
+    /// Notes that a session is over.
+    pub fn closed(&mut self, node: NodeId) {
+        self.sessions.remove(&node);
+        self.outbox.retain(|(to, _)| *to != node);
+    }
+
+    /// Takes in what this node itself has to say, and passes it on.
+    pub fn publish(&mut self, items: Vec<Item>, now: u64) {
+        self.take(items, None, now);
+    }
+
+    /// Takes in what a member said.
+    pub fn received(&mut self, from: NodeId, frame: Frame, now: u64) {
+        match frame {
+            Frame::Give(items) => self.take(items, Some(from), now),
+            Frame::Ask(keys) => {
+                let wanted: BTreeSet<_> = keys.into_iter().take(ASKED_MAX).collect();
+                let items = self.items(&wanted);
+                self.give(from, items);
+            }
+            Frame::Compare { without, ranges } => {
+                let restless = self.restless(now);
+                let Some(session) = self.sessions.get_mut(&from) else { return };
+                if is_beginning(&ranges) {
+                    session.without = restless;
+                }
+                session.without.extend(without.iter().copied());
+                if session.without != without {
+                    // The other side left out less: what it says cannot be compared.
+                    return self.restart(from);
+                }
+                let keys = self.directory.keys(&self.members(&without));
+                let comparison = compare(&keys, &ranges);
+                let items = self.items(&comparison.to_give.into_iter().collect());
+                self.give(from, items);
+                for keys in comparison.to_ask.chunks(ASKED_MAX) {
+                    self.outbox.push_back((from, Frame::Ask(keys.to_vec())));
+                }
+                if !comparison.answer.is_empty() {
+                    self.outbox.push_back((from, Frame::Compare { without, ranges: comparison.answer }));
+                }
+            }
+        }
+    }
+
+    /// Returns what to do at `now`.
+    pub fn poll(&mut self, now: u64) -> Action {
+        if now >= self.next_compare && self.profile != Profile::Metered {
+            self.next_compare = now + self.jittered(self.profile.interval_ms());
+            if let Some(node) = self.next_to_compare() {
+                self.begin(node, now);
+            }
+        }
+        if let Some((to, frame)) = self.outbox.pop_front() {
+            return Action::Send(to, frame);
+        }
+        match self.next_to_dial(now) {
+            Ok(Some(node)) => {
+                self.dialling.insert(node);
+                Action::Dial(node)
+            }
+            Ok(None) => Action::Wait(self.next_compare),
+            Err(until) => Action::Wait(self.next_compare.min(until)),
+        }
+    }
+
+    fn begin(&mut self, node: NodeId, now: u64) {
+        let restless = self.restless(now);
+        if let Some(session) = self.sessions.get_mut(&node) {
+            session.without = restless;
+            self.restart(node);
+        }
+    }
+
+    fn restart(&mut self, node: NodeId) {
+        let without = self.sessions[&node].without.clone();
+        let keys = self.directory.keys(&self.members(&without));
+        self.outbox.push_back((node, Frame::Compare { without, ranges: begin(&keys) }));
+    }
+
+    fn restless(&self, now: u64) -> BTreeSet<ShortId> {
+        self.directory.restless(now).iter().map(short).collect()
+    }
+
+    fn members(&self, short_ids: &BTreeSet<ShortId>) -> BTreeSet<NodeId> {
+        self.directory.records().keys().filter(|id| short_ids.contains(&short(id))).copied().collect()
+    }
+
+    /// Takes items in; what is new goes to all sessions but the one it came from.
+    fn take(&mut self, items: Vec<Item>, from: Option<NodeId>, now: u64) {
+        let mut new = Vec::new();
+        let mut statements = Vec::new();
+        let mut records = Vec::new();
+        for item in items.into_iter().take(ITEMS_MAX) {
+            match item {
+                Item::Statement(octets) => statements.extend(self.sound(Statement::from_octets(&octets).ok())),
+                Item::Record(octets) => records.extend(self.sound(Record::from_octets(&octets).ok())),
+            }
+        }
+        let merged = self.directory.take_statements(statements.clone());
+        self.refused += merged.refused.len() as u64;
+        let is_new = |statement: &&Statement| merged.taken.contains(&statement.id());
+        new.extend(statements.iter().filter(is_new).map(|statement| Item::Statement(statement.to_octets().into())));
+        for (record, taken) in records.iter().zip(self.directory.take_records(records.clone(), now)) {
+            match taken {
+                Ok(Taken::New) => new.push(Item::Record(record.to_octets().into())),
+                Ok(Taken::Known | Taken::TooSoon { .. }) => {}
+                Err(_) => self.refused += 1,
+            }
+        }
+        let others: Vec<NodeId> = self.sessions.keys().filter(|node| Some(**node) != from).copied().collect();
+        for node in others {
+            self.give(node, new.clone());
+        }
+    }
+
+    fn sound<T>(&mut self, item: Option<T>) -> Option<T> {
+        self.refused += u64::from(item.is_none());
+        item
+    }
+
+    fn give(&mut self, to: NodeId, items: Vec<Item>) {
+        let frames = items.chunks(ITEMS_MAX / 4).map(|items| (to, Frame::Give(items.to_vec())));
+        self.outbox.extend(frames);
+    }
+
+    fn items(&self, wanted: &BTreeSet<[u8; 32]>) -> Vec<Item> {
+        let statements = self.directory.roster().statements().values();
+        let statements = statements.filter(|statement| wanted.contains(statement.id().octets()));
+        let records = self.directory.records().values().filter(|record| wanted.contains(record.fingerprint()));
+        let statements = statements.map(|statement| Item::Statement(statement.to_octets().into()));
+        statements.chain(records.map(|record| Item::Record(record.to_octets().into()))).collect()
+    }
+
+    /// Returns the session whose turn it is.
+    fn next_to_compare(&mut self) -> Option<NodeId> {
+        let behind =
+            self.compared.and_then(|last| self.sessions.range(last..).map(|(id, _)| *id).find(|id| *id != last));
+        self.compared = behind.or_else(|| self.sessions.keys().next().copied());
+        self.compared
+    }
+
+    /// Returns whom to dial now, if anybody; `Err`: when somebody can be dialled again.
+    fn next_to_dial(&mut self, now: u64) -> Result<Option<NodeId>, u64> {
+        let dialled = self.sessions.values().filter(|session| session.dialled).count() + self.dialling.len();
+        if dialled >= DIALLED || self.profile == Profile::Metered {
+            return Ok(None);
+        }
+        let is_candidate = |(id, record): &(&NodeId, &Arc<Record>)| {
+            **id != self.me
+                && record.said().reach == Reach::Public
+                && !self.sessions.contains_key(id)
+                && !self.dialling.contains(id)
+        };
+        let candidates: Vec<NodeId> = self.directory.records().iter().filter(is_candidate).map(|(id, _)| *id).collect();
+        let resting =
+            |id: &NodeId| self.unreachable.get(id).map(|failures| failures.until).filter(|until| *until > now);
+        let ready: Vec<NodeId> = candidates.iter().filter(|id| resting(id).is_none()).copied().collect();
+        if ready.is_empty() {
+            return candidates.iter().filter_map(resting).min().map_or(Ok(None), Err);
+        }
+        let place = self.next_random() as usize % ready.len();
+        Ok(Some(ready[place]))
+    }
+
+    /// Returns three quarters to five quarters of a time.
+    fn jittered(&mut self, ms: u64) -> u64 {
+        ms / 4 * 3 + self.next_random() % (ms / 2 + 1)
+    }
+
+    /// SplitMix64.
+    fn next_random(&mut self) -> u64 {
+        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.random ^ (self.random >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+}
+
+impl Profile {
+    /// Returns the mean time between comparisons, in milliseconds.
+    pub fn interval_ms(self) -> u64 {
+        match self {
+            Profile::Lan => 60_000,
+            Profile::Wan => 300_000,
+            Profile::Quiet => 900_000,
+            Profile::Metered => u64::MAX / 4,
+        }
+    }
+}
+
+/// Returns whether a comparison begins with these.
+fn is_beginning(ranges: &[Range]) -> bool {
+    matches!(ranges, [Range { end: None, said: Said::Sum(_) }])
+}
+
+fn short(id: &NodeId) -> ShortId {
+    *id.octets().first_chunk().expect("an id is longer")
+}

@@ -52,40 +52,79 @@ pub struct Comparison {
     pub to_ask: Vec<Key>,
 }
 
-/// Begins a comparison: one range with all keys.
-pub fn begin(keys: &BTreeSet<Key>) -> Vec<Range> {
-    vec![Range { end: None, said: Said::Sum(sum(keys.iter())) }]
+/// A set of keys, with the sum of all, which most comparisons need and nothing else.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Keys {
+    sorted: Vec<Key>,
+    root: [u8; SUM_OCTETS],
 }
 
-/// Returns the count and sum of all keys: equal for equal sets.
-pub fn root(keys: &BTreeSet<Key>) -> [u8; SUM_OCTETS] {
-    sum(keys.iter())
+impl FromIterator<Key> for Keys {
+    fn from_iter<I: IntoIterator<Item = Key>>(keys: I) -> Keys {
+        let mut sorted: Vec<Key> = keys.into_iter().collect();
+        sorted.sort_unstable();
+        sorted.dedup();
+        Keys { root: sum(&sorted), sorted }
+    }
+}
+
+impl Keys {
+    /// Returns the count and sum of all keys: equal for equal sets.
+    pub fn root(&self) -> [u8; SUM_OCTETS] {
+        self.root
+    }
+
+    /// Returns how many there are.
+    pub fn len(&self) -> usize {
+        self.sorted.len()
+    }
+
+    /// Returns whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.sorted.is_empty()
+    }
+
+    fn has(&self, key: &Key) -> bool {
+        self.sorted.binary_search(key).is_ok()
+    }
+
+    fn range(&self, from: &Key, end: Option<&Key>) -> &[Key] {
+        let first = self.sorted.partition_point(|key| key < from);
+        let end = end.map_or(self.sorted.len(), |end| self.sorted.partition_point(|key| key < end));
+        &self.sorted[first..end.max(first)]
+    }
+
+    fn sum(&self, range: &[Key]) -> [u8; SUM_OCTETS] {
+        if range.len() == self.sorted.len() { self.root } else { sum(range) }
+    }
+}
+
+/// Begins a comparison: one range with all keys.
+pub fn begin(keys: &Keys) -> Vec<Range> {
+    vec![Range { end: None, said: Said::Sum(keys.root) }]
 }
 
 /// Compares what the other side says with what this side has. Ranges out of order end the comparison.
-pub fn compare(keys: &BTreeSet<Key>, theirs: &[Range]) -> Comparison {
+pub fn compare(keys: &Keys, theirs: &[Range]) -> Comparison {
     let mut comparison = Comparison::default();
     let mut from = [0; 32];
     for range in theirs.iter().take(RANGES_MAX) {
         if range.end.is_some_and(|end| end < from) {
             break;
         }
-        let mine: Vec<Key> = match range.end {
-            Some(end) => keys.range(from..end).copied().collect(),
-            None => keys.range(from..).copied().collect(),
-        };
+        let mine = keys.range(&from, range.end.as_ref());
         match &range.said {
             Said::Nothing => comparison.pass(range.end),
-            Said::Sum(theirs) if *theirs == sum(mine.iter()) => comparison.pass(range.end),
+            Said::Sum(theirs) if *theirs == keys.sum(mine) => comparison.pass(range.end),
             Said::Sum(_) if mine.len() <= LISTED_MAX => {
-                comparison.answer.push(Range { end: range.end, said: Said::Keys(mine.into_iter().collect()) });
+                comparison.answer.push(Range { end: range.end, said: Said::Keys(mine.iter().copied().collect()) });
             }
-            Said::Sum(_) => comparison.cut(&mine, range.end),
+            Said::Sum(_) => comparison.cut(mine, range.end),
             Said::Keys(theirs) => {
                 comparison.pass(range.end);
                 comparison.to_give.extend(mine.iter().filter(|key| !theirs.contains(*key)));
                 let within = |key: &&Key| **key >= from && range.end.is_none_or(|end| **key < end);
-                comparison.to_ask.extend(theirs.iter().filter(within).filter(|key| !keys.contains(*key)));
+                comparison.to_ask.extend(theirs.iter().filter(within).filter(|key| !keys.has(key)));
             }
         }
         match range.end {
@@ -113,16 +152,14 @@ impl Comparison {
         let parts: Vec<&[Key]> = keys.chunks(keys.len().div_ceil(PARTS)).collect();
         for (number, part) in parts.iter().enumerate() {
             let end = parts.get(number + 1).map_or(end, |next| Some(next[0]));
-            self.answer.push(Range { end, said: Said::Sum(sum(part.iter())) });
+            self.answer.push(Range { end, said: Said::Sum(sum(part)) });
         }
     }
 }
 
-fn sum<'a>(keys: impl Iterator<Item = &'a Key>) -> [u8; SUM_OCTETS] {
+fn sum(keys: &[Key]) -> [u8; SUM_OCTETS] {
     let mut sum = [0; 32];
-    let mut count = 0u64;
     for key in keys {
-        count += 1;
         let mut carry = 0;
         for (digit, octet) in sum.iter_mut().zip(key).rev() {
             let all = u16::from(*digit) + u16::from(*octet) + carry;
@@ -130,7 +167,7 @@ fn sum<'a>(keys: impl Iterator<Item = &'a Key>) -> [u8; SUM_OCTETS] {
             carry = all >> 8;
         }
     }
-    *sha256(&[&sum, &count.to_be_bytes()]).first_chunk().expect("a hash is longer")
+    *sha256(&[&sum, &(keys.len() as u64).to_be_bytes()]).first_chunk().expect("a hash is longer")
 }
 
 #[cfg(test)]
@@ -148,11 +185,12 @@ mod tests {
 
     /// Two sides talk until nothing is left to say; returns both as they are then, and the messages.
     fn talk(mut left: BTreeSet<Key>, mut right: BTreeSet<Key>) -> (BTreeSet<Key>, BTreeSet<Key>, Vec<Vec<Range>>) {
-        let mut said = vec![begin(&left)];
+        let all = |keys: &BTreeSet<Key>| keys.iter().copied().collect::<Keys>();
+        let mut said = vec![begin(&all(&left))];
         let mut turn = 0;
         while !said.last().expect("something was said").is_empty() && turn < 40 {
             let (me, other) = if turn % 2 == 0 { (&mut right, &mut left) } else { (&mut left, &mut right) };
-            let comparison = compare(me, said.last().expect("something was said"));
+            let comparison = compare(&all(me), said.last().expect("something was said"));
             other.extend(&comparison.to_give);
             me.extend(comparison.to_ask.iter().filter(|key| other.contains(*key)).copied().collect::<Vec<_>>());
             said.push(comparison.answer);
@@ -166,8 +204,9 @@ mod tests {
         let (.., said) = talk(keys(0..2_000), keys(0..2_000));
         assert_eq!(said.len(), 2);
         assert_eq!(said[0].len(), 1);
-        assert_eq!(root(&keys(0..9)), root(&keys((0..9).rev())));
-        assert_ne!(root(&keys(0..9)), root(&keys(0..8)));
+        let root = |numbers: &mut dyn Iterator<Item = u32>| numbers.map(key).collect::<Keys>().root();
+        assert_eq!(root(&mut (0..9)), root(&mut (0..9).rev()));
+        assert_ne!(root(&mut (0..9)), root(&mut (0..8)));
     }
 
     #[test]
@@ -207,7 +246,7 @@ mod tests {
                 },
             };
             let theirs: Vec<Range> = said.into_iter().map(range).collect();
-            let comparison = compare(&keys(mine), &theirs);
+            let comparison = compare(&mine.into_iter().map(key).collect(), &theirs);
             prop_assert!(comparison.answer.len() <= theirs.len() * PARTS);
         }
     }

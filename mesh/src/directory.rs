@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use postroad_smtp::Domain;
 
-use crate::difference::Key;
+use crate::difference::Keys;
 use crate::node::NodeId;
 use crate::record::{Record, Said};
 use crate::roster::{Merged, Roster};
@@ -33,6 +33,8 @@ const PAUSE_MAX_MS: u64 = 86_400_000;
 pub struct Directory {
     roster: Arc<Roster>,
     records: BTreeMap<NodeId, Arc<Record>>,
+    /// Of all statements and records.
+    keys: Arc<Keys>,
     paces: BTreeMap<NodeId, Pace>,
     proofs: BTreeSet<(NodeId, Domain)>,
     owners: BTreeMap<Domain, BTreeSet<NodeId>>,
@@ -82,14 +84,17 @@ struct Pace {
 impl Directory {
     /// Begins with a roster.
     pub fn new(roster: Roster) -> Directory {
-        Directory {
+        let mut directory = Directory {
             roster: Arc::new(roster),
             records: BTreeMap::new(),
+            keys: Arc::default(),
             paces: BTreeMap::new(),
             proofs: BTreeSet::new(),
             owners: BTreeMap::new(),
             conflicts: BTreeSet::new(),
-        }
+        };
+        directory.settle();
+        directory
     }
 
     /// Takes statements in; records of nodes that are members no more go.
@@ -174,14 +179,19 @@ impl Directory {
 
     /// Returns the keys of all statements, and of all records but those of `without`: both sides of
     /// a comparison leave out the nodes that are restless at either.
-    pub fn keys(&self, without: &BTreeSet<NodeId>) -> BTreeSet<Key> {
+    pub fn keys(&self, without: &BTreeSet<NodeId>) -> Arc<Keys> {
+        if without.is_empty() { self.keys.clone() } else { Arc::new(self.keys_but(without)) }
+    }
+
+    fn keys_but(&self, without: &BTreeSet<NodeId>) -> Keys {
         let statements = self.roster.statements().keys().map(|id| *id.octets());
         let records = self.records.iter().filter(|(id, _)| !without.contains(id));
         statements.chain(records.map(|(_, record)| *record.fingerprint())).collect()
     }
 
-    /// Says anew which domain is whose.
+    /// Says anew what all comes to: the keys, and which domain is whose.
     fn settle(&mut self) {
+        self.keys = Arc::new(self.keys_but(&BTreeSet::new()));
         let mut claims: BTreeMap<Domain, BTreeSet<NodeId>> = BTreeMap::new();
         for (id, record) in &self.records {
             for domain in &record.said().serves {

@@ -84,8 +84,8 @@ pub struct Received<'a> {
 
 impl fmt::Display for Received<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut line = Folder { f, column: 0 };
-        line.word(format_args!("Received:"))?;
+        let mut line = Folder { f, column: 0, text: String::with_capacity(FOLD_OCTETS) };
+        line.word("Received:")?;
         self.write_from(&mut line)?;
         line.words(format_args!("by {}", self.by))?;
         line.words(format_args!("with {}", Atom(self.with)))?;
@@ -144,12 +144,18 @@ impl fmt::Display for Date {
 struct Folder<'a, 'b> {
     f: &'a mut fmt::Formatter<'b>,
     column: usize,
+    /// Where words are put together: one buffer for all of a field.
+    text: String,
 }
 
 impl Folder<'_, '_> {
     fn words(&mut self, text: fmt::Arguments<'_>) -> fmt::Result {
-        let text = text.to_string();
-        text.split(' ').try_for_each(|word| self.word(format_args!("{word}")))
+        let mut words = std::mem::take(&mut self.text);
+        words.clear();
+        words.write_fmt(text)?;
+        words.split(' ').try_for_each(|word| self.word(word))?;
+        self.text = words;
+        Ok(())
     }
 
     /// Adds to the last word; [`FOLD_OCTETS`] leaves room for one octet.
@@ -158,15 +164,14 @@ impl Folder<'_, '_> {
         self.f.write_str(text)
     }
 
-    fn word(&mut self, word: fmt::Arguments<'_>) -> fmt::Result {
-        let word = word.to_string();
+    fn word(&mut self, word: &str) -> fmt::Result {
         if self.column > 0 {
             let fits = self.column + 1 + word.len() < FOLD_OCTETS;
             self.f.write_str(if fits { " " } else { "\r\n " })?;
             self.column = if fits { self.column + 1 } else { 1 };
         }
         self.column += word.len();
-        self.f.write_str(&word)
+        self.f.write_str(word)
     }
 }
 

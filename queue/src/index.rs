@@ -35,6 +35,8 @@ pub(crate) struct Entry {
 pub(crate) struct Segment {
     /// The file while it is open.
     pub file: Option<Arc<dyn FsFile>>,
+    /// Whether the file was opened anew: somebody may read it by another handle.
+    pub reopened: bool,
     /// Octets in use.
     pub octets: u64,
     /// Octets of records still needed, Retired records not counted.
@@ -81,6 +83,14 @@ impl Entry {
     }
 }
 
+impl Segment {
+    /// Returns the file of a segment that was taken out, if nobody reads it: who does must never see
+    /// another message in it.
+    pub(crate) fn into_unread_file(self) -> Option<Arc<dyn FsFile>> {
+        self.file.filter(|file| !self.reopened && Arc::strong_count(file) == 1)
+    }
+}
+
 impl Index {
     /// Puts a new message in.
     pub(crate) fn insert(&mut self, id: QueueId, entry: Entry) {
@@ -119,12 +129,12 @@ impl Index {
     }
 
     /// Forgets a segment whose file is gone.
-    pub(crate) fn remove_segment(&mut self, number: u32) {
-        self.segments.remove(&number);
+    pub(crate) fn remove_segment(&mut self, number: u32) -> Option<Segment> {
         self.moved.retain(|_, segments| {
             segments.retain(|n| *n != number);
             !segments.is_empty()
         });
+        self.segments.remove(&number)
     }
 
     /// Notes the newest State record of a message; returns whether the message is there.

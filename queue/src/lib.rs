@@ -36,6 +36,9 @@
 //!   state, synced, and then the segment is removed. Two copies of one message with one id are one
 //!   message; the later one counts.
 //!
+//! The file of a removed segment may become another one: it is renamed and the directory synced before it
+//! is written, its new header is synced before it has its new name, and nobody reads it any more.
+//!
 //! A new segment's directory entry is synced before its first record is; a batch never spans two
 //! segments without a sync between them, so only the newest segment can be torn.
 //!

@@ -1,7 +1,8 @@
 //! The segments being written: one active, the others sealed. One write and one sync for a batch.
 //!
-//! Nothing here knows what records mean. After a fault of kind [`Fault::Broken`] nothing may be
-//! written any more; the caller poisons the queue.
+//! Behind the last record stands an End record, which the next batch overwrites: segments are used
+//! again, and what stands behind is of an earlier use. Nothing else here knows what records mean. After
+//! a fault of kind [`Fault::Broken`] nothing may be written any more; the caller poisons the queue.
 
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, IoSlice};
@@ -10,8 +11,8 @@ use std::sync::Arc;
 use crate::error::{is_full, is_out_of_descriptors};
 use crate::fs::{Dir, FsFile};
 use crate::id::QueueId;
-use crate::index::Place;
-use crate::record::{ALIGN, HEADER_OCTETS, Header, Kind, SegmentHeader, segment_name, span};
+use crate::index::{Place, Segment};
+use crate::record::{ALIGN, HEADER_OCTETS, Header, Kind, SegmentHeader, segment_name, span, spare_name};
 use crate::spool::{Spool, lock};
 
 /// Where the log goes on. Only the committer has it.
@@ -26,7 +27,20 @@ pub(crate) struct Log {
     /// Whether segments were removed since the last sync of the directory.
     removed: bool,
     frame: Vec<u8>,
+    /// Files in which nothing is needed, to be written over.
+    spares: Vec<Spare>,
 }
+
+/// A segment file under a name of its own, of the length that a segment is given.
+struct Spare {
+    name: String,
+    file: Arc<dyn FsFile>,
+}
+
+/// The most files kept to be written over.
+const SPARES_MAX: usize = 2;
+/// Octets of the End record.
+const END_OCTETS: u64 = HEADER_OCTETS as u64;
 
 /// The segment that is written.
 struct Active {
@@ -115,7 +129,7 @@ impl Log {
         let mut places = Vec::with_capacity(parts.len());
         let mut end = active.end;
         for part in parts {
-            if end + part.span() > active.capacity {
+            if end + part.span() + END_OCTETS > active.capacity {
                 break;
             }
             places.push(Place::new(active.number, end));
@@ -149,25 +163,36 @@ impl Log {
         Ok(())
     }
 
-    /// Removes a segment that holds nothing needed. `after_others` when records in it speak of
-    /// segments removed earlier: they must be gone for good first.
+    /// Removes a segment that holds nothing needed, or keeps it to be written over. `after_others` when
+    /// records in it speak of segments removed earlier: they must be gone for good first.
     pub(crate) fn remove(&mut self, spool: &Spool, number: u32, after_others: bool) -> Result<(), Fault> {
         if after_others && self.removed {
             sync_dir(spool, Dir::Log)?;
             self.removed = false;
         }
-        match spool.fs.remove(Dir::Log, &segment_name(number)) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => return Ok(()),
+        let spare = spare_name(number);
+        // Under another name nobody opens it any more.
+        match spool.fs.rename((Dir::Log, &segment_name(number)), (Dir::Log, &spare)) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                return Err(fault(&format!("renaming to log/{spare}"), &e));
+            }
             _ => {}
         }
         self.removed = true;
-        lock(&spool.index).remove_segment(number);
+        let file = lock(&spool.index).remove_segment(number).and_then(Segment::into_unread_file);
+        let is_whole = |file: &Arc<dyn FsFile>| file.octets().is_ok_and(|n| n == spool.options.segment_octets);
+        match file.filter(is_whole) {
+            Some(file) if self.spares.len() < SPARES_MAX => self.spares.push(Spare { name: spare, file }),
+            // What stays behind is removed when the queue is next opened.
+            _ => drop(spool.fs.remove(Dir::Log, &spare)),
+        }
         Ok(())
     }
 
     /// Begins a new segment though the active one is not full, so that the latter can be removed and
     /// its space goes back to the disk. Nothing is reserved before the next record.
     pub(crate) fn begin_anew(&mut self, spool: &Spool) -> Result<(), Fault> {
+        self.give_spares_back(spool);
         let newest = self.newest();
         if lock(&spool.index).segments.get(&newest).is_some_and(|segment| segment.octets > HEADER_OCTETS as u64) {
             self.seal(spool)?;
@@ -175,6 +200,13 @@ impl Log {
             self.sync(spool)?;
         }
         Ok(())
+    }
+
+    /// Gives the disk back what was kept to be written over.
+    pub(crate) fn give_spares_back(&mut self, spool: &Spool) {
+        for spare in self.spares.drain(..) {
+            let _ = spool.fs.remove(Dir::Log, &spare.name);
+        }
     }
 
     /// Gives the memory of the last batch back.
@@ -187,9 +219,9 @@ impl Log {
             && active.end == HEADER_OCTETS as u64
             && !active.allocated
         {
-            active.capacity = active.capacity.max(active.end + octets);
+            active.capacity = active.capacity.max(active.end + octets + END_OCTETS);
         }
-        if self.active.as_ref().is_some_and(|active| active.end + octets > active.capacity) {
+        if self.active.as_ref().is_some_and(|active| active.end + octets + END_OCTETS > active.capacity) {
             self.seal(spool)?;
         }
         if self.active.is_none() {
@@ -209,8 +241,10 @@ impl Log {
         self.sync(spool)?;
         if let Some(active) = self.active.take() {
             self.previous = Previous { number: active.number, segment: active.segment, end: active.end };
-            // Gives the space reserved ahead back; where it fails the next header still says the end.
-            let _ = active.file.set_octets(active.end);
+            if !active.allocated || active.capacity != spool.options.segment_octets {
+                // It will not be written over; where this fails the next header still says the end.
+                let _ = active.file.set_octets(active.end);
+            }
             if let Some(segment) = lock(&spool.index).segments.get_mut(&active.number) {
                 segment.octets = active.end;
             }
@@ -222,35 +256,89 @@ impl Log {
         let number = self.next_number;
         self.next_number += 1;
         let name = segment_name(number);
-        let action = format!("creation of log/{name}");
-        let file = spool.fs.create(Dir::Log, &name).map_err(|e| fault(&action, &e))?;
         let segment = RandomState::new().hash_one(number);
         let Previous { number: previous, segment: previous_segment, end: previous_end } = self.previous;
         let id_floor = spool.last_id().to_u64();
         let header = SegmentHeader { segment, number, previous, previous_segment, previous_end, id_floor };
-        if let Err(e) = file.write_at(0, &mut [IoSlice::new(&header.encode())]) {
-            let _ = spool.fs.remove(Dir::Log, &name);
-            return Err(fault(&action, &e));
-        }
+        let end = HEADER_OCTETS as u64;
+        let is_enough = end + octets + END_OCTETS <= spool.options.segment_octets;
+        let spare = if is_enough { self.spares.pop() } else { None };
+        let allocated = spare.is_some();
+        let file = match spare {
+            Some(spare) => self.reuse(spool, spare, &name, &header)?,
+            None => make(spool, &name, &header)?,
+        };
         sync_dir(spool, Dir::Log)?;
         self.removed = false;
         self.dirty = true;
-        let end = HEADER_OCTETS as u64;
-        let capacity = spool.options.segment_octets.max(end + octets);
-        let entry = crate::index::Segment { file: Some(file.clone()), octets: end, ..Default::default() };
+        let capacity = spool.options.segment_octets.max(end + octets + END_OCTETS);
+        let entry = Segment { file: Some(file.clone()), octets: end, ..Default::default() };
         lock(&spool.index).segments.insert(number, entry);
-        self.active = Some(Active { number, segment, file, end, capacity, allocated: false });
+        self.active = Some(Active { number, segment, file, end, capacity, allocated });
         Ok(())
+    }
+
+    /// Makes a segment out of a file that was one before: what it held is gone for good before it is
+    /// written, and it begins as the new one before it is called so.
+    fn reuse(
+        &mut self,
+        spool: &Spool,
+        spare: Spare,
+        name: &str,
+        header: &SegmentHeader,
+    ) -> Result<Arc<dyn FsFile>, Fault> {
+        if std::mem::take(&mut self.removed) {
+            sync_dir(spool, Dir::Log)?;
+        }
+        let start = [header.encode(), end_record(header.segment, self.sequence)].concat();
+        let written = spare.file.write_at(0, &mut [IoSlice::new(&start)]).and_then(|()| spare.file.sync());
+        let renamed = written.and_then(|()| spool.fs.rename((Dir::Log, &spare.name), (Dir::Log, name)));
+        renamed.map_err(|e| fault(&format!("creation of log/{name} out of log/{}", spare.name), &e))?;
+        Ok(spare.file)
     }
 
     /// After a failed write: when the disk is only full, the active segment ends where it ended
     /// before, and the next write begins a new one.
     fn abandon(&mut self, spool: &Spool, action: &str, error: io::Error) -> Fault {
         match fault(action, &error) {
-            Fault::Full => self.seal(spool).err().unwrap_or(Fault::Full),
+            Fault::Full => {
+                if let Some(active) = &self.active {
+                    // What is refused is not to be found when nothing else can be written, either.
+                    let _ = active.file.set_octets(active.end);
+                }
+                self.seal(spool).err().unwrap_or(Fault::Full)
+            }
             broken => broken,
         }
     }
+}
+
+/// Makes the file of a segment.
+fn make(spool: &Spool, name: &str, header: &SegmentHeader) -> Result<Arc<dyn FsFile>, Fault> {
+    let failed = |e: io::Error| fault(&format!("creation of log/{name}"), &e);
+    let file = spool.fs.create(Dir::Log, name).map_err(failed)?;
+    // Behind it the file is empty: that is an end, too.
+    if let Err(e) = file.write_at(0, &mut [IoSlice::new(&header.encode())]) {
+        let _ = spool.fs.remove(Dir::Log, name);
+        return Err(failed(e));
+    }
+    Ok(file)
+}
+
+/// Returns what stands behind the last record.
+fn end_record(segment: u64, sequence: u64) -> [u8; HEADER_OCTETS] {
+    let header = Header {
+        kind: Kind::End,
+        spilled: false,
+        segment,
+        sequence,
+        id: QueueId::from_u64(0),
+        meta_octets: 0,
+        meta_crc: 0,
+        content_octets: 0,
+        content_crc: 0,
+    };
+    header.encode()
 }
 
 /// Syncs a directory.
@@ -266,7 +354,7 @@ fn fault(action: &str, error: &io::Error) -> Fault {
     }
 }
 
-/// Writes records one behind the other; content is handed to the system where it lies.
+/// Writes records one behind the other, and where they end; content is handed to the system where it lies.
 fn write_parts(active: &Active, parts: &[Part<'_>], sequence: u64, frame: &mut Vec<u8>) -> io::Result<()> {
     frame.clear();
     let mut cuts = Vec::with_capacity(parts.len());
@@ -277,6 +365,7 @@ fn write_parts(active: &Active, parts: &[Part<'_>], sequence: u64, frame: &mut V
         let used = (HEADER_OCTETS + part.meta.len() + part.inline.len()) as u64;
         frame.resize(frame.len() + (part.span() - used) as usize, 0);
     }
+    frame.extend_from_slice(&end_record(active.segment, sequence + parts.len() as u64));
     let mut pieces = Vec::with_capacity(2 * parts.len() + 1);
     let mut from = 0;
     for (part, cut) in parts.iter().zip(cuts) {

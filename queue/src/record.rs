@@ -6,7 +6,9 @@
 use crate::id::QueueId;
 
 /// The format version this release writes, and the newest it reads.
-pub(crate) const VERSION: u16 = 1;
+pub(crate) const VERSION: u16 = 2;
+/// The oldest it reads: version 2 added End records.
+const VERSION_MIN: u16 = 1;
 /// Records start at multiples of this.
 pub(crate) const ALIGN: u64 = 64;
 /// Octets of a segment header and of a record header.
@@ -17,6 +19,7 @@ pub(crate) const META_OCTETS_MAX: usize = 16 << 20;
 const SEGMENT_MAGIC: [u8; 8] = *b"PRoadSeg";
 const RECORD_MAGIC: [u8; 4] = *b"PRec";
 const SPILLED: u8 = 1;
+const SPARE: &str = ".spare";
 
 /// What a record is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +32,8 @@ pub(crate) enum Kind {
     Retired = 3,
     /// A region found damaged and saved elsewhere: `content_octets` behind the header mean nothing.
     Void = 4,
+    /// Behind it stands nothing: what is found there is of an earlier use of the file.
+    End = 6,
 }
 
 /// The first octets of a segment.
@@ -91,7 +96,7 @@ impl SegmentHeader {
     pub(crate) fn decode(octets: &[u8]) -> Result<SegmentHeader, SegmentHeaderError> {
         let octets = unseal(octets).filter(|o| o[0..8] == SEGMENT_MAGIC).ok_or(SegmentHeaderError::Damaged)?;
         match u16::from_le_bytes([octets[8], octets[9]]) {
-            VERSION => Ok(SegmentHeader {
+            VERSION_MIN..=VERSION => Ok(SegmentHeader {
                 number: u32_at(octets, 12),
                 segment: u64_at(octets, 16),
                 previous: u32_at(octets, 24),
@@ -132,6 +137,7 @@ impl Header {
             2 => Kind::State,
             3 => Kind::Retired,
             4 => Kind::Void,
+            6 => Kind::End,
             _ => return None,
         };
         Some(Header {
@@ -167,6 +173,16 @@ pub(crate) fn span(meta_octets: u32, inline_octets: u64) -> u64 {
 /// Returns the file name of a segment.
 pub(crate) fn segment_name(number: u32) -> String {
     format!("{number:08x}.seg")
+}
+
+/// Returns the name of a segment file in which nothing is needed, kept to be written over.
+pub(crate) fn spare_name(number: u32) -> String {
+    format!("{number:08x}{SPARE}")
+}
+
+/// Returns whether a file is one of those.
+pub(crate) fn is_spare(name: &str) -> bool {
+    name.ends_with(SPARE)
 }
 
 /// Reads the number out of a segment's file name.
@@ -232,9 +248,9 @@ mod tests {
         let mut octets =
             SegmentHeader { segment: 5, number: 6, previous: 0, previous_segment: 0, previous_end: 0, id_floor: 0 }
                 .encode();
-        octets[8] = 2;
+        octets[8] = 3;
         seal(&mut octets);
-        assert_eq!(SegmentHeader::decode(&octets), Err(SegmentHeaderError::Version(2)));
+        assert_eq!(SegmentHeader::decode(&octets), Err(SegmentHeaderError::Version(3)));
     }
 
     #[test]

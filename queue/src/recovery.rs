@@ -14,7 +14,9 @@ use crate::id::QueueId;
 use crate::index::{Entry, Index, Place, Segment};
 use crate::log::{Log, Previous};
 use crate::quarantine::save;
-use crate::record::{HEADER_OCTETS, Header, Kind, SegmentHeader, VERSION, segment_name, segment_number, span};
+use crate::record::{
+    HEADER_OCTETS, Header, Kind, SegmentHeader, VERSION, is_spare, segment_name, segment_number, span,
+};
 use crate::scan::{Check, Limit, Region, Scanned, scan};
 
 /// What was found when a queue was opened.
@@ -85,6 +87,8 @@ pub(crate) struct Gathered {
     faults: Vec<Fault>,
     /// Files that hold nothing but zeros: segments never used.
     blank: Vec<u32>,
+    /// Files in which nothing was needed.
+    spares: Vec<String>,
     /// Content files no message has.
     orphans: Vec<String>,
     /// Segments longer than what is in them, and where they should end.
@@ -127,6 +131,7 @@ pub(crate) fn recover(fs: &dyn Fs) -> Result<Recovered> {
     repair(fs, &gathered.faults)?;
     let blank: Vec<String> = gathered.blank.iter().map(|number| segment_name(*number)).collect();
     remove(fs, Dir::Log, &blank)?;
+    remove(fs, Dir::Log, &gathered.spares)?;
     settle(fs, gathered.previous.number, &gathered.rest)?;
     let log = Log::new(gathered.previous, gathered.next_number, gathered.sequence);
     Ok(Recovered { log, index: gathered.index, last_id: gathered.last_id, report })
@@ -170,6 +175,7 @@ pub(crate) fn gather(fs: &dyn Fs) -> Result<Gathered> {
     }
     let mut gathered = reader.finish();
     gathered.next_number = next_number;
+    gathered.spares = names.into_iter().filter(|name| is_spare(name)).collect();
     match_contents(fs, &mut gathered)?;
     Ok(gathered)
 }
@@ -255,7 +261,7 @@ impl Reader {
                     self.retired.push((place.segment, QueueId::from_u64(id)));
                 }
             }
-            Kind::Void => {}
+            Kind::Void | Kind::End => {}
         }
     }
 
@@ -311,6 +317,7 @@ impl Reader {
             next_number: 1,
             faults: self.faults,
             blank: self.blank,
+            spares: Vec::new(),
             orphans: Vec::new(),
             rest: self.rest,
         }

@@ -10,7 +10,7 @@ use crc32fast::Hasher;
 
 use crate::fs::{FsFile, read_full};
 use crate::id::QueueId;
-use crate::record::{ALIGN, HEADER_OCTETS, Header, META_OCTETS_MAX, SegmentHeader, SegmentHeaderError};
+use crate::record::{ALIGN, HEADER_OCTETS, Header, Kind, META_OCTETS_MAX, SegmentHeader, SegmentHeaderError};
 
 /// How closely to look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,9 +108,12 @@ impl Scanner<'_> {
         while at < to {
             self.window.unreadable = false;
             let header = self.header(at, segment).filter(|h| h.span() <= to - at);
-            let Some(header) = header else {
+            let is_end = header.is_some_and(|h| h.kind == Kind::End);
+            let Some(header) = header.filter(|_| !is_end) else {
                 let Some(next) = self.find(at + ALIGN, to, segment) else {
-                    self.tail(at, to, exact);
+                    if exact || !is_end {
+                        self.tail(at, to, exact);
+                    }
                     break;
                 };
                 self.damaged(at, next, None, "no record can be read there");
@@ -144,7 +147,7 @@ impl Scanner<'_> {
         if meta.len() < octets || crc32fast::hash(meta) != header.meta_crc {
             return Some("its envelope or state fails the checksum");
         }
-        let is_void = header.kind == crate::record::Kind::Void;
+        let is_void = header.kind == Kind::Void;
         if self.check == Check::Heads || is_void || header.inline_octets() == 0 {
             return None;
         }
@@ -165,6 +168,11 @@ impl Scanner<'_> {
         (from..to).step_by(ALIGN as usize).find(|at| self.header(*at, segment).is_some_and(|h| h.span() <= to - at))
     }
 
+    /// Finds a record of another segment.
+    fn find_earlier(&mut self, from: u64, to: u64) -> Option<u64> {
+        (from..to).step_by(ALIGN as usize).find(|at| Header::decode(self.window.get(*at, HEADER_OCTETS)).is_some())
+    }
+
     fn damaged(&mut self, from: u64, to: u64, id: Option<QueueId>, what: &'static str) {
         let unreadable = std::mem::take(&mut self.window.unreadable);
         self.regions.push(Region { from, to, id, what, tail: false, unreadable });
@@ -174,7 +182,8 @@ impl Scanner<'_> {
     fn tail(&mut self, from: u64, to: u64, exact: bool) {
         let last = self.last_octet(from, to);
         if exact || last > from || self.window.unreadable {
-            let end = if exact { to } else { last };
+            // Where a record of an earlier use of the file begins, a torn batch has ended or is missing.
+            let end = if exact { to } else { self.find_earlier(from + ALIGN, last).unwrap_or(last) };
             let unreadable = self.window.unreadable;
             let what = "no record can be read there, and none follows";
             self.regions.push(Region { from, to: end, id: None, what, tail: true, unreadable });

@@ -328,6 +328,7 @@ impl Spool {
         let mut index = lock(&self.index);
         if let Some(segment) = index.segments.get_mut(&number) {
             segment.file = Some(file.clone());
+            segment.reopened = true;
         }
         let mut open = index.segments.iter_mut().filter(|(n, segment)| **n != number && segment.file.is_some());
         if let Some((_, first)) = open.next()

@@ -119,10 +119,15 @@ fn tidy_log(spool: &Spool, log: &mut Log) -> Result<(), Fault> {
     log.sync(spool)?;
     remove_contents(spool, log);
     while lock(&spool.inbox).is_empty() && compact_step(spool, log)? {}
-    if lock(&spool.index).entries.is_empty() && lock(&spool.inbox).is_empty() {
+    let is_empty = lock(&spool.index).entries.is_empty() && lock(&spool.inbox).is_empty();
+    if is_empty {
         log.begin_anew(spool)?;
     }
-    release(spool, log)
+    release(spool, log)?;
+    if is_empty {
+        log.give_spares_back(spool);
+    }
+    Ok(())
 }
 
 /// A full disk hinders tidying only; anything else ends the queue.

@@ -68,6 +68,23 @@ fn sample(more: bool) -> (Arc<SimFs>, Messages) {
     (Arc::new(fs.crashed(Survives::Everything, Plan::Well)), messages)
 }
 
+/// A queue whose newest segment lies in a file that was a segment before, with octets of that one
+/// behind its last record.
+fn worn() -> (Arc<SimFs>, Messages) {
+    let fs = Arc::new(SimFs::new(Plan::Well));
+    let (queue, _) = Queue::open(fs.clone(), options()).expect("open");
+    for _ in 0..40 {
+        let id = submit(&queue, &[b'x'; 390]);
+        queue.retire(id);
+    }
+    let ids = [b"one".as_slice(), &[b'2'; 300], b"three"].map(|content| submit(&queue, content));
+    let messages = ids.map(|id| (id, (queue.load(id).expect("item"), read(&queue, id).expect("content")))).into();
+    let (_, octets) = fs.files(Dir::Log).into_iter().rfind(|(name, _)| name.ends_with(".seg")).expect("a segment");
+    assert!(octets[3000..].contains(&b'x'), "there is nothing of an earlier use");
+    drop(queue);
+    (Arc::new(fs.crashed(Survives::Everything, Plan::Well)), messages)
+}
+
 /// Opens the queue with one bit turned over and looks at everything in it.
 fn check(fs: &SimFs, messages: &Messages, dir: Dir, name: &str, bit: usize) {
     let fs = Arc::new(fs.crashed(Survives::Everything, Plan::Well));
@@ -120,6 +137,26 @@ fn every_bit_of_the_newest_segment_and_of_a_content_file() {
             }
         }
     }
+}
+
+#[test]
+fn a_segment_in_a_file_used_before_is_as_good_as_a_new_one() {
+    let (fs, messages) = worn();
+    let (name, octets) = fs.files(Dir::Log).into_iter().rfind(|(name, _)| name.ends_with(".seg")).expect("a segment");
+    for bit in (0..octets.len() * 8).step_by(5) {
+        check(&fs, &messages, Dir::Log, &name, bit);
+    }
+}
+
+#[test]
+fn of_a_torn_end_no_more_is_saved_than_may_be_of_the_last_batch() {
+    let (fs, _) = worn();
+    let (name, octets) = fs.files(Dir::Log).into_iter().rfind(|(name, _)| name.ends_with(".seg")).expect("a segment");
+    let end = (0..octets.len()).step_by(64).find(|at| octets[*at..].starts_with(b"PRec\x06")).expect("an End record");
+    fs.flip(Dir::Log, &name, end * 8);
+    let (queue, report) = Queue::open(fs, options()).expect("open");
+    assert_eq!((queue.len(), report.damage.len()), (3, 1), "{report:?}");
+    assert!(report.damage[0].maybe_torn && report.damage[0].to - report.damage[0].from <= 640, "{report:?}");
 }
 
 #[test]

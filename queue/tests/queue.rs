@@ -55,6 +55,34 @@ fn read(queue: &Queue, id: QueueId) -> Vec<u8> {
 }
 
 #[test]
+fn a_segment_is_written_over_once_nothing_in_it_is_needed_or_read() {
+    let dir = tempfile::tempdir().expect("scratch");
+    let (queue, _) = open(dir.path());
+    let files = || std::fs::read_dir(dir.path().join("queue/log")).expect("log").count();
+    let first = content(7000, 1);
+    let id = {
+        let done = submit(&queue, &first);
+        queue.flush();
+        done.recv().expect("committed").id()
+    };
+    // From the disk, not from memory.
+    queue.tidy();
+    let mut reader = queue.content(id).expect("content");
+    let mut front = [0; 100];
+    reader.read_at(0, &mut front).expect("read");
+    queue.retire(id);
+    for seed in 0..100 {
+        let done = submit(&queue, &content(7000, seed));
+        queue.flush();
+        queue.retire(done.recv().expect("committed").id());
+    }
+    assert!(files() <= 4, "{} files", files());
+    let mut rest = vec![0; 6900];
+    assert_eq!(reader.read_at(100, &mut rest).expect("read"), 6900, "its checksum is right");
+    assert_eq!([&front[..], &rest].concat(), first, "who reads a message sees no other");
+}
+
+#[test]
 fn what_was_committed_is_there_after_opening_again() {
     let dir = tempfile::tempdir().expect("scratch");
     let contents: Vec<Vec<u8>> =

@@ -74,7 +74,7 @@ pub fn draw(directory: &Path) -> Result<()> {
         is_x_logarithmic: true,
         band: None,
         series: Vec::new(),
-        remark: String::new(),
+        remarks: Default::default(),
     };
     let rate = chart("rate", "Relay rate beside waiting mail", "messages relayed a second");
     let cpu = chart("cpu", "Processor time of a relayed message beside waiting mail", "µs CPU a message");

@@ -64,7 +64,7 @@ pub fn draw(directory: &Path) -> Result<()> {
         is_x_logarithmic: true,
         band: None,
         series: Vec::new(),
-        remark: String::new(),
+        remarks: Default::default(),
     };
     let rate = chart("rate", "Relay rate by number of destinations", "messages relayed a second");
     let cpu = chart("cpu", "Processor time of a message by number of destinations", "µs CPU a message");

@@ -212,7 +212,7 @@ pub fn draw(directory: &Path) -> Result<()> {
             is_x_logarithmic: false,
             band: None,
             series: vec![Series::of(&rows, case, metric)],
-            remark: String::new(),
+            remarks: Default::default(),
         }
         .draw(&rows)
     };

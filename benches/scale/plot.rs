@@ -15,9 +15,12 @@ const HEIGHT: f64 = 420.0;
 /// Of the plotting area: left, top, right, bottom.
 const AREA: [f64; 4] = [80.0, 60.0, 730.0, 340.0];
 
+/// Longer lines are drawn without a mark at each point.
+const POINTS_MARKED_MAX: usize = 30;
+
 const STYLE: &str = "<style>
 text { font: 13px sans-serif; fill: #222 } .title { font-size: 16px; font-weight: bold } .remark { font-size: 11px }
-.axis { stroke: #222 } .grid { stroke: #8886; stroke-width: .5 } .band { fill: #8883 } .ground { fill: #fff }
+.axis { stroke: #222; fill: none } .grid { stroke: #888; stroke-opacity: .4; stroke-width: .5 } .band { fill: #888; fill-opacity: .2 } .ground { fill: #fff }
 polyline { fill: none; stroke-width: 2 } .s0 { stroke: #0b62c4; fill: #0b62c4 } .s1 { stroke: #c05a00; fill: #c05a00 }
 @media (prefers-color-scheme: dark) {
   text { fill: #ddd } .axis { stroke: #ddd } .ground { fill: #111 }
@@ -36,8 +39,8 @@ pub struct Chart {
     /// Between which values everything should lie.
     pub band: Option<(f64, f64)>,
     pub series: Vec<Series>,
-    /// Where and when, in small print.
-    pub remark: String,
+    /// How, when and where, in small print.
+    pub remarks: [String; 2],
 }
 
 /// One line: x, y, and the least and most y that was measured.
@@ -80,79 +83,97 @@ impl Chart {
         if self.series.iter().all(|series| series.points.is_empty()) {
             return Ok(());
         }
-        self.remark = match self.band {
-            Some(_) => format!("{}; whiskers: least and most; grey: ±20 % of the reference", row.run),
-            None => row.run.clone(),
-        };
+        let stem = self.file.file_stem().unwrap_or_default().to_string_lossy();
+        let part = stem.split('-').next().unwrap_or_default();
+        self.remarks[0] = format!("cargo bench --bench scale -- {part}: {}", row.run);
+        if self.band.is_some() {
+            self.remarks[1] = "Whiskers: least and most of all rounds. Grey: ±20 % of the reference.".to_owned();
+        }
         fs::write(&self.file, self.text()).with_context(|| format!("cannot write {}", self.file.display()))
     }
 
     fn text(&self) -> String {
-        let [left, top, right, bottom] = AREA;
-        let mut svg = format!(
-            "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{0}\">\n\
-             {STYLE}\n<rect class=\"ground\" width=\"{WIDTH}\" height=\"{HEIGHT}\"/>\n<text class=\"title\" x=\"{left}\" y=\"26\">{0}</text>\n",
-            self.title
+        let title = &self.title;
+        let head = format!(
+            "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{title}\">"
         );
-        let (x_range, y_max) = (self.x_range(), self.y_max());
-        let x = |value: f64| left + (right - left) * (self.scale(value) - x_range.0) / (x_range.1 - x_range.0);
-        let y = |value: f64| bottom - (bottom - top) * value / y_max;
-        let mut line = |text: String| svg.extend([text.as_str(), "\n"]);
+        let ground = format!("<rect class=\"ground\" width=\"{WIDTH}\" height=\"{HEIGHT}\"/>");
+        let mut lines = vec![head, STYLE.to_owned(), ground];
+        lines.extend(self.grid());
+        for (n, series) in self.series.iter().enumerate() {
+            lines.extend(self.line(n, series));
+        }
+        lines.extend(self.words());
+        lines.push("</svg>\n".to_owned());
+        lines.join("\n")
+    }
+
+    fn grid(&self) -> Vec<String> {
+        let [left, top, right, bottom] = AREA;
+        let (width, beside, below) = (right - left, left - 8.0, bottom + 18.0);
+        let mut out = Vec::new();
         if let Some((low, high)) = self.band {
-            let (high, low) = (y(high.min(y_max)), y(low));
-            line(format!(
-                "<rect class=\"band\" x=\"{left}\" y=\"{high:.1}\" width=\"{}\" height=\"{:.1}\"/>",
-                right - left,
-                low - high
+            let high = self.y(high.min(self.y_max()));
+            let height = self.y(low) - high;
+            out.push(format!(
+                "<rect class=\"band\" x=\"{left}\" y=\"{high:.1}\" width=\"{width}\" height=\"{height:.1}\"/>"
             ));
         }
         for tick in 0..=5 {
-            let value = y_max * f64::from(tick) / 5.0;
-            let at = y(value);
-            line(format!("<line class=\"grid\" x1=\"{left}\" x2=\"{right}\" y1=\"{at:.1}\" y2=\"{at:.1}\"/>"));
-            line(format!(
-                "<text x=\"{}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>",
-                left - 8.0,
-                at + 4.0,
-                grouped(value)
-            ));
+            let value = self.y_max() * f64::from(tick) / 5.0;
+            let (at, number) = (self.y(value), grouped(value));
+            out.push(format!("<path class=\"grid\" d=\"M{left} {at:.1}H{right}\"/>"));
+            out.push(format!("<text x=\"{beside}\" y=\"{:.1}\" text-anchor=\"end\">{number}</text>", at + 4.0));
         }
         for value in self.x_ticks() {
-            let at = x(value);
-            line(format!("<line class=\"grid\" x1=\"{at:.1}\" x2=\"{at:.1}\" y1=\"{top}\" y2=\"{bottom}\"/>"));
-            line(format!(
-                "<text x=\"{at:.1}\" y=\"{}\" text-anchor=\"middle\">{}</text>",
-                bottom + 18.0,
-                grouped(value)
-            ));
+            let (at, number) = (self.x(value), grouped(value));
+            out.push(format!("<path class=\"grid\" d=\"M{at:.1} {top}V{bottom}\"/>"));
+            out.push(format!("<text x=\"{at:.1}\" y=\"{below}\" text-anchor=\"middle\">{number}</text>"));
         }
-        line(format!("<path class=\"axis\" fill=\"none\" d=\"M{left} {top}V{bottom}H{right}\"/>"));
-        for (n, series) in self.series.iter().enumerate() {
-            let points: Vec<String> =
-                series.points.iter().map(|point| format!("{:.1},{:.1}", x(point.0), y(point.1))).collect();
-            line(format!("<polyline class=\"s{n}\" points=\"{}\"/>", points.join(" ")));
-            let is_dotted = series.points.len() <= 30;
-            for (at, value, least, most) in series.points.iter().filter(|_| is_dotted) {
-                let (at, value, least, most) = (x(*at), y(*value), y(*least), y(*most));
-                line(format!("<circle class=\"s{n}\" cx=\"{at:.1}\" cy=\"{value:.1}\" r=\"3\"/>"));
-                line(format!(
-                    "<line class=\"s{n}\" x1=\"{at:.1}\" x2=\"{at:.1}\" y1=\"{least:.1}\" y2=\"{most:.1}\"/>"
-                ));
-            }
-            let (at, name) = (left + 10.0 + 230.0 * n as f64, &series.name);
-            line(format!(
-                "<rect class=\"s{n}\" x=\"{at}\" y=\"38\" width=\"14\" height=\"4\"/><text x=\"{}\" y=\"45\">{name}</text>",
-                at + 20.0
-            ));
+        out.push(format!("<path class=\"axis\" d=\"M{left} {top}V{bottom}H{right}\"/>"));
+        out
+    }
+
+    fn line(&self, n: usize, series: &Series) -> Vec<String> {
+        let at = |point: &(f64, f64, f64, f64)| format!("{:.1},{:.1}", self.x(point.0), self.y(point.1));
+        let points: Vec<String> = series.points.iter().map(at).collect();
+        let mut out = vec![format!("<polyline class=\"s{n}\" points=\"{}\"/>", points.join(" "))];
+        let few = series.points.iter().filter(|_| series.points.len() <= POINTS_MARKED_MAX);
+        for (at, value, least, most) in few {
+            let (x, y, least, most) = (self.x(*at), self.y(*value), self.y(*least), self.y(*most));
+            out.push(format!("<circle class=\"s{n}\" cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"3\"/>"));
+            out.push(format!("<path class=\"s{n}\" d=\"M{x:.1} {least:.1}V{most:.1}\"/>"));
         }
-        let (middle, center) = ((left + right) / 2.0, (top + bottom) / 2.0);
-        line(format!("<text x=\"{middle}\" y=\"{}\" text-anchor=\"middle\">{}</text>", bottom + 40.0, self.x_label));
-        line(format!(
-            "<text transform=\"rotate(-90 18 {center})\" x=\"18\" y=\"{center}\" text-anchor=\"middle\">{}</text>",
-            self.y_label
-        ));
-        line(format!("<text class=\"remark\" x=\"{left}\" y=\"{}\">{}</text>\n</svg>", HEIGHT - 12.0, self.remark));
-        svg
+        let left = AREA[0] + 10.0 + 230.0 * n as f64;
+        out.push(format!("<rect class=\"s{n}\" x=\"{left}\" y=\"38\" width=\"14\" height=\"4\"/>"));
+        out.push(format!("<text x=\"{}\" y=\"45\">{}</text>", left + 20.0, series.name));
+        out
+    }
+
+    fn words(&self) -> Vec<String> {
+        let [left, top, right, bottom] = AREA;
+        let (middle, center, below) = ((left + right) / 2.0, (top + bottom) / 2.0, bottom + 40.0);
+        let (title, x, y) = (&self.title, &self.x_label, &self.y_label);
+        let turned = format!("transform=\"rotate(-90 18 {center})\" x=\"18\" y=\"{center}\"");
+        let mut out = vec![
+            format!("<text class=\"title\" x=\"{left}\" y=\"26\">{title}</text>"),
+            format!("<text x=\"{middle}\" y=\"{below}\" text-anchor=\"middle\">{x}</text>"),
+            format!("<text {turned} text-anchor=\"middle\">{y}</text>"),
+        ];
+        for (n, remark) in self.remarks.iter().enumerate() {
+            let at = HEIGHT - 20.0 + 14.0 * n as f64;
+            out.push(format!("<text class=\"remark\" x=\"20\" y=\"{at}\">{remark}</text>"));
+        }
+        out
+    }
+
+    fn x(&self, value: f64) -> f64 {
+        let (least, most) = self.x_range();
+        AREA[0] + (AREA[2] - AREA[0]) * (self.scale(value) - least) / (most - least)
+    }
+
+    fn y(&self, value: f64) -> f64 {
+        AREA[3] - (AREA[3] - AREA[1]) * value / self.y_max()
     }
 
     fn points(&self) -> impl Iterator<Item = &(f64, f64, f64, f64)> {

@@ -11,7 +11,7 @@ use std::fmt;
 use std::io::{self, Write};
 use std::sync::Arc;
 
-use tracing_subscriber::filter::{EnvFilter, ParseError};
+use tracing_subscriber::filter::{ParseError, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::Registry;
 use tracing_subscriber::reload;
@@ -27,7 +27,7 @@ pub const LEVEL_VARIABLE: &str = "POSTROAD_LOG";
 /// The running log. Keep it to change the level.
 #[derive(Clone, Debug)]
 pub struct Logs {
-    filter: reload::Handle<EnvFilter, Registry>,
+    filter: reload::Handle<Targets, Registry>,
     /// The environment's level, which no configuration overrides.
     forced: Option<Box<str>>,
 }
@@ -79,9 +79,10 @@ impl Logs {
     }
 }
 
-fn parse(level: &str) -> Result<EnvFilter, LogError> {
-    let parsed = EnvFilter::builder().with_regex(false).parse(level);
-    parsed.map_err(|source| LogError::Level { level: level.to_owned(), source })
+fn parse(level: &str) -> Result<Targets, LogError> {
+    // An empty directive would stand for everything.
+    let directives: Vec<&str> = level.split(',').map(str::trim).filter(|one| !one.is_empty()).collect();
+    directives.join(",").parse().map_err(|source| LogError::Level { level: level.to_owned(), source })
 }
 
 /// A log that cannot be written has nowhere to be reported; mail goes on without it.

@@ -92,6 +92,8 @@ pub(super) struct Core {
     alarm: Mutex<Option<UnixMillis>>,
     alarm_changed: Notify,
     worker_ended: Notify,
+    /// Something may fall due sooner than the sweep knows.
+    pub sweep_changed: Notify,
     draining: AtomicBool,
 }
 
@@ -140,6 +142,7 @@ impl Delivery {
             alarm: Mutex::default(),
             alarm_changed: Notify::new(),
             worker_ended: Notify::new(),
+            sweep_changed: Notify::new(),
             draining: AtomicBool::new(false),
         }));
         let core = Arc::downgrade(&delivery.0);
@@ -186,6 +189,7 @@ impl Delivery {
         for connection in core.pool.clear() {
             core.spawn(connection.quit());
         }
+        core.sweep_changed.notify_one();
         // Taking a large queue out of the schedule and reading it again blocks.
         self.0.runtime.spawn_blocking(move || {
             {
@@ -201,6 +205,7 @@ impl Delivery {
     /// idle connections.
     pub async fn drain(&self, limit: Duration) {
         self.0.draining.store(true, Ordering::Release);
+        self.0.sweep_changed.notify_one();
         let idle = async {
             while self.0.schedule().totals().in_flight > 0 {
                 let ended = self.0.worker_ended.notified();
@@ -353,7 +358,16 @@ impl Core {
 
     /// Remembers to look again at the notifications of a message.
     pub fn remind(&self, at: UnixMillis, id: QueueId) {
-        lock(&self.owed).insert((at, id));
+        let mut owed = lock(&self.owed);
+        if owed.first().is_none_or(|(first, _)| at < *first) {
+            self.sweep_changed.notify_one();
+        }
+        owed.insert((at, id));
+    }
+
+    /// Returns when the first reminder is due.
+    pub fn first_reminder(&self) -> Option<UnixMillis> {
+        lock(&self.owed).first().map(|(at, _)| *at)
     }
 
     /// Returns the messages of which it is time to be reminded.

@@ -92,6 +92,12 @@ impl Pool {
         expired
     }
 
+    /// Returns how long the connection that expires next has been idle; none when none is kept.
+    pub fn oldest_age(&self) -> Option<Duration> {
+        let kept = self.lock();
+        kept.by_destination.values().filter_map(|idle| idle.first()).map(|one| one.since.elapsed()).max()
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, Kept> {
         self.kept.lock().expect("nothing panics while it holds the pool")
     }

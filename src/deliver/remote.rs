@@ -42,7 +42,11 @@ impl Lane {
     pub async fn end(self, core: &Core) {
         let Some(connection) = self.connection else { return };
         let surplus = match connection.failure() {
-            None if !core.is_draining() => core.pool.put(&self.destination, connection),
+            None if !core.is_draining() => {
+                let surplus = core.pool.put(&self.destination, connection);
+                core.sweep_changed.notify_one();
+                surplus
+            }
             _ => Some(connection),
         };
         if let Some(connection) = surplus {

@@ -13,14 +13,16 @@ use std::time::Duration;
 use postroad_queue::schedule::{Selector, Why};
 use postroad_queue::{Item, LoadError, QueueId, RecipientState, Report, UnixMillis};
 use postroad_smtp::{Reply, Status};
+use tokio::time::{sleep, timeout_at};
 use tracing::error;
 
 use super::active::Current;
 use super::attempt::{TROUBLE_DELAY_MS, finish_up, record};
 use super::dispatcher::{Core, Routing};
+use crate::clock::millis;
 use crate::dsn;
 
-/// How often there is a sweep.
+/// What falls due within this time is seen to in one sweep.
 const PERIOD: Duration = Duration::from_secs(1);
 /// Messages looked at by each cursor in one sweep, at most.
 const MESSAGES_PER_SWEEP: usize = 1000;
@@ -38,12 +40,25 @@ pub struct Sweep {
 }
 
 impl Sweep {
-    /// Sweeps until the agent drains.
+    /// Sweeps until the agent drains. An agent that has nothing to do sleeps for hours.
     pub async fn run(mut self, core: Arc<Core>) {
         while !core.is_draining() {
-            tokio::time::sleep(PERIOD).await;
+            sleep(PERIOD).await;
+            let at = core.clock.instant(self.next_at(&core));
+            // Woken early or for nothing, it looks and sleeps on.
+            let _ = timeout_at(at.into(), core.sweep_changed.notified()).await;
             self.once(&core).await;
         }
+    }
+
+    /// Returns when something falls due, if nothing is changed before ([`Core::sweep_changed`]).
+    fn next_at(&self, core: &Core) -> UnixMillis {
+        let routing = core.routing.load();
+        let cursor = |age_ms: u64| self.cursors.get(&age_ms).copied().flatten();
+        let of_age = ages(core, &routing).map(|age_ms| of_age_at(core, cursor(age_ms), age_ms));
+        let left = |age: Duration| millis(routing.config.outbound.idle.saturating_sub(age));
+        let kept = core.pool.oldest_age().map(|age| core.clock.now().plus(left(age)));
+        of_age.chain(kept).chain(core.first_reminder()).min().unwrap_or(UnixMillis(u64::MAX))
     }
 
     async fn once(&mut self, core: &Arc<Core>) {
@@ -86,6 +101,12 @@ fn come_of_age(core: &Core, cursor: &mut Option<QueueId>, age_ms: u64) -> Vec<Qu
     ids.retain(|id| id.arrived() <= old);
     *cursor = ids.last().copied().or(*cursor);
     ids
+}
+
+/// Returns when the message behind the cursor is older than `age_ms`, or the next that arrives.
+fn of_age_at(core: &Core, cursor: Option<QueueId>, age_ms: u64) -> UnixMillis {
+    let next = core.queue.ids(cursor, 1).first().map_or(core.clock.now(), |id| id.arrived());
+    next.plus(age_ms.saturating_add(SLACK_MS))
 }
 
 /// Does what the age of a message asks for. Returns when to come back, if this cannot be done now.

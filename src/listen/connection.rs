@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use postroad_queue::{Committed, Origin};
 use postroad_smtp::line::Input;
-use postroad_smtp::server::{Action, Facts, Question, Session, Verdict};
+use postroad_smtp::server::{self, Action, Facts, Question, Session, Verdict};
 use postroad_smtp::trace::{Received, With};
 use postroad_smtp::{Envelope, ForwardPath, Priority, Reply, ReversePath, Status};
 use tracing::{debug, info, warn};
@@ -55,6 +55,8 @@ pub struct Arrival {
     pub peer: SocketAddr,
     /// Where it arrived.
     pub service: Service,
+    /// What its session is told.
+    pub settings: Arc<server::Config>,
     /// Its place among the sessions, or the reply that refuses it.
     pub permit: Result<SessionPermit, Reply>,
     /// Names the session.
@@ -72,7 +74,7 @@ struct Peer {
 /// What the shell keeps of the transaction that is going on.
 #[derive(Default)]
 struct Transaction {
-    intake: Option<Intake>,
+    intake: Option<Box<Intake>>,
     /// The only recipient so far.
     recipient: Option<ForwardPath>,
     reverse_path: Option<String>,
@@ -97,7 +99,7 @@ pub async fn serve(arrival: Arrival, context: Arc<Context>) {
 }
 
 async fn begin(arrival: Arrival, context: Arc<Context>) -> io::Result<()> {
-    let Arrival { stream, peer, service, permit, name } = arrival;
+    let Arrival { stream, peer, service, settings, permit, name } = arrival;
     let (stream, tls) = match service {
         // The reply could only be told behind a handshake, which is what there are too many of.
         Service::Submissions if let Err(reply) = &permit => {
@@ -106,17 +108,17 @@ async fn begin(arrival: Arrival, context: Arc<Context>) -> io::Result<()> {
             return Ok(());
         }
         Service::Submissions => {
-            let stream = secure(stream, &context).await?;
+            let stream = Box::pin(secure(stream, &context)).await?;
             let facts = stream.tls().map(tls::facts);
             (stream, facts)
         }
         Service::Smtp | Service::Submission => (stream, None),
     };
     let now = Instant::now();
-    let connection = Connection {
+    let mut connection = Connection {
         peer: Peer { ip: peer.ip().to_canonical(), service, permit },
         name,
-        session: Session::new(context.session_config(service), tls.clone(), now),
+        session: Session::new(settings, tls.clone(), now),
         facts: Facts { tls, ..Facts::default() },
         input: Input::new(),
         transaction: Transaction::default(),
@@ -127,7 +129,9 @@ async fn begin(arrival: Arrival, context: Arc<Context>) -> io::Result<()> {
 }
 
 impl Connection {
-    async fn run(mut self, mut stream: Stream) -> io::Result<()> {
+    /// The futures of what a session does rarely are boxed: it would carry room for the largest of
+    /// them while it waits.
+    async fn run(&mut self, mut stream: Stream) -> io::Result<()> {
         let mut drain = self.context.drain.subscribe();
         loop {
             match self.session.poll(&mut self.input, Instant::now()) {
@@ -142,7 +146,7 @@ impl Connection {
                     }
                 }
                 Action::Commit(envelope) => {
-                    let reply = self.commit(*envelope).await;
+                    let reply = Box::pin(self.commit(*envelope)).await;
                     self.session.handle_stored(reply);
                 }
                 Action::Discard => self.transaction = Transaction::default(),
@@ -153,7 +157,7 @@ impl Connection {
                 }
                 Action::StartTls => {
                     flush(&mut stream, self.session.output()).await?;
-                    stream = secure(stream, &self.context).await?;
+                    stream = Box::pin(secure(stream, &self.context)).await?;
                     if let Some(facts) = stream.tls().map(tls::facts) {
                         self.session.handle_tls(facts);
                         self.facts = self.session.facts().clone();
@@ -161,7 +165,7 @@ impl Connection {
                 }
                 Action::Close => {
                     flush(&mut stream, self.session.output()).await?;
-                    stream.close().await;
+                    Box::pin(stream.close()).await;
                     return Ok(());
                 }
             }
@@ -290,7 +294,8 @@ impl Asking<'_> {
             }
             Question::Content => self.open_draft(peer, transaction),
             Question::Auth(credentials) => {
-                match policy.authenticate(peer.ip, &credentials.user, &credentials.password).await {
+                let login = policy.authenticate(peer.ip, &credentials.user, &credentials.password);
+                match Box::pin(login).await {
                     Ok(authenticated) => {
                         info!(session = %self.name, user = authenticated.user(), "logged in");
                         self.context.metrics.logins.inc();
@@ -344,7 +349,7 @@ impl Asking<'_> {
                 from: transaction.reverse_path.clone(),
             })
         });
-        transaction.intake = Some(Intake::begin(draft, &received.to_string(), completion));
+        transaction.intake = Some(Box::new(Intake::begin(draft, &received.to_string(), completion)));
         Ok(())
     }
 }

@@ -71,9 +71,8 @@ pub struct Context {
 }
 
 impl Context {
-    /// Returns the settings of one session.
-    fn session_config(&self, service: Service) -> Arc<server::Config> {
-        let config = self.config.load();
+    /// Returns the settings of the sessions of a listener.
+    fn session_config(config: &Config, service: Service) -> Arc<server::Config> {
         let submission = service.is_submission();
         Arc::new(server::Config {
             hostname: config.hostname.clone(),
@@ -93,6 +92,18 @@ impl Context {
                 ..server::Timeouts::default()
             },
         })
+    }
+}
+
+/// What all sessions of a listener share, made anew when the configuration was changed.
+struct Settings {
+    of: Arc<Config>,
+    session: Arc<server::Config>,
+}
+
+impl Settings {
+    fn new(of: Arc<Config>, service: Service) -> Settings {
+        Settings { session: Context::session_config(&of, service), of }
     }
 }
 
@@ -132,10 +143,18 @@ impl Listener {
     pub async fn serve(self, context: Arc<Context>) {
         let mut drain = context.drain.subscribe();
         let mut sessions = JoinSet::new();
+        let mut settings = Settings::new(context.config.load_full(), self.service);
         loop {
             tokio::select! {
                 accepted = self.socket.accept() => match accepted {
-                    Ok((tcp, peer)) => self.welcome(tcp, peer, &context, &mut sessions),
+                    Ok((tcp, peer)) => {
+                        if !Arc::ptr_eq(&settings.of, &context.config.load()) {
+                            settings = Settings::new(context.config.load_full(), self.service);
+                        }
+                        if let Some(arrival) = self.welcome(tcp, peer, &settings, &context) {
+                            sessions.spawn(connection::serve(arrival, context.clone()));
+                        }
+                    }
                     Err(error) => {
                         error!(%error, service = self.service.as_str(), "cannot accept a connection; pausing");
                         sleep(ACCEPT_PAUSE).await;
@@ -151,15 +170,12 @@ impl Listener {
         while sessions.join_next().await.is_some() {}
     }
 
-    fn welcome(&self, tcp: TcpStream, peer: SocketAddr, context: &Arc<Context>, sessions: &mut JoinSet<()>) {
+    fn welcome(&self, tcp: TcpStream, peer: SocketAddr, settings: &Settings, context: &Context) -> Option<Arrival> {
         // Replies are written whole; waiting for more to send would only add latency.
-        if tcp.set_nodelay(true).is_err() {
-            return;
-        }
+        tcp.set_nodelay(true).ok()?;
         // Counted from the first octet on: a TLS handshake takes its place, too.
         let permit = context.memory.admit_session().and_then(|()| context.policy.connect(peer.ip().to_canonical()));
         let (stream, name) = (Stream::Plain(tcp), context.names.next());
-        let arrival = Arrival { stream, peer, service: self.service, permit, name };
-        sessions.spawn(connection::serve(arrival, context.clone()));
+        Some(Arrival { stream, peer, service: self.service, settings: settings.session.clone(), permit, name })
     }
 }

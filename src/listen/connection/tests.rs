@@ -53,7 +53,7 @@ async fn a_session_is_told_of_the_drain_once_and_then_waits_for_its_client() {
     let mut connection = Connection {
         peer: Peer { ip: peer.ip(), service: Service::Smtp, permit: context.policy.connect(peer.ip()) },
         name: context.names.next(),
-        session: Session::new(context.session_config(Service::Smtp), None, Instant::now()),
+        session: Session::new(Context::session_config(&context.config.load(), Service::Smtp), None, Instant::now()),
         facts: Facts::default(),
         input: Input::new(),
         transaction: Transaction::default(),
@@ -98,4 +98,15 @@ async fn a_client_in_its_tls_handshake_takes_a_place() {
     };
     tokio::time::timeout(PATIENCE, left).await.expect("its place is free again");
     serving.abort();
+}
+
+/// What a session holds while it waits for its client, beside its socket; with its task it fits 2 KiB.
+const WAITING_SESSION_OCTETS_MAX: usize = 1_900;
+
+#[test]
+fn a_waiting_session_is_small() {
+    fn octets<F>(_: impl FnOnce(Arrival, Arc<Context>) -> F) -> usize {
+        size_of::<F>()
+    }
+    assert!(octets(serve) <= WAITING_SESSION_OCTETS_MAX, "{} octets", octets(serve));
 }

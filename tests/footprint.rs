@@ -1,0 +1,94 @@
+//! What an agent costs while it does little: syncs at a start, wake-ups at rest, memory for each
+//! idle session, and no entropy that is computed. Counts, not times, so that a busy host changes
+//! nothing; docs/performance.md has the times.
+
+mod support;
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use support::agent::{Agent, Builder, POSTROAD, has_program};
+use support::client::Client;
+use support::skip;
+
+/// The queue's directory and the one around it, its log, key, certificate and their directory.
+const SYNCS_OF_FIRST_START: usize = 6;
+/// The queue's directory and its log: what recovery found holds from here on.
+const SYNCS_OF_LATER_START: usize = 2;
+const REST: Duration = Duration::from_secs(5);
+/// A thread of the runtime that is needed no more ends once; nothing else has a reason.
+const WAKE_UPS_AT_REST_MAX: u64 = 4;
+const SESSIONS: usize = 400;
+const OCTETS_PER_SESSION_MAX: usize = 8 * 1024;
+
+#[test]
+fn a_start_syncs_only_what_it_makes() {
+    if !has_program("strace") {
+        return skip("strace is missing");
+    }
+    let builder = Builder::new();
+    let trace = builder.path("trace").display().to_string();
+    let words = ["strace", "-D", "-f", "-qq", "-o", &trace, "-e", "trace=fsync,fdatasync"];
+    let mut agent = builder.wrapped(&words).start();
+    assert_eq!(syncs(&trace), SYNCS_OF_FIRST_START);
+    agent.restart();
+    // The trace was begun anew.
+    assert_eq!(syncs(&trace), SYNCS_OF_LATER_START);
+}
+
+fn syncs(trace: &str) -> usize {
+    let text = fs::read_to_string(trace).expect("strace writes it");
+    text.lines().filter(|line| line.contains("sync(")).count()
+}
+
+#[test]
+fn nothing_wakes_an_idle_agent() {
+    let agent = Builder::new().start();
+    // What a start leaves to do is done.
+    std::thread::sleep(Duration::from_secs(3));
+    let before = wake_ups(&agent);
+    std::thread::sleep(REST);
+    let woken = wake_ups(&agent).saturating_sub(before);
+    assert!(woken <= WAKE_UPS_AT_REST_MAX, "woken {woken} times in {REST:?}");
+}
+
+/// How often the threads of an agent have gone to sleep so far.
+fn wake_ups(agent: &Agent) -> u64 {
+    let threads = fs::read_dir(format!("/proc/{}/task", agent.pid())).expect("it runs");
+    let slept = |thread: fs::DirEntry| number(&thread.path().join("status"), "voluntary_ctxt_switches:");
+    threads.map(|thread| slept(thread.expect("readable")) as u64).sum()
+}
+
+#[test]
+fn an_idle_session_takes_a_few_kibibytes() {
+    let agent = Builder::new().start();
+    let status = format!("/proc/{}/status", agent.pid());
+    let memory = || number(Path::new(&status), "RssAnon:") * 1024;
+    let greeted = || {
+        let mut client = Client::connect(agent.smtp());
+        client.ehlo();
+        client
+    };
+    // What the first sessions cause to be set up is no session's own.
+    let _first: Vec<Client> = (0..20).map(|_| greeted()).collect();
+    let before = memory();
+    let _clients: Vec<Client> = (0..SESSIONS).map(|_| greeted()).collect();
+    let each = memory().saturating_sub(before) / SESSIONS;
+    assert!(each <= OCTETS_PER_SESSION_MAX, "{each} octets for each session");
+}
+
+/// Returns the number behind a name in a file of /proc.
+fn number(path: &Path, name: &str) -> usize {
+    let text = fs::read_to_string(path).unwrap_or_default();
+    let rest = text.lines().find_map(|line| line.strip_prefix(name)).unwrap_or("0");
+    rest.split_whitespace().next().and_then(|digits| digits.parse().ok()).expect("a number")
+}
+
+#[test]
+fn the_seed_of_the_cryptography_is_the_kernels() {
+    let program = fs::read(POSTROAD).expect("readable");
+    let has = |symbol: &[u8]| memchr::memmem::find(&program, symbol).is_some();
+    assert!(has(b"vm_ube_fallback_get_seed"), "the names of functions are in the program");
+    assert!(!has(b"jent_entropy_collector_alloc"), "build with the settings of .cargo/config.toml");
+}

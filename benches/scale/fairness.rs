@@ -17,7 +17,7 @@ use crate::sink::{Manner, Sink, Tally};
 
 /// How long the destination takes for a message: 20 connections make 1,000 a second.
 const PAUSE: Duration = Duration::from_millis(20);
-/// Small senders, each with a message a second.
+/// Small senders, each of a domain of its own, with a message a second.
 const SMALL_SENDERS: u64 = 10;
 /// Messages a second whose refusal brings about a notification.
 const REFUSED_RATE: f64 = 2.0;
@@ -47,14 +47,14 @@ fn one(bench: &Bench, results: &Results, name: &str, bulk: u64) -> Result<(f64, 
         sessions: 4,
         ..relay::load(bench, &agent, (rate * period) as u64, mail)
     };
-    let of_bulk: Mail = Arc::new(|_, micros| ("bulk@sender.test".into(), format!("b{micros}@live.test")));
+    let of_bulk: Mail = Arc::new(|_, micros| ("bulk@bulk.test".into(), format!("b{micros}@live.test")));
     let start = Instant::now();
     if bulk > 0 {
         // The backlog comes first: the others find it there.
         bench.runtime.block_on(bench.runtime.spawn(relay::load(bench, &agent, bulk, of_bulk).send()))??;
     }
     let of_small: Mail =
-        Arc::new(|n, micros| (format!("small{}@sender.test", n % SMALL_SENDERS), format!("s{micros}@live.test")));
+        Arc::new(|n, micros| (format!("s@small{}.test", n % SMALL_SENDERS), format!("s{micros}@live.test")));
     let of_refused: Mail = Arc::new(|_, micros| (format!("n{micros}@notify.test"), "nobody@refusing.test".into()));
     let small = bench.runtime.spawn(at_rate(SMALL_SENDERS as f64, of_small).send());
     let refused = bench.runtime.spawn(at_rate(REFUSED_RATE, of_refused).send());

@@ -22,7 +22,7 @@ const WAITING: &str = "beside waiting mail";
 const EMPTY: &str = "empty queue";
 
 pub fn measure(bench: &Bench) -> Result<()> {
-    let results = Results::begin(&bench.arguments.out, PART)?;
+    let results = Results::begin(bench, PART)?;
     let tally = Arc::new(Tally::default());
     let sink = Sink::start(bench.runtime.handle(), bench.address(), Manner::Take, &tally)?;
     let routes: [Route; 2] = [("down.test".into(), bench.address()), ("*".into(), sink.address)];

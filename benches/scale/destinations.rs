@@ -19,7 +19,7 @@ const MANY: &str = "many destinations";
 const ONE: &str = "one destination";
 
 pub fn measure(bench: &Bench) -> Result<()> {
-    let results = Results::begin(&bench.arguments.out, PART)?;
+    let results = Results::begin(bench, PART)?;
     let tally = Arc::new(Tally::default());
     let most = bench.size(1000, 100);
     let start = |_| Sink::start(bench.runtime.handle(), bench.address(), Manner::Take, &tally);

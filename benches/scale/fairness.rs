@@ -25,7 +25,7 @@ const REFUSED_RATE: f64 = 2.0;
 const DRAIN_LIMIT: Duration = Duration::from_secs(300);
 
 pub fn measure(bench: &Bench) -> Result<()> {
-    let results = Results::begin(&bench.arguments.out, "fairness")?;
+    let results = Results::begin(bench, "fairness")?;
     let bulk = bench.size(50_000, 5_000);
     let alone = one(bench, &results, "alone", 0)?;
     let beside = one(bench, &results, "behind bulk", bulk)?;

@@ -19,7 +19,7 @@ const NEW_SESSIONS: usize = 50;
 const OPENING: usize = 50;
 
 pub fn measure(bench: &Bench) -> Result<()> {
-    let results = Results::begin(&bench.arguments.out, "idle")?;
+    let results = Results::begin(bench, "idle")?;
     starts(bench, &results)?;
     sessions(bench, &results)
 }

@@ -41,7 +41,7 @@ const CASES: &[(&str, Others, u64)] = &[
 ];
 
 pub fn measure(bench: &Bench) -> Result<()> {
-    let results = Results::begin(&bench.arguments.out, "isolation")?;
+    let results = Results::begin(bench, "isolation")?;
     let mut latencies: Vec<Vec<u64>> = vec![Vec::new(); CASES.len()];
     for round in 0..bench.size(3, 1) {
         for ((name, others, count), all) in CASES.iter().zip(&mut latencies) {

@@ -30,7 +30,7 @@ const SHRINK_LIMIT: Duration = Duration::from_secs(60);
 const RETURN_LIMIT: Duration = Duration::from_secs(30);
 
 pub fn measure(bench: &Bench) -> Result<()> {
-    let results = Results::begin(&bench.arguments.out, PART)?;
+    let results = Results::begin(bench, PART)?;
     let total = bench.queued();
     let tally = Arc::new(Tally::default());
     let address = bench.address();

@@ -11,6 +11,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
+use crate::Bench;
+
 const HEADER: &str = "date,commit,cores,memory_gib,kernel,case,at,metric,value,unit";
 
 /// What a figure has to reach.
@@ -42,14 +44,18 @@ pub struct Row {
 
 impl Results {
     /// Begins a part; its rows go to `PART.csv` in the directory.
-    pub fn begin(directory: &Path, part: &str) -> Result<Results> {
+    pub fn begin(bench: &Bench, part: &str) -> Result<Results> {
         println!("\n{part}");
+        let directory = &bench.arguments.out;
         let file = directory.join(format!("{part}.csv"));
         if !file.exists() {
             fs::write(&file, format!("{HEADER}\n")).with_context(|| format!("cannot write {}", file.display()))?;
         }
         let date = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%MZ").to_string();
-        Ok(Results { file, run: format!("{date},{},{}", commit(), machine()) })
+        // Nobody knows what another program was built from.
+        let is_own = bench.arguments.agent == Path::new(env!("CARGO_BIN_EXE_postroad"));
+        let commit = if is_own { commit() } else { "another agent".to_owned() };
+        Ok(Results { file, run: format!("{date},{commit},{}", machine()) })
     }
 
     /// Says and keeps one figure.

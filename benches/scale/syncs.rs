@@ -17,7 +17,7 @@ use crate::sink::{Manner, Sink, Tally};
 const CALLS: &str = "trace=fsync,fdatasync,sync_file_range,syncfs,sync,msync";
 
 pub fn measure(bench: &Bench) -> Result<()> {
-    let results = Results::begin(&bench.arguments.out, "syncs")?;
+    let results = Results::begin(bench, "syncs")?;
     let version = Command::new("strace").arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
     if !version.is_ok_and(|status| status.success()) {
         println!("  not measured: strace is not installed");

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use postroad_queue::schedule::{Attempt, Finish, Job, Lane, Limits, Next, Schedule, Selector, WakeReason, Why};
+use postroad_queue::schedule::{Attempt, Finish, Job, Lane, Limits, Load, Next, Schedule, Selector, WakeReason, Why};
 use postroad_queue::{QueueId, RetryPolicy, UnixMillis};
 
 const BACKOFF: RetryPolicy = RetryPolicy { first_ms: 1_000, factor: 2.0, max_ms: 60_000, jitter_ratio: 0.0 };
@@ -24,7 +24,9 @@ fn id(n: u64) -> QueueId {
 }
 
 fn admit(schedule: &mut Schedule, n: u64, destination: &str, due: u64, lane: Lane) {
-    schedule.admit(Job { id: id(n), destination: destination.into(), due: at(due), lane });
+    let (sender, load, allowance) = (0, Load::new(1, 1_000), 0);
+    let job = Job { id: id(n), destination: destination.into(), due: at(due), lane, sender, load, allowance };
+    schedule.admit(job, at(0));
 }
 
 /// Starts all that may start now.
@@ -294,10 +296,10 @@ fn what_is_removed_does_not_come_back() {
     let mut s = schedule();
     (1..=10).for_each(|n| admit(&mut s, n, "a", 0, Lane::Normal));
     let attempt = start(&mut s, 0);
-    assert_eq!(s.remove(Selector::Id(attempt.id())), 1);
+    assert_eq!(s.remove(attempt.id()), 1);
     s.finished(attempt, Finish::Requeue { due: at(0) }, at(0));
     assert_eq!(s.totals().jobs, 9);
-    assert_eq!(s.remove(Selector::Destination("a")), 9);
+    assert_eq!((1..=10).map(|n| s.remove(id(n))).sum::<usize>(), 9);
     assert_eq!(s.poll(at(0)), Next::Idle);
     assert!(s.describe(id(5), at(0)).is_empty());
 }

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use postroad_queue::schedule::{Finish, Job, Lane, Limits, Next, Schedule, Selector};
+use postroad_queue::schedule::{Finish, Job, Lane, Limits, Load, Next, Schedule, Selector};
 use postroad_queue::{QueueId, UnixMillis};
 
 /// The most a deferred job may cost, in octets of resident memory.
@@ -27,7 +27,8 @@ fn deferred(jobs: u64, destinations: u64) -> Schedule {
         let id = QueueId::from_u64((1_800_000_000_000 + n) << 20);
         let due = UnixMillis(DAY_MS + n.wrapping_mul(0x9e37_79b9_7f4a_7c15) % DAY_MS);
         let destination = names[(n % destinations) as usize].clone();
-        schedule.admit(Job { id, destination, due, lane: Lane::Normal });
+        let (lane, sender, load) = (Lane::Normal, n as u32 % 1_000, Load::new(1, 10_000));
+        schedule.admit(Job { id, destination, due, lane, sender, load, allowance: 0 }, UnixMillis(0));
     }
     schedule
 }
@@ -66,9 +67,11 @@ fn a_million_jobs() {
         let retry = begun.elapsed();
         let begun = Instant::now();
         let mut done = 0;
-        while let Next::Start(attempt) = schedule.poll(UnixMillis(1)) {
-            schedule.finished(attempt, Finish::Done, UnixMillis(1));
-            done += 1;
+        while schedule.totals().jobs > 0 {
+            if let Next::Start(attempt) = schedule.poll(UnixMillis(1)) {
+                schedule.finished(attempt, Finish::Done, UnixMillis(1));
+                done += 1;
+            }
         }
         assert_eq!(u64::from(done), jobs);
         let poll = begun.elapsed() / done;

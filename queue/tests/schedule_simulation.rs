@@ -1,14 +1,19 @@
-//! The schedule against a naive model, from seeds: jobs, next hops that fail, refuse and come back,
-//! and an admin who meddles. The model says of every poll what it must answer: no job is lost or
-//! started twice, no limit exceeded, every wake exact to the millisecond, and in the end every due
-//! job has started. A failing seed is named by the panic.
+//! The schedule against a naive model, from seeds: jobs, next hops that fail, refuse, move to other
+//! hosts and come back, and an admin who meddles. The model says of every poll what it may answer:
+//! no job is lost or started twice, no limit exceeded, every wake exact to the millisecond, and in
+//! the end every due job has started. A failing seed is named by the panic.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use postroad_queue::schedule::{Attempt, DestinationStats, Finish, Job, Lane, Limits, Next, Schedule, Selector};
+use postroad_queue::schedule::{
+    Allowance, Attempt, DestinationStats, Finish, Job, Lane, Limits, Load, Next, Rate, Schedule, Selector,
+};
 use postroad_queue::{QueueId, RetryPolicy, UnixMillis};
 
 const DESTINATIONS: [&str; 5] = ["a", "b", "c", "d", "e"];
+/// Where the mail of a destination may turn out to go; `a` is the destination itself.
+const SITES: [&str; 3] = ["s", "t", "a"];
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Phase {
@@ -25,6 +30,8 @@ struct ModelJob {
 }
 
 type ModelKey = (QueueId, usize);
+/// By destination.
+type Stats = Vec<Option<DestinationStats>>;
 
 struct Simulation {
     random: u64,
@@ -36,6 +43,9 @@ struct Simulation {
     held: [bool; DESTINATIONS.len()],
     all_held: bool,
     dead: [bool; DESTINATIONS.len()],
+    /// The site that the schedule knows of, and the one that DNS names.
+    known: [&'static str; DESTINATIONS.len()],
+    truth: [&'static str; DESTINATIONS.len()],
     next_id: u64,
     settled: u64,
 }
@@ -50,6 +60,13 @@ impl Simulation {
             total_concurrency_max: 1 + roll(&mut random, 12) as u32,
             unproven_concurrency_max: 1 + roll(&mut random, 12) as u32,
             destination_backoff: backoff,
+            messages: seed.is_multiple_of(4).then_some(Rate { count: 3, period_ms: 500 }),
+            octets: None,
+            allowances: vec![Allowance {
+                concurrency_max: 2,
+                messages: None,
+                octets: Some(Rate { count: 1_000_000, period_ms: 1_000 }),
+            }],
         };
         Simulation {
             random,
@@ -61,6 +78,8 @@ impl Simulation {
             held: [false; DESTINATIONS.len()],
             all_held: false,
             dead: [false; DESTINATIONS.len()],
+            known: DESTINATIONS,
+            truth: DESTINATIONS,
             next_id: 1,
             settled: 0,
         }
@@ -70,7 +89,7 @@ impl Simulation {
         roll(&mut self.random, below)
     }
 
-    fn stats(&self) -> Vec<Option<DestinationStats>> {
+    fn stats(&self) -> Stats {
         let mut all = self.schedule.stats(UnixMillis(self.now));
         let mut find = |name: &str| all.iter().position(|s| &*s.destination == name).map(|at| all.swap_remove(at));
         DESTINATIONS.iter().map(|name| find(name)).collect()
@@ -80,62 +99,114 @@ impl Simulation {
         self.running.iter().filter(|attempt| &**attempt.destination() == DESTINATIONS[d]).count()
     }
 
-    /// When the next job may start by the rules, were nothing else to happen: at most `now` when
-    /// one may start at once.
-    fn next_start(&self) -> Option<u64> {
+    fn in_flight_at(&self, site: &str, lane: Option<Lane>) -> usize {
+        let fits = |attempt: &&Attempt| &**attempt.site() == site && lane.is_none_or(|lane| attempt.lane() == lane);
+        self.running.iter().filter(fits).count()
+    }
+
+    /// Returns when a site lets a job of this lane start, as far as time alone decides; none when
+    /// something has to happen first.
+    fn gate(&self, stats: &DestinationStats, lane: Lane) -> Option<u64> {
+        let in_flight = |lane| self.in_flight_at(&stats.site, lane);
+        let window = stats.window as usize;
+        let bulk_max = if window > 1 { window - (window / 8).max(1) } else { window };
+        let is_open = match stats.closed_until {
+            None => in_flight(None) < window && (lane != Lane::Bulk || in_flight(Some(Lane::Bulk)) < bulk_max),
+            Some(_) => !stats.is_probed,
+        };
+        let until = |at: Option<UnixMillis>| at.map_or(0, |at| at.0);
+        is_open.then_some(until(stats.closed_until).max(until(stats.paced_until)))
+    }
+
+    fn has_unproven(&self) -> bool {
+        let max = self.limits.unproven_concurrency_max.min(self.limits.total_concurrency_max) as usize;
+        self.schedule.totals().unproven < max
+    }
+
+    fn total_max(&self, lane: Lane) -> usize {
+        let total = self.limits.total_concurrency_max as usize;
+        total - [0, total / 32, total / 8][lane as usize]
+    }
+
+    /// Returns the jobs that may start by the rules.
+    fn startable(&self, stats: &Stats) -> Vec<ModelKey> {
+        let is_due = |job: &ModelJob| job.phase == Phase::Waiting && job.due <= self.now && !self.all_held;
+        let may = |(_, d): &ModelKey, job: &ModelJob| {
+            let stats = stats[*d].as_ref().expect("a destination with jobs has stats");
+            is_due(job)
+                && !self.held[*d]
+                && self.gate(stats, job.lane).is_some_and(|at| at <= self.now)
+                && (stats.is_proven || self.has_unproven())
+                && self.running.len() < self.total_max(job.lane)
+        };
+        self.jobs.iter().filter(|(key, job)| may(key, job)).map(|(key, _)| *key).collect()
+    }
+
+    /// Returns when something is to be looked at again by the rules, nothing being startable: a job
+    /// is due, or a site lets go of jobs that are.
+    fn next_wake(&self, stats: &Stats) -> Option<u64> {
         if self.all_held || self.running.len() >= self.limits.total_concurrency_max as usize {
             return None;
         }
-        let stats = self.stats();
-        let unproven_max = self.limits.unproven_concurrency_max.min(self.limits.total_concurrency_max) as usize;
-        let unproven_full = self.schedule.totals().unproven >= unproven_max;
-        let may = |d: usize| {
-            let stats = stats[d].as_ref().expect("a destination with jobs has stats");
-            let has_slot = match stats.closed_until {
-                None => self.in_flight(d) < stats.window as usize,
-                Some(_) => !stats.is_probed,
-            };
-            has_slot && !self.held[d] && (stats.is_proven || !unproven_full)
-        };
         let waiting = self.jobs.iter().filter(|(_, job)| job.phase == Phase::Waiting);
-        let starts = waiting.filter(|((_, d), _)| may(*d)).map(|((_, d), job)| {
-            let gate = stats[*d].as_ref().and_then(|s| s.closed_until).map_or(0, |until| until.0);
-            job.due.max(gate)
+        let wakes = waiting.filter_map(|((_, d), job)| match job.due > self.now {
+            true => Some(job.due),
+            false if self.held[*d] => None,
+            false => self.gate(stats[*d].as_ref()?, job.lane).filter(|at| *at > self.now),
         });
-        starts.min()
+        wakes.min()
     }
 
     /// Asks the schedule until it starts nothing more, and holds every answer to the model.
     fn poll(&mut self) {
         loop {
-            let expected = self.next_start();
+            let stats = self.stats();
+            let startable = self.startable(&stats);
             match self.schedule.poll(UnixMillis(self.now)) {
-                Next::Start(attempt) => {
-                    assert!(expected.is_some_and(|at| at <= self.now), "started too early, {expected:?}");
-                    self.note_start(attempt);
-                }
+                Next::Start(attempt) => self.note_start(attempt, &startable),
                 Next::Wake { at, .. } => {
-                    assert_eq!(Some(at.0), expected, "at {}", self.now);
+                    assert!(startable.is_empty(), "could start {startable:?} at {}", self.now);
+                    assert_eq!(Some(at.0), self.next_wake(&stats), "at {}", self.now);
                     assert!(at.0 > self.now);
                     return;
                 }
                 Next::Idle => {
-                    assert_eq!(expected, None, "at {}", self.now);
+                    assert!(startable.is_empty(), "could start {startable:?} at {}", self.now);
+                    assert_eq!(self.next_wake(&stats), None, "at {}", self.now);
                     return;
                 }
             }
         }
     }
 
-    fn note_start(&mut self, attempt: Attempt) {
+    fn note_start(&mut self, attempt: Attempt, startable: &[ModelKey]) {
         let d = index_of(attempt.destination());
+        assert!(startable.contains(&(attempt.id(), d)), "{attempt:?} started against the rules");
+        assert_eq!(&**attempt.site(), self.known[d]);
         let job = self.jobs.get_mut(&(attempt.id(), d)).expect("only what was admitted starts");
-        assert_eq!(job.phase, Phase::Waiting, "started twice, or though held");
-        assert!(job.due <= self.now && !self.held[d] && !self.all_held);
         job.phase = Phase::InFlight { held: false, again: false, removed: false };
         self.running.push(attempt);
         assert!(self.running.len() <= self.limits.total_concurrency_max as usize);
-        assert!(self.in_flight(d) <= self.limits.destination_concurrency_max as usize + 1, "a probe is one more");
+    }
+
+    /// Lets an attempt find out where its mail goes. Returns whether it may go on.
+    fn resolve(&mut self, attempt: &mut Attempt) -> bool {
+        let d = index_of(attempt.destination());
+        let site: Arc<str> = self.truth[d].into();
+        let is_there = attempt.site() == &site;
+        let stats = self.schedule.stats(UnixMillis(self.now)).into_iter().find(|stats| stats.site == site);
+        let unproven = (self.schedule.totals().unproven, self.has_unproven());
+        let may = self.schedule.relocate(attempt, &site, UnixMillis(self.now));
+        self.known[d] = self.truth[d];
+        assert!(may || !is_there);
+        if let Some(stats) = stats.filter(|_| !is_there) {
+            let is_open = self.gate(&stats, attempt.lane()).is_some_and(|at| at <= self.now);
+            assert!(!may || is_open, "moved to a site that is busy: {stats:?}");
+            assert!(may || !is_open || !stats.is_proven, "not moved to a site that is free: {stats:?}");
+        }
+        assert!(self.schedule.totals().unproven <= unproven.0 + usize::from(unproven.1));
+        assert_eq!(may, attempt.site() == &site);
+        may
     }
 
     fn admit(&mut self) {
@@ -146,7 +217,10 @@ impl Simulation {
             let d = self.roll(DESTINATIONS.len() as u64) as usize;
             let due = if self.roll(2) == 0 { self.now } else { self.now + self.roll(3_000) };
             let lane = Lane::ALL[self.roll(3) as usize];
-            self.schedule.admit(Job { id, destination: DESTINATIONS[d].into(), due: UnixMillis(due), lane });
+            let (sender, load) = (self.roll(3) as u32, Load::new(1 + self.roll(5) as usize, self.roll(200_000)));
+            let (destination, allowance) = (DESTINATIONS[d].into(), u16::from(d == 3));
+            let job = Job { id, destination, due: UnixMillis(due), lane, sender, load, allowance };
+            self.schedule.admit(job, UnixMillis(self.now));
             let phase = match self.jobs.get(&(id, d)).map(|job| job.phase) {
                 None => Phase::Waiting,
                 Some(Phase::InFlight { held, .. }) => Phase::InFlight { held, again: true, removed: false },
@@ -161,12 +235,14 @@ impl Simulation {
             return;
         }
         let pick = self.roll(self.running.len() as u64) as usize;
-        let attempt = self.running.swap_remove(pick);
+        let mut attempt = self.running.swap_remove(pick);
         let d = index_of(attempt.destination());
+        let is_moved = self.roll(4) == 0 && !self.resolve(&mut attempt);
         let key = (attempt.id(), d);
         let later = self.now + 1 + self.roll(2_000);
         let dice = self.roll(100);
         let (finish, due) = match dice {
+            _ if is_moved => (Finish::Returned, None),
             _ if self.dead[d] => (Finish::DestinationFailed { said: "dead".into() }, Some(self.now)),
             0..65 => (Finish::Done, None),
             65..80 => (Finish::Requeue { due: UnixMillis(later) }, Some(later)),
@@ -196,7 +272,7 @@ impl Simulation {
     fn meddle(&mut self) {
         let d = self.roll(DESTINATIONS.len() as u64) as usize;
         let id = QueueId::from_u64(1 + self.roll(self.next_id));
-        match self.roll(10) {
+        match self.roll(13) {
             0 => self.set_held(id, true),
             1 | 2 => self.set_held(id, false),
             3 => {
@@ -216,7 +292,10 @@ impl Simulation {
                 };
             }
             7 => self.remove(id),
-            8 => self.retry(d),
+            8 => self.retry(Selector::Destination(DESTINATIONS[d])),
+            9 => self.retry(Selector::Id(id)),
+            10 => self.retry(Selector::All),
+            11 => self.truth[d] = if self.roll(3) == 0 { DESTINATIONS[d] } else { SITES[self.roll(3) as usize] },
             _ => self.dead[d] = !self.dead[d],
         }
     }
@@ -236,7 +315,7 @@ impl Simulation {
     }
 
     fn remove(&mut self, id: QueueId) {
-        self.schedule.remove(Selector::Id(id));
+        self.schedule.remove(id);
         self.jobs.retain(|(of, _), job| *of != id || matches!(job.phase, Phase::InFlight { .. }));
         for (_, job) in self.jobs.iter_mut().filter(|((of, _), _)| *of == id) {
             if let Phase::InFlight { held, .. } = job.phase {
@@ -245,10 +324,15 @@ impl Simulation {
         }
     }
 
-    fn retry(&mut self, d: usize) {
-        self.schedule.retry_now(Selector::Destination(DESTINATIONS[d]));
-        for (_, job) in self.jobs.iter_mut().filter(|((_, to), _)| *to == d) {
-            if matches!(job.phase, Phase::Waiting | Phase::Held) {
+    fn retry(&mut self, which: Selector<'_>) {
+        self.schedule.retry_now(which);
+        for ((id, to), job) in &mut self.jobs {
+            let is_meant = match which {
+                Selector::Id(which) => *id == which,
+                Selector::Destination(name) => DESTINATIONS[*to] == name,
+                Selector::All => true,
+            };
+            if is_meant && matches!(job.phase, Phase::Waiting | Phase::Held) {
                 job.due = 0;
             }
         }
@@ -270,10 +354,16 @@ impl Simulation {
             assert_eq!(stats.deferred, Lane::ALL.map(|lane| waiting(lane, false)));
             assert_eq!(stats.held, jobs().filter(|(_, job)| job.phase == Phase::Held).count());
             assert_eq!(stats.in_flight, self.in_flight(d));
+            assert_eq!(stats.site_in_flight, self.in_flight_at(&stats.site, None));
+            assert_eq!(stats.ages.iter().sum::<usize>(), jobs().count());
             assert_eq!(stats.oldest, jobs().map(|((id, _), _)| *id).min());
             assert_eq!(stats.is_held, self.held[d]);
         }
-        assert_eq!(self.schedule.totals().jobs, self.jobs.len());
+        let count = |is: fn(u64, &ModelJob) -> bool| self.jobs.values().filter(|job| is(self.now, job)).count();
+        let totals = self.schedule.totals();
+        assert_eq!(totals.jobs, self.jobs.len());
+        assert_eq!(totals.held, count(|_, job| job.phase == Phase::Held));
+        assert_eq!(totals.deferred, count(|now, job| job.phase == Phase::Waiting && job.due > now));
         assert_eq!(self.schedule.totals().in_flight, self.running.len());
     }
 
@@ -291,11 +381,10 @@ impl Simulation {
 
     /// A worker that keeps its connection asks for more.
     fn take_next(&mut self) {
-        let d = self.roll(DESTINATIONS.len() as u64) as usize;
-        let before = self.next_start();
-        if let Some(attempt) = self.schedule.next_for(DESTINATIONS[d], UnixMillis(self.now)) {
-            assert!(before.is_some_and(|at| at <= self.now));
-            self.note_start(attempt);
+        let site = self.known[self.roll(DESTINATIONS.len() as u64) as usize];
+        let startable = self.startable(&self.stats());
+        if let Some(attempt) = self.schedule.next_for(site, UnixMillis(self.now)) {
+            self.note_start(attempt, &startable);
         }
     }
 
@@ -310,7 +399,7 @@ impl Simulation {
         for _ in 0..100_000 {
             self.poll();
             if self.running.is_empty() {
-                match self.next_start() {
+                match self.next_wake(&self.stats()) {
                     None => break,
                     Some(at) => self.now = at,
                 }

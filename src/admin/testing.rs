@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use postroad_queue::schedule::{DestinationStats, Lane, Standing, Why};
+use postroad_queue::schedule::{Ahead, DestinationStats, Lane, Standing, Why};
 use postroad_queue::{History, Item, Origin, QueueId, RecipientState, Report, State, UnixMillis};
 use postroad_smtp::{Envelope, MailParams, Recipient, Reply, ReversePath, Status};
 
@@ -99,18 +99,28 @@ impl AdminBackend for Memory {
     async fn standings(&self, id: QueueId) -> Vec<Standing> {
         let Some(entry) = self.entry(id) else { return Vec::new() };
         let why = if entry.item.state.held { Why::Held } else { Why::Deferred { due: NOW.plus(HOUR_MS / 2) } };
-        let standing = |key: &Arc<str>| Standing { destination: key.clone(), lane: Lane::Normal, why: why.clone() };
+        let standing = |key: &Arc<str>| Standing {
+            destination: key.clone(),
+            site: key.clone(),
+            lane: Lane::Normal,
+            why: why.clone(),
+            ahead: Ahead::default(),
+        };
         entry.destinations.iter().map(standing).collect()
     }
 
     async fn destinations(&self) -> Vec<DestinationStats> {
         vec![DestinationStats {
             destination: "mx:dead.example".into(),
+            site: "mx:dead.example".into(),
             ready: [0, 1, 0],
             deferred: [0, 2, 0],
             held: 0,
             is_held: false,
             in_flight: 0,
+            site_in_flight: 0,
+            paced_until: None,
+            ages: [3, 0, 0, 0, 0, 0, 0, 0, 0, 0],
             is_proven: false,
             is_probed: false,
             window: 1,

@@ -381,7 +381,8 @@ fn reason_of(why: &Why) -> (&'static str, Option<UnixMillis>) {
         Why::Deferred { due } => ("deferred", Some(*due)),
         Why::Closed { until, .. } => ("destination_unreachable", Some(*until)),
         Why::Probing { .. } => ("destination_probed", None),
-        Why::Window { .. } => ("destination_busy", None),
+        Why::Window { .. } | Why::Lane { .. } => ("destination_busy", None),
+        Why::Rate { at } => ("destination_rate", Some(*at)),
         Why::Total { .. } => ("agent_busy", None),
         Why::Unproven { .. } => ("agent_busy", None),
         Why::Turn => ("turn", None),
@@ -409,6 +410,12 @@ fn sentence(why: &Why) -> String {
         Why::Window { in_flight, window } => {
             format!("waits for one of its destination's sessions: {in_flight} of {window} are in use")
         }
+        Why::Lane { in_flight, limit } => {
+            format!(
+                "waits for one of its destination's sessions that bulk mail may have: {in_flight} of {limit} are in use"
+            )
+        }
+        Why::Rate { at } => format!("its destination takes so much in a time; the next message goes at {}", Time(*at)),
         Why::Total { in_flight, limit } => {
             format!("waits for one of the agent's outbound sessions: {in_flight} of {limit} are in use")
         }

@@ -206,12 +206,10 @@ impl Agent {
     }
 
     fn set_gauges(&self, metrics: &Metrics) {
-        let destinations = self.delivery.destinations();
-        let deferred: usize = destinations.iter().map(|one| one.deferred.iter().sum::<usize>()).sum();
-        let held: usize = destinations.iter().map(|one| one.held).sum();
+        let totals = self.delivery.totals();
         metrics.queue_messages.set(gauge(self.queue.len() as u64));
-        metrics.queue_deferred.set(gauge(deferred as u64));
-        metrics.queue_held.set(gauge(held as u64));
+        metrics.queue_deferred.set(gauge(totals.deferred as u64));
+        metrics.queue_held.set(gauge(totals.held as u64));
         metrics.queue_octets.set(gauge(self.queue.content_octets()));
         metrics.queue_disk_octets.set(gauge(self.queue.disk_octets()));
         let memory = &self.context.memory;

@@ -5,12 +5,16 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use postroad_queue::schedule::{DestinationStats, Selector, Standing, Totals};
+use postroad_queue::schedule::{Census, DestinationStats, Selector, Standing, Totals};
 use postroad_queue::{Item, LoadError, QueueId, RecipientState, Report};
 use postroad_smtp::{Reply, ReversePath, Status};
 
 use super::attempt::{finish_up, record};
-use super::dispatcher::{Delivery, key};
+use super::dispatcher::Delivery;
+use super::jobs::key;
+
+/// Jobs or destinations that are counted while the schedule waits.
+const COUNTED_AT_ONCE: usize = 2_000;
 
 const REMOVED: Reply = Reply::of(550, Some(Status::new(5, 7, 0)), "removed from the queue by the administrator");
 const BOUNCED: Reply = Reply::of(550, Some(Status::new(5, 7, 0)), "returned to its sender by the administrator");
@@ -117,7 +121,7 @@ impl Delivery {
         let routing = core.routing.load_full();
         finish_up(core, &mut current, &routing).await?;
         if current.is_gone {
-            core.schedule().remove(Selector::Id(id));
+            core.schedule().remove(id);
         }
         Ok(true)
     }
@@ -139,9 +143,11 @@ impl Delivery {
         self.0.schedule().describe(id, self.0.clock.now())
     }
 
-    /// Returns how every destination stands.
+    /// Returns how every destination stands. Counted a piece at a time: mail flows meanwhile.
     pub fn destinations(&self) -> Vec<DestinationStats> {
-        self.0.schedule().stats(self.0.clock.now())
+        let mut census = Census::default();
+        while self.0.schedule().count(&mut census, self.0.clock.now(), COUNTED_AT_ONCE) {}
+        census.into_stats()
     }
 
     /// Returns the schedule in numbers.

@@ -13,7 +13,8 @@ use tokio::sync::oneshot;
 use tracing::{error, info, warn};
 
 use super::active::{Active, Current};
-use super::dispatcher::{Core, Routing, key};
+use super::dispatcher::{Admission, Core, Routing};
+use super::jobs::key;
 use super::outcome::{Outcome, Timing, apply};
 use super::remote::Lane;
 use super::{local_mail, notify};
@@ -152,7 +153,7 @@ async fn begin(core: &Arc<Core>, active: &Active<'_>, routing: &Routing, destina
 /// sender is still to be told.
 async fn nothing_here(core: &Arc<Core>, current: &mut Current, routing: &Routing) -> Finish {
     if current.item.state.recipients.iter().any(|state| matches!(state, RecipientState::Pending { .. })) {
-        core.admit(std::slice::from_ref(&current.item));
+        core.admit(std::slice::from_ref(&current.item), Admission::First);
         return Finish::Forgotten;
     }
     match finish_up(core, current, routing).await {

@@ -4,12 +4,13 @@
 //! lasts. All decisions about order and limits are the schedule's.
 
 use std::collections::BTreeSet;
+use std::hash::RandomState;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use postroad_queue::schedule::{Attempt, Finish, Job, Lane, Limits, Next, Schedule, Selector};
+use postroad_queue::schedule::{Attempt, Finish, Job, Limits, Next, Schedule, Selector};
 use postroad_queue::{Item, LoadError, Queue, QueueId, RecipientState, RetryPolicy, UnixMillis};
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
@@ -18,6 +19,7 @@ use tracing::{error, info};
 
 use super::active::ActiveItems;
 use super::attempt::{TROUBLE_DELAY_MS, Worker};
+use super::jobs::jobs;
 use super::local::BlockingLimit;
 use super::patience::policy;
 use super::pool::Pool;
@@ -25,7 +27,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::memory::{Level, Memory};
 use crate::metrics::Metrics;
-use crate::route::{Resolver, Route, Router};
+use crate::route::{Resolver, Router};
 use crate::tls::ClientTls;
 
 /// Messages read from the queue at a time when it is admitted as a whole.
@@ -36,10 +38,6 @@ const FAREWELL_LIMIT: Duration = Duration::from_secs(5);
 const LOCAL_DELIVERIES_MAX: usize = 16;
 /// Attempts in flight, at most, for another to start when memory is full.
 const ATTEMPTS_WHEN_FULL_MAX: usize = 16;
-
-/// The lowest priority that goes before other mail. Those below are what mail clients make of
-/// "important" (RFC 6710 appendix A: 4 is urgent in X.400).
-const URGENT_PRIORITY_MIN: i8 = 4;
 
 /// What deliveries need; handles to rooms below.
 pub struct Parts {
@@ -55,6 +53,15 @@ pub struct Parts {
     pub metrics: Arc<Metrics>,
     /// How much memory is left.
     pub memory: Arc<Memory>,
+}
+
+/// Whether messages are in the schedule already.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Admission {
+    /// They are not.
+    First,
+    /// They are, perhaps for other destinations than the settings name now.
+    Anew,
 }
 
 /// What follows from one configuration.
@@ -86,6 +93,8 @@ pub(super) struct Core {
     /// The shortest time after which mail of this run expires, in milliseconds.
     expire_min_ms: AtomicU64,
     schedule: Mutex<Schedule>,
+    /// Makes senders' names into numbers, which nobody outside can foresee.
+    senders: RandomState,
     runtime: Handle,
     /// When outcomes are told that waited to be told together with others.
     owed: Mutex<BTreeSet<(UnixMillis, QueueId)>>,
@@ -137,6 +146,7 @@ impl Delivery {
             pool: Pool::default(),
             local: BlockingLimit::new(LOCAL_DELIVERIES_MAX),
             schedule: Mutex::new(schedule),
+            senders: RandomState::new(),
             runtime: Handle::current(),
             owed: Mutex::default(),
             alarm: Mutex::default(),
@@ -149,7 +159,7 @@ impl Delivery {
         delivery.0.queue.on_committed(Box::new(move |items| {
             if let Some(core) = core.upgrade() {
                 core.metrics.observe_batch(items.len());
-                core.admit(&items);
+                core.admit(&items, Admission::First);
                 core.start_ready();
             }
         }));
@@ -161,7 +171,7 @@ impl Delivery {
         let core = self.0.clone();
         self.0.spawn(super::sweep::Sweep::default().run(core.clone()));
         // Reading the whole queue blocks; new mail flows meanwhile.
-        self.0.runtime.spawn_blocking(move || core.admit_found());
+        self.0.runtime.spawn_blocking(move || core.admit_found(Admission::First));
         loop {
             let at = *lock(&self.0.alarm);
             let wake = async {
@@ -190,15 +200,9 @@ impl Delivery {
             core.spawn(connection.quit());
         }
         core.sweep_changed.notify_one();
-        // Taking a large queue out of the schedule and reading it again blocks.
-        self.0.runtime.spawn_blocking(move || {
-            {
-                let mut schedule = core.schedule();
-                schedule.set_limits(limits);
-                schedule.remove(Selector::All);
-            }
-            core.admit_found();
-        });
+        core.schedule().set_limits(limits);
+        // Reading a large queue again blocks.
+        self.0.runtime.spawn_blocking(move || core.admit_found(Admission::Anew));
     }
 
     /// Starts nothing any more and waits for the attempts in flight, at most `limit`; then closes
@@ -233,12 +237,16 @@ impl Core {
     }
 
     /// Enters the jobs of messages: one for each destination with pending recipients.
-    pub fn admit(&self, items: &[Arc<Item>]) {
+    pub fn admit(&self, items: &[Arc<Item>], admission: Admission) {
         let routing = self.routing.load();
-        let jobs: Vec<Vec<Job>> = items.iter().map(|item| jobs(&routing, item)).collect();
+        let jobs: Vec<Vec<Job>> = items.iter().map(|item| jobs(&routing, &self.senders, item)).collect();
+        let now = self.clock.now();
         let mut schedule = self.schedule();
         for (item, jobs) in items.iter().zip(jobs) {
-            jobs.into_iter().for_each(|job| schedule.admit(job));
+            if admission == Admission::Anew {
+                schedule.remove(item.id);
+            }
+            jobs.into_iter().for_each(|job| schedule.admit(job, now));
             if item.state.held {
                 schedule.hold(Selector::Id(item.id));
             }
@@ -251,7 +259,7 @@ impl Core {
         let pending = item.state.recipients.iter().any(|state| matches!(state, RecipientState::Pending { .. }));
         let lost = pending && self.schedule().describe(item.id, self.clock.now()).is_empty();
         if lost {
-            self.admit(std::slice::from_ref(item));
+            self.admit(std::slice::from_ref(item), Admission::First);
             self.start_ready();
         }
     }
@@ -276,7 +284,7 @@ impl Core {
     }
 
     /// Admits all that the queue holds, oldest first.
-    fn admit_found(self: &Arc<Core>) {
+    fn admit_found(self: &Arc<Core>, admission: Admission) {
         let mut after = None;
         loop {
             let ids = self.queue.ids(after, ADMIT_BATCH);
@@ -290,7 +298,7 @@ impl Core {
                     Err(error) => drop(self.unreadable(id, &error)),
                 }
             }
-            self.admit(&items);
+            self.admit(&items, admission);
             self.start_ready();
         }
     }
@@ -311,6 +319,8 @@ impl Core {
             };
             match next {
                 Next::Start(attempt) => drop(self.runtime.spawn(Worker::new(self.clone(), attempt).run())),
+                // There is more to put in order; others get at the schedule meanwhile.
+                Next::Wake { at, .. } if at <= self.clock.now() => {}
                 Next::Wake { at, .. } => return self.set_alarm(at),
                 Next::Idle => return,
             }
@@ -334,11 +344,11 @@ impl Core {
     /// Gives an attempt back; returns the next one for a worker that keeps its connection.
     pub fn finished(self: &Arc<Core>, attempt: Attempt, finish: Finish) -> Option<Attempt> {
         let now = self.clock.now();
-        let destination = attempt.destination().clone();
+        let site = attempt.site().clone();
         let next = {
             let mut schedule = self.schedule();
             schedule.finished(attempt, finish, now);
-            if self.is_draining() { None } else { schedule.next_for(&destination, now) }
+            if self.is_draining() { None } else { schedule.next_for(&site, now) }
         };
         // What has finished may have made room for others.
         self.start_ready();
@@ -380,51 +390,6 @@ impl Core {
     pub fn worker_ended(&self) {
         self.worker_ended.notify_waiters();
     }
-}
-
-/// Returns one job for each destination that has pending recipients.
-fn jobs(routing: &Routing, item: &Item) -> Vec<Job> {
-    let lane = lane(item);
-    let mut jobs: Vec<Job> = Vec::new();
-    for (place, recipient) in item.envelope.recipients().iter().enumerate() {
-        let Some(due) = routing.due(item, place) else { continue };
-        let destination = key(&routing.router.route(&recipient.forward_path));
-        match jobs.iter_mut().find(|job| job.destination == destination) {
-            Some(job) => job.due = job.due.min(due),
-            None => jobs.push(Job { id: item.id, destination, due, lane }),
-        }
-    }
-    if jobs.is_empty() {
-        // Nothing pending but not retired: a notification is still owed. Any attempt settles it.
-        let due = UnixMillis(0);
-        jobs.push(Job { id: item.id, destination: refused_key(), due, lane });
-    }
-    jobs
-}
-
-/// Returns the lane of a message: by its priority, of which the policy let pass what it trusts.
-/// Anybody may send with the null reverse-path; what this host says itself is urgent.
-fn lane(item: &Item) -> Lane {
-    match item.envelope.params.priority.unwrap_or_default().get() {
-        _ if &*item.origin.protocol == "dsn" => Lane::Urgent,
-        ..0 => Lane::Bulk,
-        0..URGENT_PRIORITY_MIN => Lane::Normal,
-        URGENT_PRIORITY_MIN.. => Lane::Urgent,
-    }
-}
-
-/// Returns what attempts for a route are grouped by.
-pub(super) fn key(route: &Route) -> Arc<str> {
-    match route {
-        Route::Local(hop) => hop.key().clone(),
-        Route::Smtp(hop) => hop.key().clone(),
-        Route::Refused(_) => refused_key(),
-    }
-}
-
-/// The destination of what goes nowhere: attempts there settle without a connection.
-fn refused_key() -> Arc<str> {
-    Arc::from("none:")
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

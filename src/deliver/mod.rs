@@ -8,6 +8,7 @@ mod active;
 mod admin;
 mod attempt;
 mod dispatcher;
+mod jobs;
 pub mod local;
 mod local_mail;
 mod notify;

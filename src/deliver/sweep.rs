@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use postroad_queue::schedule::{Selector, Why};
+use postroad_queue::schedule::Why;
 use postroad_queue::{Item, LoadError, QueueId, RecipientState, Report, UnixMillis};
 use postroad_smtp::{Reply, Status};
 use tokio::time::{sleep, timeout_at};
@@ -138,7 +138,7 @@ async fn look_at(core: &Arc<Core>, id: QueueId, routing: &Routing) -> Option<Uni
         return None;
     }
     if current.is_gone {
-        core.schedule().remove(Selector::Id(id));
+        core.schedule().remove(id);
         return None;
     }
     core.admit_lost(&current.item);

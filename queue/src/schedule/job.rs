@@ -3,12 +3,16 @@
 
 use std::sync::Arc;
 
+use super::turns::MESSAGE;
 use crate::id::{QueueId, UnixMillis};
 
 /// How many lanes there are.
 pub(super) const LANES: usize = 3;
 /// Of this many turns one is for each of the lower lanes.
 const LANE_TURNS: u32 = 8;
+/// Recipients that travel in one transaction (RFC 5321 §4.5.3.1.8).
+const RECIPIENTS_PER_TRANSACTION: u64 = 100;
+const KIB: u64 = 1_024;
 
 /// How soon a job goes when it competes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -32,6 +36,19 @@ pub struct Job {
     pub due: UnixMillis,
     /// How soon it goes when it competes.
     pub lane: Lane,
+    /// Whose it is: senders take turns. A hash of the name will do.
+    pub sender: u32,
+    /// What it costs.
+    pub load: Load,
+    /// What its destination is allowed: see [`Limits::allowances`](super::Limits::allowances).
+    pub allowance: u16,
+}
+
+/// What delivering a job costs: for the turns of senders and for rates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Load {
+    recipients: u16,
+    kib: u32,
 }
 
 /// A job that has started. Whoever holds it owes the schedule one
@@ -41,8 +58,13 @@ pub struct Job {
 pub struct Attempt {
     pub(super) id: QueueId,
     pub(super) destination: Arc<str>,
+    pub(super) site_name: Arc<str>,
+    pub(super) learned: Option<UnixMillis>,
     pub(super) serial: u64,
-    pub(super) place: u32,
+    pub(super) job: u32,
+    pub(super) line: u32,
+    pub(super) site: u32,
+    pub(super) lane: Lane,
     pub(super) is_probe: bool,
     pub(super) is_unproven: bool,
 }
@@ -52,7 +74,8 @@ pub struct Attempt {
 pub enum Next {
     /// Start this attempt, then ask again.
     Start(Attempt),
-    /// Nothing starts before `at` unless something happens; at `at` something does.
+    /// Nothing starts before `at` unless something happens; at `at` something may. That may be now:
+    /// there is more to put in order than one call does, and whoever else waits goes first.
     Wake {
         /// When to ask again.
         at: UnixMillis,
@@ -68,8 +91,10 @@ pub enum Next {
 pub enum WakeReason {
     /// A job is due.
     JobDue,
-    /// The back-off of a destination ends; it is probed.
+    /// The back-off of a site ends; it is probed.
     BackoffEnds,
+    /// The rate of a site allows one more.
+    Rate,
 }
 
 /// What came of an attempt.
@@ -107,6 +132,32 @@ pub enum Finish {
     Returned,
 }
 
+impl Load {
+    /// What a message with so many recipients there and so much content costs.
+    pub fn new(recipients: usize, octets: u64) -> Load {
+        Load {
+            recipients: u16::try_from(recipients.max(1)).unwrap_or(u16::MAX),
+            kib: u32::try_from(octets.div_ceil(KIB)).unwrap_or(u32::MAX),
+        }
+    }
+
+    /// Returns how far it takes its sender back in the turns: each recipient counts, and 256 KiB
+    /// as one more.
+    pub(super) fn cost(self) -> u64 {
+        MESSAGE * u64::from(self.recipients) + u64::from(self.kib)
+    }
+
+    /// Returns the messages that travel.
+    pub(super) fn messages(self) -> u64 {
+        u64::from(self.recipients).div_ceil(RECIPIENTS_PER_TRANSACTION)
+    }
+
+    /// Returns the octets that travel.
+    pub(super) fn octets(self) -> u64 {
+        self.messages() * u64::from(self.kib) * KIB
+    }
+}
+
 impl Lane {
     /// All lanes, the soonest first.
     pub const ALL: [Lane; LANES] = [Lane::Urgent, Lane::Normal, Lane::Bulk];
@@ -132,12 +183,28 @@ impl Attempt {
         &self.destination
     }
 
+    /// Returns the site it was started for: all its destinations may share connections.
+    pub fn site(&self) -> &Arc<str> {
+        &self.site_name
+    }
+
+    /// Returns when somebody found that the destination belongs to the site; none when nobody has
+    /// looked, and the destination is a site by itself.
+    pub fn learned(&self) -> Option<UnixMillis> {
+        self.learned
+    }
+
     /// Returns a number that no other attempt of this schedule has.
     pub fn serial(&self) -> u64 {
         self.serial
     }
 
-    /// Returns whether all else that waits for the destination waits for this attempt.
+    /// Returns the lane that it started in.
+    pub fn lane(&self) -> Lane {
+        self.lane
+    }
+
+    /// Returns whether all else that waits for the site waits for this attempt.
     pub fn is_probe(&self) -> bool {
         self.is_probe
     }

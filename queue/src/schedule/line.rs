@@ -1,108 +1,90 @@
-//! The jobs in two orders: by message, with all that is known of them, and in line, by
-//! destination, lane and due time. Two flat trees instead of one a destination: a million
-//! destinations with one job each cost no more nodes than one with a million.
+//! One destination as the schedule sees it: who waits for it, and the site that takes its mail.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use super::Lane;
-use crate::id::{QueueId, UnixMillis};
+use super::job::LANES;
+use crate::id::UnixMillis;
 
-/// Names a job: a message and the place of its destination.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Key {
-    pub id: QueueId,
-    pub place: u32,
-}
-
-/// What is known of a job.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Entry {
-    /// When it may start; of one in flight, when it was due, or is again.
-    pub due: UnixMillis,
-    pub lane: Lane,
-    pub phase: Phase,
-}
-
-/// How far a job is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Phase {
-    /// In line.
-    Waiting,
-    /// Held by an admin; not in line.
-    Held,
-    /// Started; the flags say what becomes of it when the attempt has finished.
-    InFlight { held: bool, again: bool, removed: bool },
-}
-
-/// A waiting job's place in line; the order of the fields is the order of the line.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Spot {
-    place: u32,
-    lane: Lane,
-    pub due: UnixMillis,
-    pub id: QueueId,
-}
-
-/// All jobs.
-#[derive(Debug, Default)]
+/// What the schedule keeps of a destination.
+#[derive(Debug)]
 pub(super) struct Line {
-    jobs: BTreeMap<Key, Entry>,
-    waiting: BTreeSet<Spot>,
+    pub name: Arc<str>,
+    /// The site that takes its mail; first one of the same name.
+    pub site: u32,
+    /// When somebody found that it is this one.
+    pub learned: Option<UnixMillis>,
+    /// Whether an admin holds all that goes there.
+    pub held: bool,
+    /// Jobs that may start, by lane.
+    pub ready: [u32; LANES],
+    /// Jobs that wait for their due time, by lane.
+    pub deferred: [u32; LANES],
+    /// Jobs that are held one by one.
+    pub held_jobs: u32,
+    /// Attempts that have started and not finished.
+    pub in_flight: u32,
+    /// Who is next in each lane, as it stands among the site's.
+    pub heads: [Option<Head>; LANES],
+    /// What a lane's turns are ahead of the site's clock: another site has another one.
+    pub offset: [u64; LANES],
+    /// When the next of its jobs is due, as it stands among the timers.
+    pub timer: Option<UnixMillis>,
+    /// Counts the times that all of it was made due.
+    pub epoch: u32,
+    /// Whether it stands among the idle.
+    pub idle: bool,
+}
+
+/// Who is next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Head {
+    /// As the site counts.
+    pub turn: u64,
+    pub job: u32,
 }
 
 impl Line {
-    pub fn len(&self) -> usize {
-        self.jobs.len()
-    }
-
-    pub fn get(&self, key: Key) -> Option<Entry> {
-        self.jobs.get(&key).copied()
-    }
-
-    /// Replaces what is known of a job that is not in line and does not come into it.
-    pub fn set(&mut self, key: Key, entry: Entry) {
-        debug_assert_ne!(entry.phase, Phase::Waiting);
-        self.jobs.insert(key, entry);
-    }
-
-    pub fn insert(&mut self, key: Key, entry: Entry) {
-        self.jobs.insert(key, entry);
-        if entry.phase == Phase::Waiting {
-            self.waiting.insert(spot(key, entry));
+    pub fn new(name: Arc<str>, site: u32) -> Line {
+        Line {
+            name,
+            site,
+            learned: None,
+            held: false,
+            ready: [0; LANES],
+            deferred: [0; LANES],
+            held_jobs: 0,
+            in_flight: 0,
+            heads: [None; LANES],
+            offset: [0; LANES],
+            timer: None,
+            epoch: 0,
+            idle: false,
         }
     }
 
-    pub fn remove(&mut self, key: Key) -> Option<Entry> {
-        let entry = self.jobs.remove(&key)?;
-        if entry.phase == Phase::Waiting {
-            self.waiting.remove(&spot(key, entry));
-        }
-        Some(entry)
+    /// Returns how many jobs it has.
+    pub fn jobs(&self) -> u32 {
+        self.ready.iter().chain(&self.deferred).sum::<u32>() + self.held_jobs + self.in_flight
     }
 
-    /// Returns the job of a destination's lane that is due first.
-    pub fn head(&self, place: u32, lane: Lane) -> Option<Spot> {
-        self.in_lane(place, lane).next()
+    /// Returns whether it can be forgotten: nothing waits, runs or is held.
+    pub fn is_empty(&self) -> bool {
+        self.jobs() == 0 && !self.held
     }
 
-    /// Returns the waiting jobs of a destination's lane, the first due first.
-    pub fn in_lane(&self, place: u32, lane: Lane) -> impl Iterator<Item = Spot> {
-        let from = Spot { place, lane, due: UnixMillis(0), id: QueueId::from_u64(0) };
-        self.waiting.range(from..).copied().take_while(move |spot| spot.place == place && spot.lane == lane)
+    /// Returns whether its number is not given out.
+    pub fn is_free(&self) -> bool {
+        self.name.is_empty()
     }
 
-    /// Returns the jobs of a message.
-    pub fn of_message(&self, id: QueueId) -> impl Iterator<Item = (Key, Entry)> {
-        let all = Key { id, place: 0 }..=Key { id, place: u32::MAX };
-        self.jobs.range(all).map(|(key, entry)| (*key, *entry))
+    /// Returns a turn of this line as the site counts.
+    pub fn at_site(&self, lane: Lane, turn: u64) -> u64 {
+        turn.wrapping_add(self.offset[lane as usize])
     }
 
-    /// Returns every job, the oldest message first.
-    pub fn keys(&self) -> impl Iterator<Item = Key> {
-        self.jobs.keys().copied()
+    /// Returns a turn of the site as this line counts.
+    pub fn at_line(&self, lane: Lane, turn: u64) -> u64 {
+        turn.wrapping_sub(self.offset[lane as usize])
     }
-}
-
-fn spot(key: Key, entry: Entry) -> Spot {
-    Spot { place: key.place, lane: entry.lane, due: entry.due, id: key.id }
 }

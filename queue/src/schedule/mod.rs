@@ -1,43 +1,63 @@
 //! Which attempt starts next, and when to wake and why. A machine without IO: the dispatcher owns
 //! one, tells it what happened and asks [`Schedule::poll`] what to do. It reads no clock, keeps
-//! nothing on disk and never looks at a message; a job is an id, a destination and a due time.
+//! nothing on disk and never looks at a message; a job is an id, a destination, a sender and a due
+//! time.
 //!
 //! * A message with recipients at k destinations is k jobs; a job is never started twice at once.
-//! * A job waits for its own due time; when its destination cannot be reached it waits for that
-//!   alone, and all such jobs are ready at once when a probe gets through (`destination`).
-//! * Ready destinations take turns, one start each, so that none delays another. Urgent jobs go
-//!   before normal ones and these before bulk, but every eighth turn is for each lower lane.
-//! * Limits hold always: sessions of a destination (adaptive), sessions in all, and among these
-//!   sessions to destinations not known to answer, so that no number of dead ones takes them all.
+//! * Destinations whose mail the same hosts take are lines to one site: they share its window, its
+//!   rates and its back-off (docs/decisions/0005). Whoever finds where a destination's mail goes
+//!   says so ([`Schedule::relocate`]); until then a destination is a site by itself.
+//! * A job waits for its own due time; when its site cannot be reached it waits for that alone, and
+//!   all such jobs are ready at once when a probe gets through (`site`).
+//! * Turns (`turns`): ready sites, and within a site senders, so that no destination and no sender
+//!   delays another. Urgent jobs go before normal ones and these before bulk, but every eighth turn
+//!   is for each lower lane.
+//! * Limits hold always: sessions of a site (adaptive), its rates, sessions in all, and among these
+//!   sessions to sites not known to answer, so that no number of dead ones takes them all. Bulk
+//!   never takes the last session of a site, and no lower lane the last ones of all.
 //!
-//! Every operation on a message costs O(log n), on a destination or all O(n); a deferred job costs
-//! about 120 octets.
+//! Every operation on a message costs O(log n); on a destination or on all it begins something that
+//! goes on with the calls that follow, a limited piece with each. A deferred job costs about 100
+//! octets.
 
-mod destination;
+mod advance;
+mod book;
+mod census;
 mod job;
 mod limits;
 mod line;
+mod pace;
 mod report;
+mod rotation;
+mod site;
+mod slab;
 mod steer;
+mod turns;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 use crate::id::UnixMillis;
-use destination::{Blame, Destination, PROVEN, UNPROVEN};
+use advance::{Chore, Timer};
+use book::{Book, Entry, Phase};
 use job::LANES;
-use line::{Entry, Key, Line, Phase};
+use line::Line;
+use site::{Blame, Site, UNPROVEN};
+use slab::Slab;
+use turns::Turns;
 
-pub use job::{Attempt, Finish, Job, Lane, Next, WakeReason};
-pub use limits::Limits;
-pub use report::{DestinationStats, Standing, Totals, Why};
+pub use census::{AGE_MINUTES, AGES, Census};
+pub use job::{Attempt, Finish, Job, Lane, Load, Next, WakeReason};
+pub use limits::{Allowance, Limits};
+pub use pace::Rate;
+pub use report::{Ahead, DestinationStats, Standing, Totals, Why};
 pub use steer::Selector;
 
-/// How many jobs a kept connection may take in a row for one destination while others wait for
-/// one of the sessions in all.
+/// How many jobs a kept connection may take in a row for one site while others wait for one of the
+/// sessions in all.
 const TAKEN_MAX: u32 = 20;
-/// Destinations without jobs whose window and back-off are remembered.
-const IDLE_DESTINATIONS_MAX: usize = 1_024;
+/// Destinations without jobs whose site, window and back-off are remembered.
+const IDLE_LINES_MAX: usize = 1_024;
 
 /// The schedule.
 #[derive(Debug)]
@@ -48,24 +68,31 @@ pub struct Schedule {
     /// The latest serial given out.
     serial: u64,
     in_flight: u32,
-    /// Of these, attempts that started when their destination was unproven.
+    /// Of these, attempts that started when their site was unproven.
     unproven: u32,
+    /// Jobs that wait for their due time, and jobs that are held one by one.
+    deferred: usize,
+    held_jobs: usize,
     /// Whether an admin holds all there is.
     held: bool,
     turn: u32,
     random: u64,
-    line: Line,
-    /// By place. A freed place is kept for the next destination.
-    destinations: Vec<Destination>,
-    free: Vec<u32>,
-    names: HashMap<Arc<str>, u32>,
-    /// Destinations with a due job, unproven ones apart, by lane, in the order of their turns. One
-    /// that cannot start when its turn comes is dropped; [`Schedule::place`] puts it back when it
-    /// can.
-    rotation: [[VecDeque<u32>; LANES]; 2],
-    /// When destinations have to be looked at again, unproven ones apart.
-    timers: [BTreeSet<(UnixMillis, u32)>; 2],
+    book: Book,
+    lines: Slab<Line>,
+    line_names: HashMap<Arc<str>, u32>,
     idle: VecDeque<u32>,
+    sites: Slab<Site>,
+    site_names: HashMap<Arc<str>, u32>,
+    turns: Turns,
+    /// Who is next of each line, by site and lane: turn, line.
+    heads: BTreeSet<(u32, u64, u32)>,
+    /// Sites with a ready job, unproven ones apart, by lane, in the order of their turns. One that
+    /// cannot start when its turn comes is dropped; [`Schedule::place`] puts it back when it can.
+    rotation: [[BTreeSet<(u64, u32)>; LANES]; 2],
+    /// When lines and sites have to be looked at again.
+    timers: BTreeSet<(UnixMillis, Timer)>,
+    /// What was begun for many jobs and goes on.
+    chores: VecDeque<Chore>,
 }
 
 impl Schedule {
@@ -77,49 +104,66 @@ impl Schedule {
             serial: 0,
             in_flight: 0,
             unproven: 0,
+            deferred: 0,
+            held_jobs: 0,
             held: false,
             turn: 0,
             random: seed,
-            line: Line::default(),
-            destinations: Vec::new(),
-            free: Vec::new(),
-            names: HashMap::new(),
-            rotation: Default::default(),
-            timers: Default::default(),
+            book: Book::default(),
+            lines: Slab::default(),
+            line_names: HashMap::new(),
             idle: VecDeque::new(),
+            sites: Slab::default(),
+            site_names: HashMap::new(),
+            turns: Turns::default(),
+            heads: BTreeSet::new(),
+            rotation: Default::default(),
+            timers: BTreeSet::new(),
+            chores: VecDeque::new(),
         }
     }
 
     /// Replaces the limits. Sessions above a lowered limit end in their own time.
     pub fn set_limits(&mut self, limits: Limits) {
         self.limits = limits.sane();
-        for place in 0..self.destinations.len() as u32 {
-            let max = self.limits.destination_concurrency_max;
-            let destination = self.at(place);
-            destination.window = destination.window.min(max);
-            self.place(place);
+        for number in self.site_names.values().copied().collect::<Vec<u32>>() {
+            let site = self.sites.at(number);
+            site.window = site.window.min(self.limits.allowance(site.allowance).concurrency_max);
+            self.place(number);
         }
     }
 
-    /// Takes a job in. A job that is there already takes the new due time and lane; one that is in
-    /// flight starts again after it has finished, whatever comes of the attempt.
-    pub fn admit(&mut self, job: Job) {
-        let place = self.place_of(&job.destination);
-        let key = Key { id: job.id, place };
-        let mut entry = Entry { due: job.due, lane: job.lane, phase: Phase::Waiting };
-        match self.line.get(key).map(|entry| entry.phase) {
-            None => {}
-            Some(Phase::Waiting | Phase::Held) => {
-                entry.phase = self.take_out(key).map_or(Phase::Waiting, |old| old.phase);
-            }
-            Some(Phase::InFlight { held, .. }) => {
+    /// Takes a job in at `now`. A job that is there already takes the new due time and lane; one
+    /// that is in flight starts again after it has finished, whatever comes of the attempt.
+    pub fn admit(&mut self, job: Job, now: UnixMillis) {
+        self.now = self.now.max(now);
+        let line = self.line_of(&job.destination, Some(job.allowance));
+        let Some(known) = self.book.find(job.id, line) else {
+            let phase = Phase::Held;
+            let (sender, load, lane) = (job.sender, job.load, job.lane);
+            let entry = Entry { id: job.id, at: job.due.0, line, sender, load, epoch: 0, lane, phase };
+            let number = self.book.insert(entry);
+            self.wait(number, job.due);
+            return self.place(self.lines.get(line).site);
+        };
+        match self.book.get(known).phase {
+            Phase::InFlight { held, .. } => {
+                let entry = self.book.at(known);
+                // The attempt counts in the lane that it started in; it knows which.
+                (entry.at, entry.lane) = (job.due.0, job.lane);
                 entry.phase = Phase::InFlight { held, again: true, removed: false };
-                self.line.set(key, entry);
-                return;
+            }
+            Phase::Held => {
+                let entry = self.book.at(known);
+                (entry.at, entry.lane) = (job.due.0, job.lane);
+            }
+            Phase::Ready | Phase::Deferred => {
+                self.take_out(known);
+                self.book.at(known).lane = job.lane;
+                self.wait(known, job.due);
+                self.place(self.lines.get(line).site);
             }
         }
-        self.put_in(key, entry);
-        self.place(place);
     }
 
     /// Returns what to do at `now`.
@@ -138,22 +182,42 @@ impl Schedule {
         self.wake()
     }
 
-    /// Returns the next job of `destination` for a worker that keeps its connection, if one is
-    /// ready and no other destination has waited too long for a session.
-    pub fn next_for(&mut self, destination: &str, now: UnixMillis) -> Option<Attempt> {
+    /// Returns the next job of a site for a worker that keeps its connection, if one is ready and no
+    /// other site has waited too long for a session.
+    pub fn next_for(&mut self, site: &str, now: UnixMillis) -> Option<Attempt> {
         self.advance(now);
-        let place = *self.names.get(destination)?;
+        let number = *self.site_names.get(site)?;
         if self.held || self.in_flight >= self.limits.total_concurrency_max {
             return None;
         }
-        if self.in_flight + 1 == self.limits.total_concurrency_max && self.others_wait(place) {
-            let destination = self.at(place);
-            if destination.taken >= TAKEN_MAX {
+        let is_scarce = self.in_flight + 1 >= self.limits.total_max(Lane::Normal);
+        if is_scarce && self.others_wait(number) {
+            let site = self.sites.at(number);
+            if site.taken >= TAKEN_MAX {
                 return None;
             }
-            destination.taken += 1;
+            site.taken += 1;
         }
-        self.start(place)
+        self.start(number)
+    }
+
+    /// Tells where the mail of an attempt's destination really goes. From now on the destination is
+    /// a line to that site. Returns whether the attempt may go there now; if not, the site is busy
+    /// or closed, and the attempt is to be [`Finish::Returned`].
+    pub fn relocate(&mut self, attempt: &mut Attempt, site: &Arc<str>, now: UnixMillis) -> bool {
+        self.advance(now);
+        let allowance = self.sites.get(self.lines.get(attempt.line).site).allowance;
+        let target = self.site_of(site, allowance);
+        self.point(attempt.line, target);
+        let line = self.lines.at(attempt.line);
+        let is_own = line.name == *site;
+        line.learned = (!is_own).then_some(self.now);
+        let may = attempt.site == target || self.move_attempt(attempt, target);
+        if may {
+            attempt.site_name = self.sites.get(target).name.clone();
+            attempt.learned = self.lines.get(attempt.line).learned;
+        }
+        may
     }
 
     /// Takes an attempt back with what came of it.
@@ -161,232 +225,160 @@ impl Schedule {
         self.now = self.now.max(now);
         self.in_flight -= 1;
         self.unproven -= u32::from(attempt.is_unproven);
+        self.lines.at(attempt.line).in_flight -= 1;
         self.judge(&attempt, &finish);
-        let key = Key { id: attempt.id, place: attempt.place };
-        let entry = self.take_out(key).expect("a job stays until its attempt has finished");
-        let Phase::InFlight { held, again, removed } = entry.phase else {
+        let Entry { at, phase, .. } = *self.book.get(attempt.job);
+        let Phase::InFlight { held, again, removed } = phase else {
             unreachable!("only a job in flight has an attempt");
         };
         let due = match finish {
             Finish::Done | Finish::Forgotten => None,
             Finish::Requeue { due } | Finish::Throttled { due, .. } | Finish::Postponed { due } => Some(due),
-            Finish::DestinationFailed { .. } => Some(self.now),
-            Finish::Returned => Some(if again { self.now } else { entry.due }),
+            Finish::DestinationFailed { .. } | Finish::Returned => Some(self.now),
         };
-        let due = if again { Some(due.map_or(entry.due, |due| due.min(entry.due))) } else { due };
-        if let (Some(due), false) = (due, removed) {
-            let phase = if held { Phase::Held } else { Phase::Waiting };
-            self.put_in(key, Entry { due, phase, ..entry });
+        let due = if again { Some(due.map_or(UnixMillis(at), |due| due.min(UnixMillis(at)))) } else { due };
+        match due.filter(|_| !removed) {
+            None => self.book.remove(attempt.job),
+            Some(due) if held => self.keep(attempt.job, due),
+            // What was not tried keeps its turn.
+            Some(_) if finish == Finish::Returned && !again => self.wait_at(attempt.job, at),
+            Some(due) => self.wait(attempt.job, due),
         }
-        self.place(attempt.place);
-        self.retire_if_idle(attempt.place);
-    }
-
-    fn at(&mut self, place: u32) -> &mut Destination {
-        &mut self.destinations[place as usize]
-    }
-
-    /// Returns the place of a destination, a new one if need be.
-    fn place_of(&mut self, name: &Arc<str>) -> u32 {
-        if let Some(place) = self.names.get(name) {
-            return *place;
+        let site = self.lines.get(attempt.line).site;
+        self.place(site);
+        if attempt.site != site {
+            self.place(attempt.site);
+            self.forget_site_if_empty(attempt.site);
         }
-        let fresh = Destination::new(name.clone(), self.limits.destination_concurrency_first);
-        let place = match self.free.pop() {
-            Some(place) => {
-                self.destinations[place as usize] = fresh;
-                place
-            }
-            None => {
-                self.destinations.push(fresh);
-                u32::try_from(self.destinations.len() - 1).expect("fewer than 2^32 destinations fit in memory")
-            }
-        };
-        self.names.insert(name.clone(), place);
-        place
+        self.retire_if_idle(attempt.line);
     }
 
-    /// Moves time on and lets every destination in whose time has come.
-    fn advance(&mut self, now: UnixMillis) {
-        self.now = self.now.max(now);
-        for class in [PROVEN, UNPROVEN] {
-            while let Some((at, place)) = self.timers[class].first().copied().filter(|(at, _)| *at <= self.now) {
-                self.timers[class].remove(&(at, place));
-                self.at(place).timer = None;
-                self.place(place);
-            }
+    /// Returns the line of a destination, a new one if need be.
+    fn line_of(&mut self, name: &Arc<str>, allowance: Option<u16>) -> u32 {
+        if let Some(line) = self.line_names.get(name).copied() {
+            let site = self.sites.at(self.lines.get(line).site);
+            site.allowance = allowance.unwrap_or(site.allowance);
+            return line;
         }
+        let site = self.site_of(name, allowance.unwrap_or_default());
+        self.sites.at(site).lines += 1;
+        let line = self.lines.insert(Line::new(name.clone(), site));
+        self.line_names.insert(name.clone(), line);
+        line
     }
 
-    /// Returns when the next attempt can start, now that none can.
-    fn wake(&self) -> Next {
-        let unproven = self.timers[UNPROVEN].first().filter(|_| self.has_unproven_session());
-        let Some((at, place)) = self.timers[PROVEN].first().into_iter().chain(unproven).min().copied() else {
-            return Next::Idle;
-        };
-        let is_closed = self.destinations[place as usize].closed_until() == at;
-        Next::Wake { at, why: if is_closed { WakeReason::BackoffEnds } else { WakeReason::JobDue } }
-    }
-
-    fn has_unproven_session(&self) -> bool {
-        self.unproven < self.limits.unproven_concurrency_max
-    }
-
-    /// Puts a destination where it belongs after anything changed about it: into the rotation of
-    /// each lane that has a due job, and among the timers for what comes later.
-    fn place(&mut self, index: u32) {
-        let destination = &mut self.destinations[index as usize];
-        let (gate, class) = (destination.closed_until(), destination.class());
-        let mut timer = None;
-        if destination.has_slot() {
-            for lane in Lane::ALL {
-                let l = lane as usize;
-                if destination.waiting[l] == 0 || destination.enlisted[class][l] {
-                    continue;
-                }
-                let Some(head) = self.line.head(index, lane) else { continue };
-                let at = head.due.max(gate);
-                if at <= self.now {
-                    destination.enlisted[class][l] = true;
-                    self.rotation[class][l].push_back(index);
-                } else {
-                    timer = Some(timer.map_or((class, at), |(_, earlier)| (class, at.min(earlier))));
-                }
-            }
+    /// Returns the site with this name, a new one if need be.
+    fn site_of(&mut self, name: &Arc<str>, allowance: u16) -> u32 {
+        if let Some(site) = self.site_names.get(name) {
+            return *site;
         }
-        if destination.timer != timer {
-            if let Some((class, at)) = destination.timer {
-                self.timers[class].remove(&(at, index));
-            }
-            if let Some((class, at)) = timer {
-                self.timers[class].insert((at, index));
-            }
-            destination.timer = timer;
-        }
+        let max = self.limits.allowance(allowance).concurrency_max;
+        let first = self.limits.destination_concurrency_first.min(max);
+        let site = self.sites.insert(Site::new(name.clone(), allowance, first));
+        self.site_names.insert(name.clone(), site);
+        site
     }
 
-    /// Returns both classes; either comes first half of the turns of every lane.
-    fn classes_in_turn(&self) -> [usize; 2] {
-        if (self.turn ^ (self.turn >> 3)) & 1 == 0 { [PROVEN, UNPROVEN] } else { [UNPROVEN, PROVEN] }
-    }
-
-    /// Starts a job of the first destination in a rotation that may start one.
-    fn start_in(&mut self, class: usize, lane: Lane) -> Option<Attempt> {
-        while class == PROVEN || self.has_unproven_session() {
-            let place = self.rotation[class][lane as usize].pop_front()?;
-            self.at(place).enlisted[class][lane as usize] = false;
-            // One that changed its class takes its turn in the other rotation.
-            if self.at(place).class() == class
-                && let Some(attempt) = self.start(place)
-            {
-                self.turn = self.turn.wrapping_add(1);
-                self.at(place).taken = 0;
-                return Some(attempt);
-            }
-            self.place(place);
-        }
-        None
-    }
-
-    /// Starts the next job of a destination, if it may start one now.
-    fn start(&mut self, place: u32) -> Option<Attempt> {
-        let destination = &self.destinations[place as usize];
-        if !destination.has_slot() || destination.closed_until() > self.now {
-            return None;
-        }
-        let is_unproven = destination.class() == UNPROVEN;
-        if is_unproven && !self.has_unproven_session() {
-            return None;
-        }
-        let due = |lane: &Lane| self.line.head(place, *lane).filter(|head| head.due <= self.now);
-        let head = Lane::in_turn(destination.turn).iter().find_map(due)?;
-        let key = Key { id: head.id, place };
-        let entry = self.take_out(key).expect("what stands in line is a job");
-        self.line.set(key, Entry { phase: Phase::InFlight { held: false, again: false, removed: false }, ..entry });
-        self.in_flight += 1;
-        self.unproven += u32::from(is_unproven);
-        self.serial += 1;
-        let serial = self.serial;
-        let is_probe = self.at(place).started(serial);
-        self.place(place);
-        let destination = self.at(place).name.clone();
-        Some(Attempt { id: key.id, destination, serial, place, is_probe, is_unproven })
-    }
-
-    /// Lets the destination learn from an attempt.
+    /// Lets the site learn from an attempt.
     fn judge(&mut self, attempt: &Attempt, finish: &Finish) {
-        let random = self.next_random();
         let (newest, now) = (self.serial, self.now);
-        let Limits { destination_concurrency_max: max, destination_concurrency_first: first, .. } = self.limits;
-        let destination = &mut self.destinations[attempt.place as usize];
-        destination.ended(attempt.serial);
+        let random = self.next_random();
+        let site = self.sites.at(attempt.site);
+        let max = self.limits.allowance(site.allowance).concurrency_max;
+        let first = self.limits.destination_concurrency_first.min(max);
+        site.ended(attempt.serial, attempt.lane);
         let backoff = &self.limits.destination_backoff;
         let blame = |said| Blame { serial: attempt.serial, newest, now, said, backoff };
         match finish {
             Finish::Returned | Finish::Forgotten | Finish::Postponed { .. } => {}
-            Finish::Throttled { said, .. } => destination.throttled(&blame(said), random),
-            Finish::DestinationFailed { said } => destination.unreachable(&blame(said), random),
-            Finish::Requeue { .. } => destination.reached(newest, first),
+            Finish::Throttled { said, .. } => site.throttled(&blame(said), random),
+            Finish::DestinationFailed { said } => site.unreachable(&blame(said), random),
+            Finish::Requeue { .. } => site.reached(newest, first),
             Finish::Done => {
-                destination.reached(newest, first);
-                destination.completed(max);
+                site.reached(newest, first);
+                site.completed(max);
             }
         }
     }
 
-    /// Returns whether a destination other than this one stands in a rotation.
-    fn others_wait(&self, place: u32) -> bool {
-        self.rotation.iter().flatten().any(|lane| lane.len() > 1 || lane.front().is_some_and(|front| *front != place))
-    }
-
-    /// Adds a job, and to the counts of its destination.
-    fn put_in(&mut self, key: Key, entry: Entry) {
-        self.line.insert(key, entry);
-        let destination = self.at(key.place);
-        match entry.phase {
-            Phase::Waiting => destination.waiting[entry.lane as usize] += 1,
-            Phase::Held => destination.held_jobs += 1,
-            Phase::InFlight { .. } => {}
-        }
-    }
-
-    /// Takes a job out, and from the counts of its destination.
-    fn take_out(&mut self, key: Key) -> Option<Entry> {
-        let entry = self.line.remove(key)?;
-        let destination = self.at(key.place);
-        match entry.phase {
-            Phase::Waiting => destination.waiting[entry.lane as usize] -= 1,
-            Phase::Held => destination.held_jobs -= 1,
-            Phase::InFlight { .. } => {}
-        }
-        Some(entry)
-    }
-
-    /// Notes a destination that has nothing left, and forgets the one that has been so longest.
-    fn retire_if_idle(&mut self, place: u32) {
-        let destination = self.at(place);
-        if !destination.is_empty() || destination.idle {
+    /// Makes a line lead to a site. What is in line comes along, in its order, at the clock there.
+    fn point(&mut self, number: u32, target: u32) {
+        let old = self.lines.get(number).site;
+        if old == target {
             return;
         }
-        destination.idle = true;
-        self.idle.push_back(place);
-        if self.idle.len() <= IDLE_DESTINATIONS_MAX {
+        for lane in Lane::ALL {
+            self.behead(number, lane);
+            let shift = self.turns.now(clock(target, lane)).wrapping_sub(self.turns.now(clock(old, lane)));
+            let offset = &mut self.lines.at(number).offset[lane as usize];
+            *offset = offset.wrapping_add(shift);
+        }
+        self.lines.at(number).site = target;
+        self.sites.at(target).lines += 1;
+        self.sites.at(old).lines -= 1;
+        Lane::ALL.iter().for_each(|lane| self.rehead(number, *lane));
+        self.place(target);
+        self.place(old);
+        self.forget_site_if_empty(old);
+    }
+
+    /// Moves a running attempt to another site, if one more may start there now.
+    fn move_attempt(&mut self, attempt: &mut Attempt, target: u32) -> bool {
+        let site = self.sites.get(target);
+        let is_unproven = site.class() == UNPROVEN;
+        let fits = attempt.is_unproven || !is_unproven || self.has_unproven_session();
+        if !fits || !self.may_start(target) || !site.fits(attempt.lane) {
+            return false;
+        }
+        self.unproven = self.unproven - u32::from(attempt.is_unproven) + u32::from(is_unproven);
+        self.sites.at(attempt.site).ended(attempt.serial, attempt.lane);
+        let load = self.book.get(attempt.job).load;
+        let (now, site) = (self.now, self.sites.at(target));
+        site.sends(load, &self.limits.allowance(site.allowance), now);
+        attempt.is_probe = site.started(attempt.serial, attempt.lane);
+        attempt.is_unproven = is_unproven;
+        let left = std::mem::replace(&mut attempt.site, target);
+        self.place(target);
+        self.place(left);
+        self.forget_site_if_empty(left);
+        true
+    }
+
+    /// Notes a line that has nothing left, and forgets the one that has been so longest.
+    fn retire_if_idle(&mut self, number: u32) {
+        let line = self.lines.at(number);
+        if !line.is_empty() || line.idle {
+            return;
+        }
+        line.idle = true;
+        self.idle.push_back(number);
+        if self.idle.len() <= IDLE_LINES_MAX {
             return;
         }
         let Some(oldest) = self.idle.pop_front() else { return };
-        let destination = self.at(oldest);
-        destination.idle = false;
-        if !destination.is_empty() {
+        let line = self.lines.at(oldest);
+        line.idle = false;
+        if !line.is_empty() {
             return;
         }
-        if destination.enlisted != [[false; LANES]; 2] {
-            destination.idle = true;
-            self.idle.push_back(oldest);
+        let (name, site) = (std::mem::take(&mut line.name), line.site);
+        self.line_names.remove(&name);
+        self.lines.free(oldest);
+        self.sites.at(site).lines -= 1;
+        self.forget_site_if_empty(site);
+    }
+
+    /// Forgets a site that no line leads to and no attempt has to do with.
+    fn forget_site_if_empty(&mut self, number: u32) {
+        let site = self.sites.get(number);
+        if site.lines > 0 || site.attempts() > 0 || !self.site_names.contains_key(&site.name) {
             return;
         }
-        let name = std::mem::take(&mut destination.name);
-        self.names.remove(&name);
-        self.free.push(oldest);
+        self.unlist(number);
+        let name = std::mem::take(&mut self.sites.at(number).name);
+        self.site_names.remove(&name);
+        Lane::ALL.iter().for_each(|lane| self.turns.forget(clock(number, *lane)));
+        self.sites.free(number);
     }
 
     /// Returns the next number in 0..1 of a small generator (splitmix64): only back-offs use it.
@@ -397,4 +389,9 @@ impl Schedule {
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         ((z ^ (z >> 31)) >> 11) as f64 / (1u64 << 53) as f64
     }
+}
+
+/// Returns the clock of a site's lane, for the turns of senders there.
+fn clock(site: u32, lane: Lane) -> u32 {
+    rotation::CLOCKS + book::row(site, lane)
 }

@@ -3,20 +3,40 @@
 
 use std::sync::Arc;
 
-use super::destination::{Destination, UNPROVEN};
-use super::line::{Entry, Key, Phase};
+use super::book::{Entry, Phase};
+use super::census::AGES;
+use super::limits::bulk_max;
+use super::site::{Site, UNPROVEN};
 use super::{Lane, Schedule};
 use crate::id::{QueueId, UnixMillis};
+
+/// Jobs counted that go before one, at most.
+const AHEAD_MAX: usize = 1_000;
 
 /// How one job of a message stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Standing {
     /// Where it goes.
     pub destination: Arc<str>,
+    /// The site that takes its mail, which other destinations may share.
+    pub site: Arc<str>,
     /// Its lane.
     pub lane: Lane,
     /// What it waits for.
     pub why: Why,
+    /// Who goes before it there, once it is ready.
+    pub ahead: Ahead,
+}
+
+/// Ready jobs of the same destination and lane that go before one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ahead {
+    /// Of the same sender.
+    pub same_sender: usize,
+    /// Of others: senders take turns.
+    pub others: usize,
+    /// Whether there may be more: not all were counted.
+    pub is_more: bool,
 }
 
 /// What a job waits for: of several reasons the one that lasts longest.
@@ -35,7 +55,7 @@ pub enum Why {
         /// When it is due.
         due: UnixMillis,
     },
-    /// For its destination, which could not be reached.
+    /// For its site, which could not be reached.
     Closed {
         /// When it is probed.
         until: UnixMillis,
@@ -44,25 +64,37 @@ pub enum Why {
         /// What was said last.
         said: Arc<str>,
     },
-    /// For the attempt that probes its destination now.
+    /// For the attempt that probes its site now.
     Probing {
         /// Failures in a row before this probe.
         failures: u32,
         /// What was said last.
         said: Arc<str>,
     },
-    /// For one of its destination's sessions.
+    /// For one of its site's sessions.
     Window {
         /// Attempts in flight there.
         in_flight: u32,
         /// How many there may be now.
         window: u32,
     },
+    /// For one of its site's sessions that its lane may have: the last ones are kept for others.
+    Lane {
+        /// Attempts of the lane in flight there.
+        in_flight: u32,
+        /// How many of the lane there may be now.
+        limit: u32,
+    },
+    /// For a rate of its site.
+    Rate {
+        /// When one more may start.
+        at: UnixMillis,
+    },
     /// For one of the sessions in all.
     Total {
         /// Attempts in flight.
         in_flight: u32,
-        /// How many there may be.
+        /// How many there may be when its lane starts one.
         limit: u32,
     },
     /// For one of the sessions to destinations that have not answered yet.
@@ -81,6 +113,8 @@ pub enum Why {
 pub struct DestinationStats {
     /// The next hop's key.
     pub destination: Arc<str>,
+    /// The site that takes its mail; what follows about sessions and reachability is the site's.
+    pub site: Arc<str>,
     /// Jobs that are due, by lane in the order of [`Lane::ALL`].
     pub ready: [usize; 3],
     /// Jobs that wait for their due time, by lane.
@@ -89,12 +123,16 @@ pub struct DestinationStats {
     pub held: usize,
     /// Whether the destination is held.
     pub is_held: bool,
-    /// Attempts in flight.
+    /// Attempts in flight to this destination.
     pub in_flight: usize,
-    /// How many attempts may be in flight now.
+    /// Attempts in flight to the site.
+    pub site_in_flight: usize,
+    /// How many attempts to the site may be in flight now.
     pub window: u32,
-    /// Whether the destination has answered since it was last silent.
+    /// Whether the site has answered since it was last silent.
     pub is_proven: bool,
+    /// When its rates allow one more, if not now.
+    pub paced_until: Option<UnixMillis>,
     /// When the destination is probed, while it is closed.
     pub closed_until: Option<UnixMillis>,
     /// Whether an attempt probes it now, while it is closed.
@@ -105,6 +143,9 @@ pub struct DestinationStats {
     pub said: Option<Arc<str>>,
     /// The oldest message that goes there.
     pub oldest: Option<QueueId>,
+    /// Jobs by the age of their messages, in the classes of
+    /// [`AGE_MINUTES`](super::AGE_MINUTES): below 5 minutes, below 10, …, 1,280 and more.
+    pub ages: [usize; AGES],
 }
 
 /// Counts that cost nothing to ask for.
@@ -112,12 +153,18 @@ pub struct DestinationStats {
 pub struct Totals {
     /// Jobs, those in flight included.
     pub jobs: usize,
+    /// Of these, jobs that wait for their due time.
+    pub deferred: usize,
+    /// Of these, jobs held one by one.
+    pub held: usize,
     /// Attempts in flight.
     pub in_flight: usize,
     /// Of these, attempts that started when their destination had not answered yet.
     pub unproven: usize,
-    /// Destinations that have a job or whose window is remembered.
+    /// Destinations that have a job or whose site is remembered.
     pub destinations: usize,
+    /// Sites of these destinations.
+    pub sites: usize,
     /// Whether everything is held.
     pub is_held: bool,
 }
@@ -125,102 +172,94 @@ pub struct Totals {
 impl Schedule {
     /// Returns the standing of each job of a message at `now`; none for a message it has no job of.
     pub fn describe(&self, id: QueueId, now: UnixMillis) -> Vec<Standing> {
-        let stand = |(key, entry): (Key, Entry)| {
-            let destination = &self.destinations[key.place as usize];
-            let why = self.why(destination, &entry, now.max(self.now));
-            Standing { destination: destination.name.clone(), lane: entry.lane, why }
+        let stand = |job: u32| {
+            let entry = self.book.get(job);
+            let line = self.lines.get(entry.line);
+            Standing {
+                destination: line.name.clone(),
+                site: self.sites.get(line.site).name.clone(),
+                lane: entry.lane,
+                why: self.why(entry, now.max(self.now)),
+                ahead: self.ahead(job),
+            }
         };
-        self.line.of_message(id).map(stand).collect()
+        self.book.of_message(id).into_iter().map(stand).collect()
     }
 
-    fn why(&self, destination: &Destination, entry: &Entry, now: UnixMillis) -> Why {
+    fn why(&self, entry: &Entry, now: UnixMillis) -> Why {
+        let line = self.lines.get(entry.line);
+        let site = self.sites.get(line.site);
         match entry.phase {
             Phase::InFlight { .. } => return Why::InFlight,
             Phase::Held => return Why::Held,
-            Phase::Waiting if destination.held => return Why::DestinationHeld,
-            Phase::Waiting if self.held => return Why::AllHeld,
-            Phase::Waiting => {}
+            Phase::Ready | Phase::Deferred if line.held => return Why::DestinationHeld,
+            Phase::Ready | Phase::Deferred if self.held => return Why::AllHeld,
+            Phase::Deferred if self.due_of(entry) > now.max(site.closed_until()) => {
+                return Why::Deferred { due: self.due_of(entry) };
+            }
+            Phase::Ready | Phase::Deferred => {}
         }
-        if entry.due > now.max(destination.closed_until()) {
-            return Why::Deferred { due: entry.due };
-        }
-        if let Some(outage) = &destination.outage {
+        if let Some(outage) = &site.outage {
             let (failures, said) = (outage.failures, outage.said.clone());
             return match outage.probe {
                 Some(_) => Why::Probing { failures, said },
                 None => Why::Closed { until: outage.until, failures, said },
             };
         }
-        if destination.in_flight >= destination.window {
-            return Why::Window { in_flight: destination.in_flight, window: destination.window };
+        self.why_of_limits(site, entry.lane, now)
+    }
+
+    /// Which limit keeps a job from starting at a site that is open.
+    fn why_of_limits(&self, site: &Site, lane: Lane, now: UnixMillis) -> Why {
+        if site.attempts() >= site.window {
+            return Why::Window { in_flight: site.attempts(), window: site.window };
         }
-        let (total, unproven) = (self.limits.total_concurrency_max, self.limits.unproven_concurrency_max);
+        if !site.fits(lane) {
+            return Why::Lane { in_flight: site.in_flight[lane as usize], limit: bulk_max(site.window) };
+        }
+        let at = site.paced_until(&self.limits.allowance(site.allowance));
+        if at > now {
+            return Why::Rate { at };
+        }
+        let total = self.limits.total_max(lane);
         if self.in_flight >= total {
             return Why::Total { in_flight: self.in_flight, limit: total };
         }
-        if destination.class() == UNPROVEN && self.unproven >= unproven {
-            return Why::Unproven { in_flight: self.unproven, limit: unproven };
+        if site.class() == UNPROVEN && !self.has_unproven_session() {
+            return Why::Unproven { in_flight: self.unproven, limit: self.limits.unproven_concurrency_max };
         }
         Why::Turn
     }
 
-    /// Returns how every destination stands at `now`, in no order. Walks over what is ready and
-    /// the oldest jobs: for people and dashboards, not for every message.
-    pub fn stats(&self, now: UnixMillis) -> Vec<DestinationStats> {
-        let now = now.max(self.now);
-        let mut oldest = self.oldest();
-        let places = self.names.values();
-        places.map(|place| self.stats_of(*place, now, oldest[*place as usize].take())).collect()
-    }
-
-    fn stats_of(&self, place: u32, now: UnixMillis, oldest: Option<QueueId>) -> DestinationStats {
-        let destination = &self.destinations[place as usize];
-        let ready = Lane::ALL.map(|lane| self.line.in_lane(place, lane).take_while(|spot| spot.due <= now).count());
-        let deferred = Lane::ALL.map(|lane| destination.waiting[lane as usize] as usize - ready[lane as usize]);
-        let outage = destination.outage.as_ref();
-        DestinationStats {
-            destination: destination.name.clone(),
-            ready,
-            deferred,
-            held: destination.held_jobs as usize,
-            is_held: destination.held,
-            in_flight: destination.in_flight as usize,
-            window: destination.window,
-            is_proven: destination.class() != UNPROVEN,
-            closed_until: outage.map(|outage| outage.until),
-            is_probed: outage.is_some_and(|outage| outage.probe.is_some()),
-            failures: outage.map_or(0, |outage| outage.failures),
-            said: outage.map(|outage| outage.said.clone()),
-            oldest,
+    fn ahead(&self, job: u32) -> Ahead {
+        let mut ahead = Ahead::default();
+        let entry = self.book.get(job);
+        if entry.phase != Phase::Ready {
+            return ahead;
         }
-    }
-
-    /// Returns the oldest message of each destination, by place. Stops as soon as all are found.
-    fn oldest(&self) -> Vec<Option<QueueId>> {
-        let has_jobs =
-            |destination: &&Destination| destination.in_line() + destination.held_jobs + destination.in_flight > 0;
-        let mut missing = self.destinations.iter().filter(has_jobs).count();
-        let mut oldest = vec![None; self.destinations.len()];
-        for key in self.line.keys() {
-            if missing == 0 {
+        for (_, other) in self.book.in_turn(entry.line, entry.lane).take_while(|(_, other)| *other != job) {
+            if ahead.same_sender + ahead.others == AHEAD_MAX {
+                ahead.is_more = true;
                 break;
             }
-            let slot: &mut Option<QueueId> = &mut oldest[key.place as usize];
-            if slot.is_none() {
-                *slot = Some(key.id);
-                missing -= 1;
+            match self.book.get(other).sender == entry.sender {
+                true => ahead.same_sender += 1,
+                false => ahead.others += 1,
             }
         }
-        oldest
+        ahead
     }
 
     /// Returns the counts that cost nothing.
     pub fn totals(&self) -> Totals {
         Totals {
-            jobs: self.line.len(),
+            jobs: self.book.len(),
+            deferred: self.deferred,
+            held: self.held_jobs,
             in_flight: self.in_flight as usize,
             unproven: self.unproven as usize,
-            destinations: self.names.len(),
+            destinations: self.line_names.len(),
+            sites: self.site_names.len(),
             is_held: self.held,
         }
     }

@@ -2,12 +2,12 @@
 //! destination or all. Nothing here touches an attempt in flight: it ends in its own time, and what
 //! was asked meanwhile happens then.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::Schedule;
-use super::line::{Entry, Key, Phase};
-use crate::id::{QueueId, UnixMillis};
+use super::book::{Entry, Phase};
+use super::job::Lane;
+use super::{Schedule, clock};
+use crate::id::QueueId;
 
 /// Which jobs an admin means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,14 +25,14 @@ impl Schedule {
     /// Holding a destination or all holds what comes later, too. Returns the jobs concerned.
     pub fn hold(&mut self, which: Selector<'_>) -> usize {
         match which {
-            Selector::Id(id) => self.each_of(id, |schedule, key, entry| schedule.hold_one(key, entry)),
+            Selector::Id(id) => self.each_of(id, Schedule::hold_one),
             Selector::Destination(name) => {
-                let place = self.place_of(&Arc::from(name));
-                self.set_destination_held(place, true)
+                let line = self.line_of(&Arc::from(name), None);
+                self.set_line_held(line, true)
             }
             Selector::All => {
                 self.held = true;
-                self.line.len()
+                self.book.len()
             }
         }
     }
@@ -41,120 +41,136 @@ impl Schedule {
     /// released twice. Returns the jobs concerned.
     pub fn release(&mut self, which: Selector<'_>) -> usize {
         match which {
-            Selector::Id(id) => self.each_of(id, |schedule, key, entry| schedule.release_one(key, entry)),
-            Selector::Destination(name) => match self.names.get(name) {
-                Some(place) => self.set_destination_held(*place, false),
+            Selector::Id(id) => self.each_of(id, Schedule::release_one),
+            Selector::Destination(name) => match self.line_names.get(name) {
+                Some(line) => self.set_line_held(*line, false),
                 None => 0,
             },
             Selector::All => {
                 self.held = false;
-                self.line.len()
+                self.book.len()
             }
         }
     }
 
-    /// Forgets what `which` names. A job in flight is forgotten when its attempt has finished.
-    /// Returns the jobs concerned.
-    pub fn remove(&mut self, which: Selector<'_>) -> usize {
-        let keys = self.keys_of(which);
-        let count = keys.len();
-        for key in keys {
-            let Some(entry) = self.line.get(key) else { continue };
-            if let Phase::InFlight { held, .. } = entry.phase {
-                self.line.set(key, Entry { phase: Phase::InFlight { held, again: false, removed: true }, ..entry });
-            } else {
-                self.take_out(key);
-                self.place(key.place);
-                self.retire_if_idle(key.place);
-            }
-        }
-        count
+    /// Forgets the jobs of a message. A job in flight is forgotten when its attempt has finished.
+    /// Returns how many.
+    pub fn remove(&mut self, id: QueueId) -> usize {
+        self.each_of(id, Schedule::remove_one)
     }
 
-    /// Makes what `which` names due at once, and probes its destinations at once. What is held
-    /// stays held. Returns the jobs concerned.
+    /// Makes what `which` names due at once, and probes its sites at once. What is held stays held.
+    /// The jobs of one message go before all others, those of a destination or of all by turns; they
+    /// are put in line with the calls that follow. Returns the jobs concerned.
     pub fn retry_now(&mut self, which: Selector<'_>) -> usize {
-        let keys = self.keys_of(which);
-        self.retry_keys(keys)
+        match which {
+            Selector::Id(id) => self.each_of(id, Schedule::retry_one),
+            Selector::Destination(name) => {
+                let Some(line) = self.line_names.get(name).copied() else { return 0 };
+                self.make_line_due(line);
+                self.advance(self.now);
+                self.lines.get(line).jobs() as usize
+            }
+            Selector::All => {
+                self.make_all_lines_due();
+                self.advance(self.now);
+                self.book.len()
+            }
+        }
     }
 
-    /// The same for the one job of a message at a destination.
+    /// Makes the one job of a message at a destination due at once, before all others there, and
+    /// probes the site at once. Returns the jobs concerned.
     pub fn retry_job(&mut self, id: QueueId, destination: &str) -> usize {
-        let Some(place) = self.names.get(destination).copied() else { return 0 };
-        let keys = self.line.of_message(id).map(|(key, _)| key).filter(|key| key.place == place).collect();
-        self.retry_keys(keys)
+        let Some(line) = self.line_names.get(destination).copied() else { return 0 };
+        let Some(job) = self.book.find(id, line) else { return 0 };
+        self.retry_one(job);
+        1
     }
 
-    fn retry_keys(&mut self, keys: Vec<Key>) -> usize {
-        let count = keys.len();
-        let mut places = BTreeSet::new();
-        for key in keys {
-            let Some(entry) = self.line.get(key) else { continue };
-            if matches!(entry.phase, Phase::Waiting | Phase::Held) {
-                self.take_out(key);
-                // Before all that became due by itself.
-                self.put_in(key, Entry { due: UnixMillis(0), ..entry });
+    fn retry_one(&mut self, job: u32) {
+        let Entry { line: number, lane, phase, .. } = *self.book.get(job);
+        let site = self.lines.get(number).site;
+        match phase {
+            Phase::Ready | Phase::Deferred => {
+                self.take_out(job);
+                let turn = self.turns.front(clock(site, lane));
+                let turn = self.lines.get(number).at_line(lane, turn);
+                self.wait_at(job, turn);
             }
-            places.insert(key.place);
+            Phase::Held => self.book.at(job).at = 0,
+            Phase::InFlight { .. } => {}
         }
-        for place in places {
-            if let Some(outage) = &mut self.at(place).outage {
-                outage.until = UnixMillis(0);
+        self.probe_now(site);
+    }
+
+    fn hold_one(&mut self, job: u32) {
+        let entry = *self.book.get(job);
+        match entry.phase {
+            Phase::InFlight { again, removed, .. } => {
+                self.book.at(job).phase = Phase::InFlight { held: true, again, removed };
             }
-            self.place(place);
-        }
-        count
-    }
-
-    fn hold_one(&mut self, key: Key, entry: Entry) {
-        let phase = match entry.phase {
-            Phase::InFlight { again, removed, .. } => Phase::InFlight { held: true, again, removed },
-            Phase::Waiting | Phase::Held => Phase::Held,
-        };
-        self.change(key, Entry { phase, ..entry });
-    }
-
-    fn release_one(&mut self, key: Key, entry: Entry) {
-        let phase = match entry.phase {
-            Phase::InFlight { again, removed, .. } => Phase::InFlight { held: false, again, removed },
-            Phase::Waiting | Phase::Held => Phase::Waiting,
-        };
-        self.change(key, Entry { phase, ..entry });
-    }
-
-    fn change(&mut self, key: Key, entry: Entry) {
-        if let Phase::InFlight { .. } = entry.phase {
-            self.line.set(key, entry);
-        } else {
-            self.take_out(key);
-            self.put_in(key, entry);
-            self.place(key.place);
+            Phase::Ready | Phase::Deferred => {
+                let due = if entry.phase == Phase::Ready { self.now } else { self.due_of(&entry) };
+                self.take_out(job);
+                self.keep(job, due);
+            }
+            Phase::Held => {}
         }
     }
 
-    fn set_destination_held(&mut self, place: u32, held: bool) -> usize {
-        let destination = self.at(place);
-        destination.held = held;
-        let count = destination.in_line() + destination.held_jobs + destination.in_flight;
-        self.place(place);
-        self.retire_if_idle(place);
+    fn release_one(&mut self, job: u32) {
+        let entry = *self.book.get(job);
+        match entry.phase {
+            Phase::InFlight { again, removed, .. } => {
+                self.book.at(job).phase = Phase::InFlight { held: false, again, removed };
+            }
+            Phase::Held => {
+                let due = self.due_of(&entry);
+                self.take_out(job);
+                self.wait(job, due);
+                self.place(self.lines.get(entry.line).site);
+            }
+            Phase::Ready | Phase::Deferred => {}
+        }
+    }
+
+    fn remove_one(&mut self, job: u32) {
+        let Entry { line, phase, .. } = *self.book.get(job);
+        if let Phase::InFlight { held, .. } = phase {
+            self.book.at(job).phase = Phase::InFlight { held, again: false, removed: true };
+            return;
+        }
+        self.take_out(job);
+        self.book.remove(job);
+        self.retire_if_idle(line);
+    }
+
+    fn set_line_held(&mut self, number: u32, held: bool) -> usize {
+        self.lines.at(number).held = held;
+        if !held {
+            Lane::ALL.iter().for_each(|lane| self.catch_up(number, *lane));
+        }
+        Lane::ALL.iter().for_each(|lane| self.rehead(number, *lane));
+        self.place(self.lines.get(number).site);
+        let count = self.lines.get(number).jobs();
+        self.retire_if_idle(number);
         count as usize
     }
 
-    fn each_of(&mut self, id: QueueId, mut act: impl FnMut(&mut Schedule, Key, Entry)) -> usize {
-        let found: Vec<(Key, Entry)> = self.line.of_message(id).collect();
-        found.iter().for_each(|(key, entry)| act(self, *key, *entry));
-        found.len()
+    /// Moves the turns of a line that stood still up to the clock: it does not make up for the time
+    /// that it was held.
+    fn catch_up(&mut self, number: u32, lane: Lane) {
+        let Some((turn, _)) = self.book.in_turn(number, lane).next() else { return };
+        let line = self.lines.at(number);
+        let now = self.turns.now(clock(line.site, lane));
+        let behind = now.saturating_sub(line.at_site(lane, turn));
+        line.offset[lane as usize] = line.offset[lane as usize].wrapping_add(behind);
     }
 
-    fn keys_of(&self, which: Selector<'_>) -> Vec<Key> {
-        match which {
-            Selector::Id(id) => self.line.of_message(id).map(|(key, _)| key).collect(),
-            Selector::All => self.line.keys().collect(),
-            Selector::Destination(name) => match self.names.get(name) {
-                Some(place) => self.line.keys().filter(|key| key.place == *place).collect(),
-                None => Vec::new(),
-            },
-        }
+    fn each_of(&mut self, id: QueueId, act: fn(&mut Schedule, u32)) -> usize {
+        let jobs = self.book.of_message(id);
+        jobs.iter().for_each(|job| act(self, *job));
+        jobs.len()
     }
 }

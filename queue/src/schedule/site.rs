@@ -1,48 +1,53 @@
-//! One destination as the schedule sees it: how many sessions it bears at once, and whether it can
-//! be reached at all.
+//! One site as the schedule sees it: the hosts that take the mail of one or many destinations, how
+//! many sessions they bear at once and how fast, and whether they can be reached at all.
 //!
 //! The window opens by one after a round of successes and halves when sessions are refused or
-//! lost. A destination that fails with no success beside it is closed; when its back-off ends one
-//! attempt probes it, and a success opens it for all that waits. Only attempts that started after
-//! the last such judgement count, so that twenty sessions lost together are one event.
+//! lost. A site that fails with no success beside it is closed; when its back-off ends one attempt
+//! probes it, and a success opens it for all that waits: by one for each success up to half of what
+//! it bore before, then by one a round again. Only attempts that started after the last such
+//! judgement count, so that twenty sessions lost together are one event.
 
 use std::sync::Arc;
 
-use super::job::LANES;
+use super::Lane;
+use super::job::{LANES, Load};
+use super::limits::{Allowance, bulk_max};
+use super::pace::Pace;
 use crate::id::UnixMillis;
 use crate::retry::RetryPolicy;
 
-/// The class of destinations that have answered since they were last silent.
+/// The class of sites that have answered since they were last silent.
 pub(super) const PROVEN: usize = 0;
 /// The class of the others.
 pub(super) const UNPROVEN: usize = 1;
 
-/// What the schedule keeps of a destination.
+/// What the schedule keeps of a site.
 #[derive(Debug)]
-pub(super) struct Destination {
+pub(super) struct Site {
     pub name: Arc<str>,
-    /// Whether an admin holds all that goes there.
-    pub held: bool,
-    /// Jobs in line, by lane.
+    /// Which of the limits' allowances holds for it.
+    pub allowance: u16,
+    /// How many lines lead here.
+    pub lines: u32,
+    /// Lines with a ready job, by lane.
     pub waiting: [u32; LANES],
-    /// Jobs that are held one by one.
-    pub held_jobs: u32,
-    /// Attempts that have started and not finished.
-    pub in_flight: u32,
+    /// Attempts that have started and not finished, by lane.
+    pub in_flight: [u32; LANES],
     /// How many attempts may be in flight while it is open.
     pub window: u32,
+    /// Below this the window grows with every success.
+    threshold: u32,
     /// Why it is closed; none while it is open.
     pub outage: Option<Box<Outage>>,
-    /// In which rotations it stands, by class and lane.
-    pub enlisted: [[bool; LANES]; 2],
-    /// When it has to be looked at again, as it stands among the timers of a class.
-    pub timer: Option<(usize, UnixMillis)>,
+    /// Its turn in each rotation, by class and lane; 0 where it does not stand.
+    pub listed: [[u64; LANES]; 2],
+    /// When it has to be looked at again, as it stands among the timers.
+    pub timer: Option<UnixMillis>,
     /// Counts its starts, for the lanes' turns.
     pub turn: u32,
     /// Jobs a kept connection took while others waited, since its last turn in the rotation.
     pub taken: u32,
-    /// Whether it stands among the idle.
-    pub idle: bool,
+    pace: Pace,
     /// Whether it has answered since it was last silent.
     proven: bool,
     /// Successes since the window last changed.
@@ -53,7 +58,7 @@ pub(super) struct Destination {
     succeeded: u64,
 }
 
-/// A destination that cannot be reached.
+/// A site that cannot be reached.
 #[derive(Debug)]
 pub(super) struct Outage {
     pub until: UnixMillis,
@@ -63,21 +68,22 @@ pub(super) struct Outage {
     pub probe: Option<u64>,
 }
 
-impl Destination {
-    pub fn new(name: Arc<str>, window: u32) -> Destination {
-        Destination {
+impl Site {
+    pub fn new(name: Arc<str>, allowance: u16, window: u32) -> Site {
+        Site {
             name,
-            held: false,
+            allowance,
+            lines: 0,
             waiting: [0; LANES],
-            held_jobs: 0,
-            in_flight: 0,
+            in_flight: [0; LANES],
             window,
+            threshold: 0,
             outage: None,
-            enlisted: Default::default(),
+            listed: Default::default(),
             timer: None,
             turn: 0,
             taken: 0,
-            idle: false,
+            pace: Pace::default(),
             proven: false,
             successes: 0,
             judged: 0,
@@ -85,23 +91,22 @@ impl Destination {
         }
     }
 
-    /// Returns how many jobs wait in line, held ones not counted.
-    pub fn in_line(&self) -> u32 {
-        self.waiting.iter().sum()
+    /// Returns how many attempts are in flight.
+    pub fn attempts(&self) -> u32 {
+        self.in_flight.iter().sum()
     }
 
-    /// Returns whether it can be forgotten: nothing waits, runs or is held.
-    pub fn is_empty(&self) -> bool {
-        self.in_line() == 0 && self.held_jobs == 0 && self.in_flight == 0 && !self.held
-    }
-
-    /// Returns whether one more attempt fits, its back-off aside.
+    /// Returns whether one more attempt fits, its back-off and its rates aside.
     pub fn has_slot(&self) -> bool {
-        !self.held
-            && match &self.outage {
-                None => self.in_flight < self.window,
-                Some(outage) => outage.probe.is_none(),
-            }
+        match &self.outage {
+            None => self.attempts() < self.window,
+            Some(outage) => outage.probe.is_none(),
+        }
+    }
+
+    /// Returns whether a job of this lane may have a slot that is free.
+    pub fn fits(&self, lane: Lane) -> bool {
+        lane != Lane::Bulk || self.outage.is_some() || self.in_flight[Lane::Bulk as usize] < bulk_max(self.window)
     }
 
     /// Returns [`PROVEN`] or [`UNPROVEN`].
@@ -114,9 +119,14 @@ impl Destination {
         self.outage.as_ref().map_or(UnixMillis(0), |outage| outage.until)
     }
 
+    /// Returns the time before which its rates let nothing start.
+    pub fn paced_until(&self, allowance: &Allowance) -> UnixMillis {
+        self.pace.free_at(allowance.messages, allowance.octets)
+    }
+
     /// Counts an attempt in; returns whether it is the probe.
-    pub fn started(&mut self, serial: u64) -> bool {
-        self.in_flight += 1;
+    pub fn started(&mut self, serial: u64, lane: Lane) -> bool {
+        self.in_flight[lane as usize] += 1;
         self.turn = self.turn.wrapping_add(1);
         if let Some(outage) = &mut self.outage {
             outage.probe = Some(serial);
@@ -124,36 +134,47 @@ impl Destination {
         self.outage.is_some()
     }
 
+    /// Counts what an attempt sends.
+    pub fn sends(&mut self, load: Load, allowance: &Allowance, now: UnixMillis) {
+        let rates = [allowance.messages, allowance.octets];
+        if rates != [None, None] {
+            self.pace.take(rates, [load.messages(), load.octets()], now);
+        }
+    }
+
     /// Counts an attempt out, without a judgement.
-    pub fn ended(&mut self, serial: u64) {
-        self.in_flight -= 1;
+    pub fn ended(&mut self, serial: u64, lane: Lane) {
+        self.in_flight[lane as usize] -= 1;
         if let Some(outage) = self.outage.as_mut().filter(|outage| outage.probe == Some(serial)) {
             outage.probe = None;
         }
     }
 
-    /// Notes that the destination answered. `newest` is the latest serial given out anywhere.
+    /// Notes that the site answered. `newest` is the latest serial given out anywhere.
     pub fn reached(&mut self, newest: u64, window_first: u32) {
         self.succeeded = newest;
         self.proven = true;
         if self.outage.take().is_some() {
+            self.threshold = self.window / 2;
             self.window = window_first;
             self.successes = 0;
             self.judged = newest;
         }
     }
 
-    /// Notes a completed transaction: after a whole window of them the window grows by one.
+    /// Notes a completed transaction: after a whole window of them the window grows by one, and with
+    /// each as long as it is far from what it was.
     pub fn completed(&mut self, window_max: u32) {
         self.successes += 1;
-        if self.successes >= self.window && self.window < window_max {
+        let grows = self.successes >= self.window || self.window < self.threshold;
+        if grows && self.window < window_max {
             self.window += 1;
             self.successes = 0;
         }
     }
 
-    /// Notes a session refused or lost: halves the window, or closes the destination when there
-    /// is nothing left to halve.
+    /// Notes a session refused or lost: halves the window, or closes the site when there is nothing
+    /// left to halve.
     pub fn throttled(&mut self, attempt: &Blame<'_>, random: f64) {
         if self.outage.is_none() && self.window > 1 {
             self.cut(attempt);
@@ -162,8 +183,8 @@ impl Destination {
         }
     }
 
-    /// Notes that the destination could not be reached: closes it, unless another attempt came
-    /// through since this one started.
+    /// Notes that the site could not be reached: closes it, unless another attempt came through
+    /// since this one started.
     pub fn unreachable(&mut self, attempt: &Blame<'_>, random: f64) {
         if self.outage.is_none() && self.succeeded >= attempt.serial && self.window > 1 {
             self.cut(attempt);
@@ -175,6 +196,7 @@ impl Destination {
     fn cut(&mut self, attempt: &Blame<'_>) {
         if attempt.serial > self.judged {
             self.window = (self.window / 2).max(1);
+            self.threshold = 0;
             self.successes = 0;
             self.judged = attempt.newest;
         }
@@ -212,7 +234,7 @@ mod tests {
 
     #[test]
     fn the_window_grows_by_one_a_round_and_stops_at_the_limit() {
-        let mut d = Destination::new("d".into(), 5);
+        let mut d = Site::new("d".into(), 0, 5);
         (0..5).for_each(|_| d.completed(7));
         assert_eq!(d.window, 6);
         (0..5).for_each(|_| d.completed(7));
@@ -224,7 +246,7 @@ mod tests {
     #[test]
     fn sessions_lost_together_halve_the_window_once() {
         let said: Arc<str> = "421 4.7.0 too many connections".into();
-        let mut d = Destination::new("d".into(), 20);
+        let mut d = Site::new("d".into(), 0, 20);
         (1..=20).for_each(|serial| d.throttled(&blame(serial, 20, &said), 0.5));
         assert_eq!(d.window, 10);
         d.throttled(&blame(21, 30, &said), 0.5);
@@ -235,7 +257,7 @@ mod tests {
     #[test]
     fn throttling_at_one_session_closes() {
         let said: Arc<str> = "421".into();
-        let mut d = Destination::new("d".into(), 1);
+        let mut d = Site::new("d".into(), 0, 1);
         d.throttled(&blame(1, 1, &said), 0.5);
         assert_eq!(d.closed_until(), UnixMillis(11_000));
     }
@@ -243,7 +265,7 @@ mod tests {
     #[test]
     fn one_unreachable_address_beside_successes_only_halves() {
         let said: Arc<str> = "timeout".into();
-        let mut d = Destination::new("d".into(), 8);
+        let mut d = Site::new("d".into(), 0, 8);
         d.reached(3, 5);
         d.unreachable(&blame(2, 4, &said), 0.5);
         assert_eq!((d.window, d.outage.is_some()), (4, false));
@@ -254,10 +276,22 @@ mod tests {
     #[test]
     fn stragglers_of_before_the_outage_do_not_lengthen_it() {
         let said: Arc<str> = "refused".into();
-        let mut d = Destination::new("d".into(), 5);
+        let mut d = Site::new("d".into(), 0, 5);
         (1..=5).for_each(|serial| d.unreachable(&blame(serial, 5, &said), 0.5));
         assert_eq!(d.outage.as_ref().map(|o| o.failures), Some(1));
         d.unreachable(&blame(6, 6, &said), 0.5);
         assert_eq!(d.outage.as_ref().map(|o| (o.failures, o.until)), Some((2, UnixMillis(21_000))));
+    }
+
+    #[test]
+    fn after_an_outage_the_window_soon_is_half_of_what_it_was() {
+        let said: Arc<str> = "refused".into();
+        let mut d = Site::new("d".into(), 0, 40);
+        d.unreachable(&blame(1, 1, &said), 0.5);
+        d.reached(2, 5);
+        (0..15).for_each(|_| d.completed(40));
+        assert_eq!(d.window, 20);
+        (0..15).for_each(|_| d.completed(40));
+        assert_eq!(d.window, 20, "by one a round from here");
     }
 }

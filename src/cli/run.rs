@@ -4,6 +4,7 @@ use tokio::runtime;
 
 use super::{Context, Failure, exit};
 use crate::agent;
+use crate::telemetry;
 
 /// Serve mail in the foreground until SIGTERM or SIGINT
 ///
@@ -19,6 +20,7 @@ pub(super) fn run(_: Args, context: &mut Context) -> Result<(), Failure> {
     let config = context.config()?;
     let runtime = runtime::Builder::new_multi_thread()
         .thread_name("postroad")
+        .on_thread_park(telemetry::flush)
         .enable_all()
         .build()
         .map_err(|error| Failure::new(exit::FAILED, format!("cannot start the runtime: {error}")))?;
@@ -26,5 +28,6 @@ pub(super) fn run(_: Args, context: &mut Context) -> Result<(), Failure> {
     let ended = runtime.block_on(agent::run(config, path));
     // What still runs (a blocked look-up, a slow disk) must not delay the end.
     runtime.shutdown_background();
+    telemetry::flush();
     ended.map_err(|error| Failure::new(exit::FAILED, error.to_string()))
 }

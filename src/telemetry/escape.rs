@@ -14,6 +14,10 @@ pub fn escaped(text: &str) -> String {
 
 /// Appends `text` without quotes; in quoted text `"` and `\` are escaped as well.
 pub fn push_escaped(out: &mut String, text: &str, quoted: bool) {
+    let is_plain = |octet: u8| matches!(octet, b' '..=b'~') && !(quoted && matches!(octet, b'"' | b'\\'));
+    if text.bytes().all(is_plain) {
+        return out.push_str(text);
+    }
     for c in text.chars() {
         match c {
             '\n' => out.push_str("\\n"),
@@ -35,8 +39,12 @@ pub fn push_quoted(out: &mut String, text: &str) {
 
 /// Appends `text` as the value of `key=value`: bare when nothing in it could be misread.
 pub fn push_value(out: &mut String, text: &str) {
-    let bare = |c: char| c.is_alphanumeric() || "-_.,:;/@<>[]+*%#!$&(){}|~^?".contains(c);
-    if !text.is_empty() && text.chars().all(|c| bare(c) && !is_unsafe(c)) {
+    let is_bare = |c: char| match c {
+        '"' | '\'' | '=' | '\\' | '`' => false,
+        '!'..='~' => true,
+        c => c.is_alphanumeric() && !is_unsafe(c),
+    };
+    if !text.is_empty() && text.chars().all(is_bare) {
         out.push_str(text);
     } else {
         push_quoted(out, text);

@@ -6,9 +6,10 @@
 
 mod escape;
 mod line;
+mod out;
 
 use std::fmt;
-use std::io::{self, Write};
+use std::io;
 use std::sync::Arc;
 
 use tracing_subscriber::filter::{ParseError, Targets};
@@ -19,6 +20,7 @@ use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 
 pub use escape::escaped;
 pub use line::{Format, LineLayer, Stamp};
+pub use out::flush;
 
 /// The environment variable that overrides the configured level, for instance `debug` or
 /// `info,postroad::deliver=trace`.
@@ -60,7 +62,7 @@ pub fn start(format: Format, level: &str) -> Result<Logs, LogError> {
     let forced = std::env::var(LEVEL_VARIABLE).ok().filter(|level| !level.is_empty()).map(Into::into);
     let stamp = if goes_to_the_journal() { Stamp::Priority } else { Stamp::Time };
     let (filter, handle) = reload::Layer::new(parse(forced.as_deref().unwrap_or(level))?);
-    let lines = LineLayer::new(format, stamp, Arc::new(write_to_stderr));
+    let lines = LineLayer::new(format, stamp, Arc::new(out::write));
     tracing_subscriber::registry().with(filter).with(lines).try_init()?;
     Ok(Logs { filter: handle, forced })
 }
@@ -83,11 +85,6 @@ fn parse(level: &str) -> Result<Targets, LogError> {
     // An empty directive would stand for everything.
     let directives: Vec<&str> = level.split(',').map(str::trim).filter(|one| !one.is_empty()).collect();
     directives.join(",").parse().map_err(|source| LogError::Level { level: level.to_owned(), source })
-}
-
-/// A log that cannot be written has nowhere to be reported; mail goes on without it.
-fn write_to_stderr(line: &[u8]) {
-    let _ = io::stderr().lock().write_all(line);
 }
 
 /// Whether standard error is the journal's socket (systemd.exec(5), `$JOURNAL_STREAM`), which

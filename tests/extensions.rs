@@ -1,9 +1,11 @@
-//! What a sender asks of the way its mail takes: MT-PRIORITY (RFC 6710). From MAIL through the queue to
-//! hosts that offer it and to hosts that do not.
+//! What a sender asks of the way its mail takes: MT-PRIORITY (RFC 6710) and DELIVERBY (RFC 2852). From MAIL
+//! through the queue to hosts that offer it and to hosts that do not.
 
 mod support;
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use support::agent::{Agent, Builder};
 use support::client::{Client, Way};
@@ -17,7 +19,7 @@ const STRANGER: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 200, 0, 1));
 
 /// A sink that offers all that is asked for here.
 fn knowing() -> Sink {
-    Sink::start(Behaviour { mt_priority: true, ..Behaviour::default() })
+    Sink::start(Behaviour { mt_priority: true, deliver_by: Some(0), ..Behaviour::default() })
 }
 
 /// Sends a message and returns its queue id.
@@ -103,4 +105,129 @@ fn the_priority_chooses_the_lane() {
     }
     let id = send(&mut client, " MT-PRIORITY=4", "b@away.test");
     assert!(agent.ok(&["queue", "show", &id]).contains("priority   4"));
+}
+
+/// An agent whose notifications go to the first sink and everything else to the second.
+fn between(home: &Sink, away: &Sink) -> Builder {
+    Builder::new().route("client.test", home.address()).route("*", away.address())
+}
+
+/// Returns the only notification that comes, as text without folds.
+fn notice(home: &Sink) -> String {
+    let message = home.expect(1, SOON).remove(0);
+    assert_eq!(message.recipients, ["a@client.test"]);
+    String::from_utf8_lossy(&message.content).replace("\r\n ", " ")
+}
+
+#[track_caller]
+fn assert_says(notice: &str, all: &[&str]) {
+    for words in all {
+        assert!(notice.contains(words), "no {words:?} in\n{notice}");
+    }
+}
+
+#[test]
+fn the_time_that_is_left_is_passed_on() {
+    let (home, away) = (Sink::new(), knowing());
+    let agent = between(&home, &away).start();
+    let mut client = connect(&agent);
+    for (given, words) in [("3600;R", "R"), ("3600;N", "N"), ("-3600;N", "N")] {
+        send(&mut client, &format!(" BY={given}"), "b@away.test");
+        let message = away.expect(1, SOON).remove(0);
+        let (left, mode) = parameter(&message, "BY").and_then(|by| by.split_once(';')).expect("BY");
+        let spent = given.split_once(';').expect("a mode").0.parse::<i32>().expect("seconds")
+            - left.parse::<i32>().expect("seconds");
+        assert!(mode == words && (1..30).contains(&spent), "{given}: {}", message.mail_parameters);
+        away.forget();
+    }
+    agent.wait_empty(SOON);
+    assert_eq!((home.count(), away.complaints()), (0, vec![]));
+}
+
+#[test]
+fn what_must_not_be_late_goes_to_nobody_who_might_be() {
+    for (offer, words) in [
+        (None, "554 5.4.7 the next hop does not offer DELIVERBY"),
+        (Some(7200), "554 5.4.7 the next hop needs more time than is left"),
+    ] {
+        let (home, away) = (Sink::new(), Sink::start(Behaviour { deliver_by: offer, ..Behaviour::default() }));
+        let agent = between(&home, &away).start();
+        send(&mut connect(&agent), " BY=3600;R", "b@away.test");
+        let notice = notice(&home);
+        assert_says(
+            &notice,
+            &[words, "Action: failed", "Status: 5.4.7", "Deliver-By-Date: ", "You asked for delivery by"],
+        );
+        agent.wait_empty(SOON);
+        assert_eq!(away.count(), 0, "it was not sent there");
+    }
+}
+
+#[test]
+fn what_is_late_goes_back_when_its_sender_says_so() {
+    let (home, away) = (Sink::new(), knowing());
+    away.behave(|sink| sink.rcpt = Arc::new(|_, _| "451 4.2.1 Come back later".into()));
+    let agent = between(&home, &away).set("queue.retry_first", "\"1h\"").set("queue.retry_max", "\"1h\"").start();
+    let begun = Instant::now();
+    send(&mut connect(&agent), " BY=2;R", "b@away.test");
+    let notice = notice(&home);
+    assert!(begun.elapsed() >= Duration::from_secs(2), "not before its time");
+    assert_says(&notice, &["Action: failed", "Status: 5.4.7", "451 4.2.1 Come back later"]);
+    agent.wait_empty(SOON);
+}
+
+#[test]
+fn what_was_held_too_long_goes_back_without_an_attempt() {
+    let (home, away) = (Sink::new(), knowing());
+    let mut agent = between(&home, &away).set("queue.hold", "true").start();
+    let id = send(&mut connect(&agent), " BY=1;R", "b@away.test");
+    std::thread::sleep(Duration::from_millis(1100));
+    agent.restart();
+    agent.ok(&["queue", "release", &id]);
+    assert_says(&notice(&home), &["Status: 5.4.7", "Deliver-By-Date: "]);
+    agent.wait_empty(SOON);
+    assert_eq!(away.count(), 0, "late mail is not sent");
+}
+
+#[test]
+fn who_asks_for_it_hears_once_that_mail_is_late_and_it_is_still_delivered() {
+    let (home, away) = (Sink::new(), knowing());
+    away.behave(|sink| sink.rcpt = Arc::new(|_, _| "451 4.2.1 Come back later".into()));
+    let agent = between(&home, &away).start();
+    send(&mut connect(&agent), " BY=1;N", "b@away.test");
+    assert_says(&notice(&home), &["Action: delayed", "Deliver-By-Date: ", "Will-Retry-Until: "]);
+    away.behave(|sink| sink.rcpt = Arc::new(|_, _| "250 2.1.5 OK".into()));
+    let message = away.expect(1, SOON).remove(0);
+    assert!(parameter(&message, "BY").is_some_and(|by| by.starts_with('-') && by.ends_with(";N")));
+    agent.wait_empty(SOON);
+    assert_eq!(home.count(), 1, "one notice");
+}
+
+#[test]
+fn the_sender_hears_where_its_time_is_no_longer_watched_and_where_it_is_traced() {
+    let (home, plain, knowing) = (Sink::new(), Sink::new(), knowing());
+    let builder = Builder::new().route("client.test", home.address()).route("plain.test", plain.address());
+    let agent = builder.route("knows.test", knowing.address()).start();
+    let mut client = connect(&agent);
+    for (by, to, told) in [
+        ("3600;N", "b@plain.test", true),
+        ("3600;NT", "b@plain.test", true),
+        ("3600;N", "b@knows.test", false),
+        ("3600;NT", "b@knows.test", true),
+        ("3600;RT", "b@knows.test", true),
+    ] {
+        client.envelope(&format!("MAIL FROM:<a@client.test> BY={by}"), &[to]);
+        assert_eq!(client.content(CONTENT, Way::Data).code, 250);
+        agent.wait_empty(SOON);
+        assert_eq!(home.count(), usize::from(told), "{by} {to}");
+        if told {
+            assert_says(&notice(&home), &["Action: relayed", "Deliver-By-Date: "]);
+        }
+        home.forget();
+        client.expect(&format!("MAIL FROM:<a@client.test> BY={by}"), 250);
+        client.expect(&format!("RCPT TO:<{to}> NOTIFY=NEVER"), 250);
+        assert_eq!(client.content(CONTENT, Way::Data).code, 250);
+        agent.wait_empty(SOON);
+        assert_eq!(home.count(), 0, "NOTIFY=NEVER: {by} {to}");
+    }
 }

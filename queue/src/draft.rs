@@ -130,7 +130,8 @@ impl Draft {
     }
 
     /// Hands the message to the committer. `done` is called once, on the committer's thread, when it
-    /// is on stable storage or refused. `now` is when it arrived, `expires` when we give up on it.
+    /// is on stable storage or refused. `now` is when it arrived, `expires` when we give up on it,
+    /// unless it is to go back sooner (RFC 2852).
     pub fn commit(
         mut self,
         envelope: Envelope,
@@ -140,7 +141,10 @@ impl Draft {
         done: impl FnOnce(Result<Committed, CommitError>) + Send + 'static,
     ) {
         let state = State { held: self.held, ..State::fresh(envelope.recipients().len(), now, expires) };
-        let item = Item { id: self.id, arrived: now, envelope, origin, content_octets: self.octets, state };
+        let mut item = Item { id: self.id, arrived: now, envelope, origin, content_octets: self.octets, state };
+        if let Some(by) = item.deliver_by().filter(|_| item.returns_late()) {
+            item.state.expires = by.min(expires);
+        }
         match self.prepare(&item) {
             Err(error) => done(Err(error)),
             Ok((meta, content)) => {

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use postroad_smtp::{Envelope, Reply};
+use postroad_smtp::{ByMode, DeliverBy, Envelope, Reply};
 
 use crate::history::History;
 use crate::id::{QueueId, UnixMillis};
@@ -91,6 +91,25 @@ pub struct Report {
     pub remote: Option<Box<str>>,
     /// The reply.
     pub reply: Reply,
+}
+
+impl Item {
+    /// Returns by when the sender wants it delivered (RFC 2852).
+    pub fn deliver_by(&self) -> Option<UnixMillis> {
+        let ms = i64::from(self.envelope.params.deliver_by?.seconds) * 1000;
+        Some(UnixMillis(self.arrived.0.saturating_add_signed(ms)))
+    }
+
+    /// Returns what is left of that time at `now`, in whole seconds: of a second begun, nothing.
+    pub fn deliver_by_left(&self, now: UnixMillis) -> Option<DeliverBy> {
+        let by = self.envelope.params.deliver_by?;
+        Some(by.after(now.since(self.arrived).div_ceil(1000)))
+    }
+
+    /// Returns whether it goes back to its sender when it is late, rather than being late.
+    pub fn returns_late(&self) -> bool {
+        self.envelope.params.deliver_by.is_some_and(|by| by.mode == ByMode::Return)
+    }
 }
 
 impl State {

@@ -1,10 +1,12 @@
 //! What travels beside the content: reverse-path, recipients and the parameters that must survive
-//! every hop (RFC 5321 §2.3.1; DSN: RFC 3461; SMTPUTF8: RFC 6531; MT-PRIORITY: RFC 6710).
+//! every hop (RFC 5321 §2.3.1; DSN: RFC 3461; SMTPUTF8: RFC 6531; MT-PRIORITY: RFC 6710;
+//! DELIVERBY: RFC 2852).
 //!
 //! If you hold an [`Envelope`], it has at least one recipient and all its parts were checked.
 
 use std::fmt;
 
+use crate::deliver_by::DeliverBy;
 use crate::path::{ForwardPath, ReversePath};
 use crate::priority::Priority;
 
@@ -34,6 +36,8 @@ pub struct MailParams {
     pub envid: Option<Box<str>>,
     /// MT-PRIORITY (RFC 6710); absent means the same as 0 and is not passed on.
     pub priority: Option<Priority>,
+    /// BY (RFC 2852): by when the sender wants it delivered.
+    pub deliver_by: Option<DeliverBy>,
 }
 
 /// How much a delivery status notification returns (RFC 3461 §4.3).

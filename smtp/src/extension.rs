@@ -31,7 +31,8 @@ impl Offer {
             out.extend_from_slice(b"250-AUTH PLAIN LOGIN\r\n");
         }
         out.extend_from_slice(
-            b"250-ENHANCEDSTATUSCODES\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n250-DSN\r\n250-MT-PRIORITY\r\n250 CHUNKING\r\n",
+            b"250-ENHANCEDSTATUSCODES\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n250-DSN\r\n250-DELIVERBY\r\n\
+              250-MT-PRIORITY\r\n250 CHUNKING\r\n",
         );
     }
 }
@@ -50,6 +51,9 @@ pub struct Offered {
     pub smtputf8: bool,
     /// DSN (RFC 3461).
     pub dsn: bool,
+    /// DELIVERBY (RFC 2852): the value is the shortest by-time it takes, in seconds; 0 when it
+    /// does not say.
+    pub deliver_by: Option<u32>,
     /// MT-PRIORITY (RFC 6710); the name of a policy behind it tells us nothing.
     pub mt_priority: bool,
     /// STARTTLS (RFC 3207).
@@ -84,6 +88,10 @@ impl Offered {
             "8BITMIME" => self.eight_bit_mime = true,
             "SMTPUTF8" => self.smtputf8 = true,
             "DSN" => self.dsn = true,
+            "DELIVERBY" => {
+                let seconds = words.next().and_then(number).and_then(|seconds| seconds.try_into().ok());
+                self.deliver_by = Some(seconds.unwrap_or(0));
+            }
             "MT-PRIORITY" => self.mt_priority = true,
             "STARTTLS" => self.starttls = true,
             "SIZE" => self.size = Some(words.next().and_then(number).filter(|octets| *octets > 0)),
@@ -125,15 +133,15 @@ mod tests {
         assert_eq!(
             String::from_utf8_lossy(&out),
             "250-mx.example.org\r\n250-PIPELINING\r\n250-SIZE 1000\r\n250-STARTTLS\r\n250-AUTH PLAIN LOGIN\r\n\
-             250-ENHANCEDSTATUSCODES\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n250-DSN\r\n250-MT-PRIORITY\r\n\
-             250 CHUNKING\r\n"
+             250-ENHANCEDSTATUSCODES\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n250-DSN\r\n250-DELIVERBY\r\n\
+             250-MT-PRIORITY\r\n250 CHUNKING\r\n"
         );
     }
 
     #[test]
     fn a_peers_list_is_read_in_any_case_and_order() {
         let offered = Offered::parse(
-            "PIPELINING greets\nsize 1000\nX-FOO a b\nauth LOGIN plain GSSAPI\nDsn\n\nStartTLS\nMT-Priority MIXER",
+            "PIPELINING greets\nsize 1000\nX-FOO a b\nauth LOGIN plain GSSAPI\nDsn\n\nStartTLS\nMT-Priority MIXER\nDeliverBy 240",
         );
         let want = Offered {
             size: Some(Some(1000)),
@@ -142,11 +150,13 @@ mod tests {
             dsn: true,
             starttls: true,
             mt_priority: true,
+            deliver_by: Some(240),
             ..Offered::default()
         };
         assert_eq!(offered, want);
         assert_eq!(Offered::parse("x\nSIZE 0").size, Some(None));
         assert_eq!(Offered::parse("x\nSIZE -3").size, Some(None));
+        assert_eq!(Offered::parse("x\nDELIVERBY").deliver_by, Some(0));
         assert_eq!(Offered::parse("x\nAUTH=LOGIN").mechanism(), Some(Mechanism::Login));
     }
 }

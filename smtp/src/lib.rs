@@ -4,6 +4,7 @@
 pub mod client;
 pub mod command;
 pub mod data;
+pub mod deliver_by;
 pub mod domain;
 pub mod envelope;
 pub mod extension;
@@ -18,6 +19,7 @@ pub mod server;
 pub mod trace;
 pub mod xtext;
 
+pub use deliver_by::{ByMode, DeliverBy};
 pub use domain::{Domain, Host};
 pub use envelope::{Envelope, MailParams, Notify, OriginalRecipient, Recipient, Ret};
 pub use line::Input;

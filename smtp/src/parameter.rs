@@ -36,6 +36,9 @@ pub(crate) fn parse_mail(text: &str) -> Result<(MailParams, Option<u64>), Comman
         } else if is(keyword, "MT-PRIORITY") {
             let priority = value.and_then(|value| value.parse().ok()).ok_or(CommandError::Priority)?;
             params.priority.replace(priority).is_none()
+        } else if is(keyword, "BY") {
+            let by = value.and_then(|value| value.parse().ok()).ok_or(CommandError::DeliverBy)?;
+            params.deliver_by.replace(by).is_none()
         } else if is(keyword, "AUTH") {
             auth.replace(check_auth(value)?).is_none()
         } else {
@@ -160,6 +163,13 @@ pub(crate) fn write_mail_priority(params: &MailParams, out: &mut Vec<u8>) {
     }
 }
 
+/// Appends ` BY=…`.
+pub(crate) fn write_mail_by(params: &MailParams, out: &mut Vec<u8>) {
+    if let Some(by) = params.deliver_by {
+        let _ = write!(out, " BY={by}");
+    }
+}
+
 /// Appends ` NOTIFY=…` and ` ORCPT=…`.
 pub(crate) fn write_rcpt_dsn(recipient: &Recipient, utf8: bool, out: &mut Vec<u8>) {
     if let Some(notify) = recipient.notify {
@@ -176,11 +186,12 @@ pub(crate) fn write_rcpt_dsn(recipient: &Recipient, utf8: bool, out: &mut Vec<u8
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::deliver_by::{ByMode, DeliverBy};
     use crate::priority::Priority;
 
     #[test]
     fn every_parameter_of_mail_is_read() {
-        let text = " size=1000 BODY=8BITMIME SMTPUTF8 RET=HDRS ENVID=a+2Bb mt-priority=-3 AUTH=<>";
+        let text = " size=1000 BODY=8BITMIME SMTPUTF8 RET=HDRS ENVID=a+2Bb mt-priority=-3 by=60;rt AUTH=<>";
         let (params, size) = parse_mail(text).expect("valid");
         assert_eq!(size, Some(1000));
         let want = MailParams {
@@ -189,6 +200,7 @@ mod tests {
             ret: Some(Ret::Headers),
             envid: Some("a+b".into()),
             priority: Priority::new(-3),
+            deliver_by: Some(DeliverBy { seconds: 60, mode: ByMode::Return, trace: true }),
         };
         assert_eq!(params, want);
     }
@@ -208,6 +220,9 @@ mod tests {
             (" RET=ALL", E::Ret),
             (" ENVID=a+0Db", E::EnvId),
             (" AUTH=a+00", E::AuthParameter),
+            (" BY=0;R", E::DeliverBy),
+            (" BY=1", E::DeliverBy),
+            (" BY=1;N BY=1;N", E::ParameterDuplicate),
             (" MT-PRIORITY", E::Priority),
             (" MT-PRIORITY=10", E::Priority),
             (" MT-PRIORITY=1 MT-PRIORITY=1", E::ParameterDuplicate),

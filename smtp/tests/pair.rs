@@ -9,7 +9,9 @@ use std::time::Instant;
 
 use postroad_smtp::client::{self, Action, Answer, Protocol, TlsNeed, Transaction};
 use postroad_smtp::server::{self, Question, Service, TlsFacts, Verdict};
-use postroad_smtp::{Input, MailParams, Notify, OriginalRecipient, Priority, Recipient, Reply, Ret, Status};
+use postroad_smtp::{
+    ByMode, DeliverBy, Input, MailParams, Notify, OriginalRecipient, Priority, Recipient, Reply, Ret, Status,
+};
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
@@ -203,17 +205,25 @@ fn recipient() -> impl Strategy<Value = Recipient> {
     })
 }
 
+fn by() -> impl Strategy<Value = DeliverBy> {
+    let time = prop_oneof![
+        (-999_999_999..=999_999_999).prop_map(|seconds| (seconds, ByMode::Notify)),
+        (1..=999_999_999).prop_map(|seconds| (seconds, ByMode::Return)),
+    ];
+    (time, any::<bool>()).prop_map(|((seconds, mode), trace)| DeliverBy { seconds, mode, trace })
+}
+
 fn transaction() -> impl Strategy<Value = (Transaction, Vec<u8>)> {
     let reverse_path =
         prop_oneof![Just(""), Just("alice@example.org"), Just("\"a b\"@example.org"), Just("é@e.example")];
     let ret = option::of(prop_oneof![Just(Ret::Full), Just(Ret::Headers)]);
-    let params = (any::<bool>(), ret, option::of("[ -~]{1,40}"), option::of(-9..=9i8));
+    let params = (any::<bool>(), ret, option::of("[ -~]{1,40}"), option::of(-9..=9i8), option::of(by()));
     (reverse_path, params, vec(recipient(), 1..6), content()).prop_map(
-        |(reverse_path, (eight_bit, ret, envid, priority), recipients, content)| {
+        |(reverse_path, (eight_bit, ret, envid, priority, deliver_by), recipients, content)| {
             let reverse_path: postroad_smtp::ReversePath = reverse_path.parse().expect("valid");
             let smtputf8 = !reverse_path.is_ascii() || recipients.iter().any(|r| !r.forward_path.is_ascii());
             let priority = priority.and_then(Priority::new);
-            let params = MailParams { eight_bit, smtputf8, ret, envid: envid.map(Into::into), priority };
+            let params = MailParams { eight_bit, smtputf8, ret, envid: envid.map(Into::into), priority, deliver_by };
             let content_octets = content.len() as u64;
             (Transaction { reverse_path, params, recipients, content_octets, needs_smtputf8: false }, content)
         },

@@ -50,6 +50,7 @@ fn command_errors() -> Vec<CommandError> {
         E::EnvId,
         E::AuthParameter,
         E::Priority,
+        E::DeliverBy,
         E::Notify,
         E::OriginalRecipient,
         E::Bdat,
@@ -61,7 +62,7 @@ fn command_errors() -> Vec<CommandError> {
             E::ReversePath(_) | E::ForwardPath(_) | E::NeedsSmtpUtf8 | E::ParameterSyntax => {}
             E::ParameterUnknown | E::ParameterDuplicate | E::Size | E::Body | E::SmtpUtf8 | E::Ret => {}
             E::EnvId | E::AuthParameter | E::Priority | E::Notify | E::OriginalRecipient => {}
-            E::Bdat => {}
+            E::DeliverBy | E::Bdat => {}
         }
     }
     all

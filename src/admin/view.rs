@@ -39,6 +39,9 @@ pub struct MessageView {
     /// Its MT-PRIORITY, from -9 to 9, where the client said one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub priority: Option<i8>,
+    /// By when its sender wants it delivered (RFC 2852).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deliver_by: Option<Time>,
     /// How many recipients it has.
     pub recipients_total: u64,
     /// How many of them are pending.
@@ -273,6 +276,7 @@ impl MessageView {
             origin: origin_of(item),
             envid: item.envelope.params.envid.as_deref().map(str::to_owned),
             priority: item.envelope.params.priority.map(Priority::get),
+            deliver_by: item.deliver_by().map(Time),
             recipients_total: item.envelope.recipients().len() as u64,
             recipients_pending: pending as u64,
             recipients: places.iter().take(max).map(|place| RecipientView::of(entry, *place)).collect(),

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use lettre::Address;
-use postroad_smtp::Priority;
+use postroad_smtp::{DeliverBy, Priority};
 use serde_json::json;
 
 use super::user::prompt;
@@ -81,6 +81,10 @@ pub(super) struct Args {
     /// How urgent it is, from -9 to 9; needs a server with MT-PRIORITY (RFC 6710)
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     priority: Option<Priority>,
+    /// Seconds it may take, and what becomes of it then: R to have it back, N to hear that it is
+    /// late, as in '3600;R'; needs a server with DELIVERBY (RFC 2852)
+    #[arg(long, value_name = "SECONDS;MODE", allow_hyphen_values = true)]
+    deliver_by: Option<DeliverBy>,
     /// The name said in EHLO
     #[arg(long, value_name = "NAME")]
     helo: Option<String>,
@@ -133,6 +137,9 @@ async fn send(
     let mut session = Session::open(server, login, helo, sent.clone()).await.map_err(|error| failure(&error))?;
     if let Some(priority) = args.priority {
         session.wish("MT-PRIORITY", priority.to_string());
+    }
+    if let Some(by) = args.deliver_by {
+        session.wish("BY", by.to_string());
     }
     let total = letter.content.len() as u64 * u64::from(args.count);
     let bar = bar(letter.content.len(), total, context.is_json());

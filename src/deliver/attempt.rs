@@ -17,6 +17,7 @@ use super::dispatcher::{Admission, Core, Routing};
 use super::jobs::key;
 use super::outcome::{Outcome, Timing, apply};
 use super::remote::Lane;
+use super::sweep::expire;
 use super::{local_mail, notify};
 use crate::clock::millis;
 use crate::metrics::Transport;
@@ -135,6 +136,9 @@ async fn begin(core: &Arc<Core>, active: &Active<'_>, routing: &Routing, destina
         core.schedule().hold(Selector::Id(current.item.id));
         return Begun::Nothing(Finish::Returned);
     }
+    if let Some(finish) = end_by_time(core, &mut current, routing).await {
+        return Begun::Nothing(finish);
+    }
     let (places, route) = pick(routing, &current.item, destination);
     let busy = places.iter().any(|place| current.trying.contains(place));
     match route {
@@ -146,6 +150,29 @@ async fn begin(core: &Arc<Core>, active: &Active<'_>, routing: &Routing, destina
             Begun::Attempt { item: current.item.clone(), places, route }
         }
         None => Begun::Nothing(nothing_here(core, &mut current, routing).await),
+    }
+}
+
+/// Where the time is over that the sender gave the message, it goes back or its sender hears that it
+/// is late, before anything is tried (RFC 2852 §4.1). Returns how the attempt ends when nothing is.
+async fn end_by_time(core: &Arc<Core>, current: &mut Current, routing: &Routing) -> Option<Finish> {
+    let now = core.clock.now();
+    current.item.deliver_by().filter(|at| *at <= now)?;
+    if current.attempts > 0 {
+        // What another attempt comes to stands before that it came too late.
+        let due = now.plus(BUSY_DELAY_MS);
+        return current.item.returns_late().then_some(Finish::Postponed { due });
+    }
+    let told = match expire(core, current, routing, now).await {
+        Ok(()) => finish_up(core, current, routing).await,
+        Err(why) => Err(why),
+    };
+    match told {
+        Ok(()) => current.is_gone.then_some(Finish::Forgotten),
+        Err(why) => {
+            error!(queue_id = %current.item.id, %why, "a sender cannot be told yet that its message is late");
+            Some(Finish::Postponed { due: now.plus(TROUBLE_DELAY_MS) })
+        }
     }
 }
 
@@ -198,7 +225,7 @@ async fn settle(
     }
     if all_done(&current.item, &outcomes) {
         current.is_gone = true;
-        core.queue.retire(current.item.id);
+        core.retire(&current.item);
         return Ok(None);
     }
     let mut item = (*current.item).clone();
@@ -226,7 +253,7 @@ pub async fn finish_up(core: &Arc<Core>, current: &mut Current, routing: &Routin
     }
     if current.item.state.is_settled() {
         current.is_gone = true;
-        core.queue.retire(current.item.id);
+        core.retire(&current.item);
     }
     Ok(())
 }
@@ -239,7 +266,8 @@ fn all_done(item: &Item, outcomes: &[(usize, Outcome)]) -> bool {
     };
     outcomes.len() == item.state.recipients.len()
         && outcomes.iter().all(|(place, outcome)| {
-            matches!(outcome, Outcome::Delivered { carries_notify, .. } if *carries_notify || heard(*place))
+            matches!(outcome, Outcome::Delivered { carries_notify, ends_by_time: false, .. }
+                if *carries_notify || heard(*place))
         })
 }
 

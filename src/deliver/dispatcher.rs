@@ -96,7 +96,8 @@ pub(super) struct Core {
     /// Makes senders' names into numbers, which nobody outside can foresee.
     senders: RandomState,
     runtime: Handle,
-    /// When outcomes are told that waited to be told together with others.
+    /// When to look at messages again: for outcomes that wait to be told together with others, and
+    /// for by-times that end.
     owed: Mutex<BTreeSet<(UnixMillis, QueueId)>>,
     alarm: Mutex<Option<UnixMillis>>,
     alarm_changed: Notify,
@@ -240,6 +241,9 @@ impl Core {
     pub fn admit(&self, items: &[Arc<Item>], admission: Admission) {
         let routing = self.routing.load();
         let jobs: Vec<Vec<Job>> = items.iter().map(|item| jobs(&routing, &self.senders, item)).collect();
+        for (at, id) in items.iter().filter_map(|item| Some((by_time_end(item)?, item.id))) {
+            self.remind(at, id);
+        }
         let now = self.clock.now();
         let mut schedule = self.schedule();
         for (item, jobs) in items.iter().zip(jobs) {
@@ -366,7 +370,15 @@ impl Core {
         self.expire_min_ms.load(Ordering::Acquire)
     }
 
-    /// Remembers to look again at the notifications of a message.
+    /// Takes a message that is settled out of the queue, and what was to be remembered of it.
+    pub fn retire(&self, item: &Item) {
+        self.queue.retire(item.id);
+        if let Some(at) = item.deliver_by() {
+            lock(&self.owed).remove(&(at, item.id));
+        }
+    }
+
+    /// Remembers to look again at the age and the notifications of a message.
     pub fn remind(&self, at: UnixMillis, id: QueueId) {
         let mut owed = lock(&self.owed);
         if owed.first().is_none_or(|(first, _)| at < *first) {
@@ -390,6 +402,11 @@ impl Core {
     pub fn worker_ended(&self) {
         self.worker_ended.notify_waiters();
     }
+}
+
+/// Returns when the by-time of a message ends, if it does before the message expires anyway.
+fn by_time_end(item: &Item) -> Option<UnixMillis> {
+    item.deliver_by().filter(|at| *at <= item.state.expires)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

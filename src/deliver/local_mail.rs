@@ -48,7 +48,10 @@ async fn to_maildirs(core: &Core, task: &Task<'_>, local: &Local, template: &Mai
         outcomes.push((
             *place,
             match outcome {
-                Ok(reply) => Outcome::Delivered { report: Report { at, remote: None, reply }, carries_notify: false },
+                Ok(reply) => {
+                    let report = Report { at, remote: None, reply };
+                    Outcome::Delivered { report, carries_notify: false, ends_by_time: false }
+                }
                 Err(reply) if reply.severity() == postroad_smtp::Severity::Permanent => {
                     Outcome::Failed(Report { at, remote: None, reply })
                 }

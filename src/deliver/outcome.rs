@@ -4,7 +4,7 @@
 //! has expired (RFC 5321 §4.5.4.1). Whether anybody has to be told follows from NOTIFY (RFC 3461).
 
 use postroad_queue::{History, Item, RecipientState, Report, RetryPolicy, UnixMillis};
-use postroad_smtp::ReversePath;
+use postroad_smtp::{Notify, ReversePath};
 
 /// What became of one recipient in one attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,6 +15,9 @@ pub enum Outcome {
         report: Report,
         /// Whether it also took over the sender's wish to hear of success (RFC 3461 §5.2.1).
         carries_notify: bool,
+        /// Whether the sender is to hear that it was relayed, unless it never wants to hear: its
+        /// by-time is traced, or ends here (RFC 2852 §4.1.4).
+        ends_by_time: bool,
     },
     /// Not now.
     Deferred(Report),
@@ -46,8 +49,10 @@ pub fn apply(item: &mut Item, outcomes: Vec<(usize, Outcome)>, timing: Timing<'_
         let attempts = attempts + 1;
         let (retry, expires) = (timing.patience)(item, place);
         item.state.recipients[place] = match outcome {
-            Outcome::Delivered { report, carries_notify } => {
-                RecipientState::Delivered { report, notified: nobody || carries_notify || !wants.success }
+            Outcome::Delivered { report, carries_notify, ends_by_time } => {
+                let told = carries_notify || !wants.success;
+                let heard = told && !(ends_by_time && wants != Notify::NEVER);
+                RecipientState::Delivered { report, notified: nobody || heard }
             }
             Outcome::Failed(report) => RecipientState::Failed { report, notified: nobody || !wants.failure },
             Outcome::Deferred(report) if timing.now >= expires => {
@@ -77,7 +82,7 @@ fn history(state: &mut RecipientState) -> History {
 #[cfg(test)]
 mod tests {
     use postroad_queue::{Origin, QueueId, State};
-    use postroad_smtp::{Envelope, MailParams, Notify, Recipient, Reply};
+    use postroad_smtp::{Envelope, MailParams, Recipient, Reply};
 
     use super::*;
 
@@ -118,16 +123,19 @@ mod tests {
     fn only_who_wants_to_hear_is_waited_for() {
         let never = Some(Notify::NEVER);
         let success = Some(Notify { success: true, ..Notify::NEVER });
-        for (path, notify, carries, delivered_waits, failed_waits) in [
-            ("a@example.org", None, false, false, true),
-            ("a@example.org", never, false, false, false),
-            ("a@example.org", success, false, true, false),
-            ("a@example.org", success, true, false, false),
-            ("", None, false, false, false),
-            ("", success, false, false, false),
+        for (path, notify, carries, by, delivered_waits, failed_waits) in [
+            ("a@example.org", None, false, false, false, true),
+            ("a@example.org", None, true, true, true, true),
+            ("a@example.org", never, false, false, false, false),
+            ("a@example.org", never, false, true, false, false),
+            ("a@example.org", success, false, false, true, false),
+            ("a@example.org", success, true, false, false, false),
+            ("a@example.org", success, true, true, true, false),
+            ("", None, false, true, false, false),
+            ("", success, false, false, false, false),
         ] {
             let mut one = item(path, notify);
-            let outcome = Outcome::Delivered { report: report(250), carries_notify: carries };
+            let outcome = Outcome::Delivered { report: report(250), carries_notify: carries, ends_by_time: by };
             assert_eq!(apply(&mut one, vec![(0, outcome)], timing(1)), None);
             assert_eq!(one.state.is_settled(), !delivered_waits, "delivered: {path:?} {notify:?}");
             let mut one = item(path, notify);

@@ -17,10 +17,12 @@ impl Routing {
     }
 
     /// Returns when a recipient is given up. A message keeps the `queue.expire` it was accepted
-    /// under; a route's own counts from the arrival and holds for mail that waits already.
+    /// under; a route's own counts from the arrival and holds for mail that waits already. Neither
+    /// lasts longer than the time after which its sender wants it back (RFC 2852).
     pub fn expires(&self, item: &Item, place: usize) -> UnixMillis {
         let own = self.patience(item, place).expire;
-        own.map_or(item.state.expires, |expire| item.arrived.plus(millis(expire)))
+        let expires = own.map_or(item.state.expires, |expire| item.arrived.plus(millis(expire)));
+        item.deliver_by().filter(|_| item.returns_late()).map_or(expires, |by| by.min(expires))
     }
 
     /// Returns what a sender is told of a recipient depends on.
@@ -30,7 +32,12 @@ impl Routing {
         dsn::Terms {
             is_final: self.router.is_local(path),
             expires: self.expires(item, place),
-            late: notice.map(|notice| item.arrived.plus(millis(notice))),
+            // Who says when a message is late hears of it then (RFC 2852 §4.1); of one that was late
+            // when it came, the host before us has told.
+            late: item
+                .deliver_by()
+                .filter(|at| !item.returns_late() && *at > item.arrived)
+                .or(notice.map(|notice| item.arrived.plus(millis(notice)))),
         }
     }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use postroad_queue::{ContentReader, LoadError, Report};
 use postroad_smtp::client::{self, Answer, Failure, Protocol, TlsNeed, Transaction};
 use postroad_smtp::sasl::Credentials;
-use postroad_smtp::{ForwardPath, OriginalRecipient, Recipient, Reply, Severity, Status};
+use postroad_smtp::{DeliverBy, ForwardPath, MailParams, OriginalRecipient, Recipient, Reply, Severity, Status};
 use tracing::{debug, error, warn};
 
 use super::attempt::{Ended, Task};
@@ -131,7 +131,7 @@ impl Lane {
                     break;
                 }
             };
-            let answers = connection.send(transaction(task, &places, &content), content).await;
+            let answers = connection.send(transaction(core, task, &places, &content), content).await;
             if connection.is_exposed() {
                 core.metrics.count_plaintext(Direction::Out);
             }
@@ -143,7 +143,9 @@ impl Lane {
             }
             let (answered, surplus) = without_surplus(&places, answers);
             rest.splice(0..0, surplus);
-            outcomes.extend(answered.into_iter().map(|(place, answer)| (place, outcome(core, answer, &connection))));
+            let by = task.item.envelope.params.deliver_by;
+            let outcome = |(place, answer)| (place, outcome(core, answer, &connection, by));
+            outcomes.extend(answered.into_iter().map(outcome));
         }
         // Untried recipients wait for the next attempt, which comes with the others'.
         let reply = Reply::of(451, Some(Status::new(4, 4, 2)), "The session ended before this recipient's turn");
@@ -171,11 +173,12 @@ fn generation(core: &Core, routing: &Routing) -> Option<u64> {
     std::ptr::eq(&raw const **in_force, routing).then_some(generation)
 }
 
-fn transaction(task: &Task<'_>, places: &[usize], content: &ContentReader) -> Transaction {
+fn transaction(core: &Core, task: &Task<'_>, places: &[usize], content: &ContentReader) -> Transaction {
     let envelope = &task.item.envelope;
+    let deliver_by = task.item.deliver_by_left(core.clock.now());
     Transaction {
         reverse_path: envelope.reverse_path.clone(),
-        params: envelope.params.clone(),
+        params: MailParams { deliver_by, ..envelope.params.clone() },
         recipients: places.iter().map(|place| recipient(task, *place)).collect(),
         content_octets: content.octets(),
         needs_smtputf8: envelope.params.smtputf8,
@@ -202,12 +205,14 @@ fn original(written: &ForwardPath) -> OriginalRecipient {
     }
 }
 
-fn outcome(core: &Core, answer: Answer, connection: &Connection) -> Outcome {
+fn outcome(core: &Core, answer: Answer, connection: &Connection, by: Option<DeliverBy>) -> Outcome {
     let report = |reply| Report { at: core.clock.now(), remote: Some(connection.remote().into()), reply };
     match answer {
-        Answer::Accepted(reply) => {
-            Outcome::Delivered { report: report(reply), carries_notify: connection.carries_notify() }
-        }
+        Answer::Accepted(reply) => Outcome::Delivered {
+            report: report(reply),
+            carries_notify: connection.carries_notify(),
+            ends_by_time: by.is_some_and(|by| connection.ends_by_time(by)),
+        },
         Answer::Transient(reply) | Answer::Unknown(reply) => Outcome::Deferred(report(reply)),
         Answer::Permanent(reply) => Outcome::Failed(report(reply)),
     }

@@ -8,10 +8,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use postroad_queue::ContentReader;
-use postroad_smtp::client::{self, Action, Answer, Failure, TlsNeed, Transaction};
+use postroad_smtp::client::{self, Action, Answer, Failure, Protocol, TlsNeed, Transaction};
 use postroad_smtp::line::Input;
 use postroad_smtp::sasl::Credentials;
-use postroad_smtp::{Reply, Status};
+use postroad_smtp::{ByMode, DeliverBy, Reply, Status};
 use tokio_rustls::TlsConnector;
 use tracing::debug;
 
@@ -412,6 +412,14 @@ impl Connection {
     /// Returns whether the host takes over what the sender wants to hear (RFC 3461).
     pub fn carries_notify(&self) -> bool {
         self.session.offered().dsn
+    }
+
+    /// Returns whether the sender hears that its message went on from here: it asked for that, or
+    /// the host knows nothing of by-times and will not tell when it is late (RFC 2852 §4.1.4). A mail
+    /// store is the end of the way.
+    pub fn ends_by_time(&self, by: DeliverBy) -> bool {
+        let is_forgotten = by.mode == ByMode::Notify && self.session.offered().deliver_by.is_none();
+        self.target.session.protocol == Protocol::Smtp && (by.trace || is_forgotten)
     }
 
     /// Returns the host as `name [address]`.

@@ -1,7 +1,7 @@
 //! Who is to be told, and when (RFC 3461 §4.1, §5.2): a pure function of an item and the time.
 
 use postroad_queue::{Item, RecipientState, Report, State, UnixMillis};
-use postroad_smtp::{Reply, Status};
+use postroad_smtp::{Notify, Reply, Status};
 
 use super::{Action, Kind};
 
@@ -74,6 +74,7 @@ pub struct Due {
 pub fn due_notifications(item: &Item, now: UnixMillis, policy: &Policy, terms: impl Fn(usize) -> Terms) -> Due {
     let mut due = Due { notifications: Vec::new(), silent: Vec::new(), next: next_time(item, now, policy, &terms) };
     let has_sender = item.envelope.reverse_path.mailbox().is_some();
+    let has_by_time = item.envelope.params.deliver_by.is_some();
     let (mut failed, mut succeeded, mut late) = (Vec::new(), Vec::new(), Vec::new());
     for (index, (recipient, state)) in item.envelope.recipients().iter().zip(&item.state.recipients).enumerate() {
         let wants = recipient.wants();
@@ -82,7 +83,9 @@ pub fn due_notifications(item: &Item, now: UnixMillis, policy: &Policy, terms: i
             RecipientState::Failed { notified: false, .. } if has_sender && wants.failure => {
                 failed.push(notice(Action::Failed));
             }
-            RecipientState::Delivered { notified: false, .. } if has_sender && wants.success => {
+            RecipientState::Delivered { notified: false, .. }
+                if has_sender && (wants.success || (has_by_time && wants != Notify::NEVER)) =>
+            {
                 succeeded.push(notice(if terms(index).is_final { Action::Delivered } else { Action::Relayed }));
             }
             RecipientState::Failed { notified: false, .. } | RecipientState::Delivered { notified: false, .. } => {

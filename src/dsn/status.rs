@@ -47,6 +47,9 @@ fn message_fields(out: &mut String, about: &About<'_>, is_utf8: bool) {
         field(out, "Received-From-MTA", &format!("dns; {helo}"));
     }
     field(out, "Arrival-Date", &date(item.arrived));
+    if let Some(by) = item.deliver_by() {
+        field(out, "Deliver-By-Date", &date(by));
+    }
 }
 
 /// Returns the name the client gave, where it is one.
@@ -64,7 +67,7 @@ fn recipient_fields(out: &mut String, about: &About<'_>, notice: &Notice, is_utf
     }
     field(out, "Final-Recipient", &final_recipient(recipient, about.hostname));
     field(out, "Action", action_word(notice.action));
-    field(out, "Status", &status_of(notice.action, report).to_string());
+    field(out, "Status", &status_of(about.item, notice.action, report).to_string());
     if let Some(remote) = report.and_then(|report| report.remote.as_deref()) {
         field(out, "Remote-MTA", &remote_mta(remote));
     }
@@ -106,10 +109,11 @@ fn action_word(action: Action) -> &'static str {
 }
 
 /// Returns the status that goes with the action. A failure after a transient reply is one for lack
-/// of time: 4.4.7, "delivery time expired" (RFC 3463 §3.5). A status whose class contradicts the
-/// action is replaced by the general one.
-pub(super) fn status_of(action: Action, report: Option<&Report>) -> Status {
+/// of time: 4.4.7, "delivery time expired" (RFC 3463 §3.5), or 5.4.7 when it was the sender's own
+/// time (RFC 2852 §4.1). A status whose class contradicts the action is replaced by the general one.
+pub(super) fn status_of(item: &Item, action: Action, report: Option<&Report>) -> Status {
     let class = match action {
+        Action::Failed if is_expired(report) && item.returns_late() => return Status::new(5, 4, 7),
         Action::Failed if is_expired(report) => return Status::new(4, 4, 7),
         Action::Failed => 5,
         Action::Delayed => 4,

@@ -77,7 +77,9 @@ fn describe(out: &mut String, about: &About<'_>, notice: &Notice) {
         (Action::Delivered, _) => line(out, "    It was delivered into the mailbox."),
         (Action::Relayed, report) => {
             let host = report.and_then(|report| report.remote.as_deref()).unwrap_or("the next host");
-            line(out, &format!("    It was passed on to {}, which sends no notice of delivery.", quote(host)));
+            // Asked for with BY, it says nothing of the host (RFC 2852 §4.1).
+            let silent = if about.item.deliver_by().is_some() { "" } else { ", which sends no notice of delivery" };
+            line(out, &format!("    It was passed on to {}{silent}.", quote(host)));
         }
         (Action::Delayed, None) => line(out, "    The next host could not be reached so far."),
         (Action::Failed | Action::Delayed, Some(report)) => said(out, report),
@@ -87,7 +89,7 @@ fn describe(out: &mut String, about: &About<'_>, notice: &Notice) {
         if is_expired(report) {
             line(out, "    It was tried again and again until the time for it ran out.");
         }
-        line(out, &format!("    {}", advice(status_of(notice.action, report), is_expired(report))));
+        line(out, &format!("    {}", advice(status_of(about.item, notice.action, report), is_expired(report))));
     }
 }
 
@@ -134,6 +136,7 @@ fn advice(status: Status, is_expired: bool) -> &'static str {
         (3, 4) | (2, 3) => "The message is too large there: please send less at once.",
         (2, _) => "The mailbox takes no mail: please reach the recipient in another way.",
         (3, _) => "The recipient's mail system has a problem: please try again later.",
+        (4, 7) => "The time that was given for its delivery is too short: please send it again with more, or without.",
         (4, _) => "The recipient's mail system could not be reached: please check the domain, or try again later.",
         (5, _) => "The two mail systems did not understand each other: please tell your postmaster.",
         (6, _) => "The recipient's mail system does not take this kind of content: please send it in another form.",
@@ -147,13 +150,17 @@ fn closing(about: &About<'_>, returned: &Returned<'_>) -> String {
         true => "The message is attached.",
         false => "The header of the message is attached.",
     };
+    let by = match about.item.deliver_by() {
+        Some(by) => format!("You asked for delivery by {}. ", date(by)),
+        None => String::new(),
+    };
     match about.notification.kind {
-        Kind::Failure => format!("No more attempts will be made for these recipients. {attached}"),
+        Kind::Failure => format!("{by}No more attempts will be made for these recipients. {attached}"),
         Kind::Delay => {
             let longest = about.notification.notices.iter().map(|notice| notice.until).max();
             let until = date(longest.expect("a notification is about somebody"));
             let told = if tells_failure(about) { ", and you will be told if it fails" } else { "" };
-            format!("You need not do anything: it will be tried until {until}{told}. {attached}")
+            format!("{by}You need not do anything: it will be tried until {until}{told}. {attached}")
         }
         Kind::Success => format!("You asked for this notice. {attached}"),
     }

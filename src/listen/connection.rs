@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use postroad_queue::{Committed, Origin};
+use postroad_queue::{Committed, Origin, UnixMillis};
 use postroad_smtp::line::Input;
 use postroad_smtp::server::{self, Action, Facts, Question, Session, Verdict};
 use postroad_smtp::trace::{Received, With};
@@ -81,6 +81,8 @@ struct Transaction {
     smtputf8: bool,
     /// The priority it was accepted with.
     priority: Option<Priority>,
+    /// When it began: by-times count from here.
+    begun: UnixMillis,
 }
 
 /// Serves one connection to its end.
@@ -195,12 +197,14 @@ impl Connection {
     }
 
     /// Makes the message durable; the reply says whether it is.
-    async fn commit(&mut self, envelope: Envelope) -> Reply {
-        let Transaction { intake: Some(intake), .. } = std::mem::take(&mut self.transaction) else {
+    async fn commit(&mut self, mut envelope: Envelope) -> Reply {
+        let Transaction { intake: Some(intake), begun, .. } = std::mem::take(&mut self.transaction) else {
             unreachable!("content is committed only behind an accepted Content question");
         };
         let config = self.context.config.load();
         let now = self.context.clock.now();
+        let by = &mut envelope.params.deliver_by;
+        *by = by.map(|by| by.after(now.since(begun) / 1000));
         let terms = Terms {
             now,
             expires: now.plus(clock::millis(config.queue.expire)),
@@ -248,9 +252,9 @@ fn accepted(committed: &Committed) -> Reply {
 }
 
 impl Transaction {
-    fn begin(reverse_path: &ReversePath, smtputf8: bool, priority: Option<Priority>) -> Transaction {
+    fn begin(begun: UnixMillis, reverse_path: &ReversePath, smtputf8: bool, priority: Option<Priority>) -> Transaction {
         let reverse_path = reverse_path.mailbox().map(ToString::to_string);
-        Transaction { reverse_path, smtputf8, priority, ..Transaction::default() }
+        Transaction { begun, reverse_path, smtputf8, priority, ..Transaction::default() }
     }
 
     fn append(&mut self, piece: &[u8]) {
@@ -279,7 +283,8 @@ impl Asking<'_> {
             Question::Mail { reverse_path, params, .. } => match self.admit(&client, reverse_path) {
                 Ok(()) => {
                     let priority = policy.priority(&client, params.priority);
-                    *transaction = Transaction::begin(reverse_path, params.smtputf8, priority);
+                    let now = self.context.clock.now();
+                    *transaction = Transaction::begin(now, reverse_path, params.smtputf8, priority);
                     if priority != params.priority {
                         return Verdict::AcceptUnprivileged;
                     }

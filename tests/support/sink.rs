@@ -59,6 +59,8 @@ pub struct Behaviour {
     pub smtputf8: bool,
     /// DSN.
     pub dsn: bool,
+    /// DELIVERBY with this shortest by-time.
+    pub deliver_by: Option<u32>,
     /// MT-PRIORITY.
     pub mt_priority: bool,
     /// SIZE with this limit.
@@ -92,6 +94,7 @@ impl Default for Behaviour {
             eight_bit: true,
             smtputf8: true,
             dsn: true,
+            deliver_by: None,
             mt_priority: false,
             size: None,
             auth: None,

@@ -37,6 +37,9 @@ pub(super) fn write_mail(transaction: &Transaction, offered: &Offered, out: &mut
     if offered.dsn {
         parameter::write_mail_dsn(&transaction.params, out);
     }
+    if offered.deliver_by.is_some() {
+        parameter::write_mail_by(&transaction.params, out);
+    }
     if offered.mt_priority {
         parameter::write_mail_priority(&transaction.params, out);
     }

@@ -92,7 +92,8 @@ impl Default for Timeouts {
 pub struct Transaction {
     /// Who hears of failures.
     pub reverse_path: ReversePath,
-    /// The parameters that travel on; each is said only where it is offered.
+    /// The parameters that travel on; each is said only where it is offered. The by-time is that of
+    /// this moment.
     pub params: MailParams,
     /// The recipients; not empty.
     pub recipients: Vec<Recipient>,

@@ -10,6 +10,7 @@ use std::time::Instant;
 use super::commands::{needs_smtputf8, write_mail, write_rcpt};
 use super::{Action, Answer, Failure, Protocol, Session, State, Transaction};
 use crate::data::{ContentFault, DotStuffer, LineCheck};
+use crate::deliver_by::{ByMode, DeliverBy};
 use crate::extension::Offered;
 use crate::line::Input;
 use crate::reply::{Reply, Severity, Status};
@@ -239,11 +240,28 @@ impl Session {
             let text = "the next hop does not offer SMTPUTF8, which this message needs";
             return Some(Answer::Permanent(Reply::of(550, Some(Status::new(5, 6, 7)), text)));
         }
+        if let Some(text) = transaction.params.deliver_by.and_then(|by| self.lateness(by)) {
+            return Some(Answer::Permanent(Reply::of(554, Some(Status::new(5, 4, 7)), text)));
+        }
         let limit = self.offered.size.flatten()?;
         (transaction.content_octets > limit).then(|| {
             let text = "the message is larger than the next hop accepts";
             Answer::Permanent(Reply::of(552, Some(Status::new(5, 3, 4)), text))
         })
+    }
+
+    /// Returns why a message that is to go back when it is late must not go here (RFC 2852 §4.1.4):
+    /// nobody behind this host would send it back. A mail store is the end of the way.
+    fn lateness(&self, by: DeliverBy) -> Option<&'static str> {
+        match self.offered.deliver_by {
+            _ if by.is_void() => Some("the time for its delivery is over"),
+            _ if by.mode == ByMode::Notify || self.config.protocol == Protocol::Lmtp => None,
+            None => Some("the next hop does not offer DELIVERBY, so it cannot be kept from being delivered late"),
+            Some(least) => {
+                let is_short = i64::from(by.seconds) < i64::from(least);
+                is_short.then_some("the next hop needs more time than is left for its delivery")
+            }
+        }
     }
 
     /// Moves the open transaction on until something is to be done.
@@ -331,5 +349,40 @@ impl Session {
             }
         }
         self.done = Some(exchange.answer_open(&Answer::Transient(Failure::Lost.reply())));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Config;
+    use super::*;
+    use crate::envelope::{MailParams, Recipient};
+    use crate::path::{ForwardPath, ReversePath};
+
+    #[test]
+    fn what_is_to_come_back_goes_only_where_it_will_be_sent_back() {
+        let answer = |by: DeliverBy, protocol: Protocol, deliver_by: Option<u32>| {
+            let mut session = Session::new(Config { protocol, ..Config::new("x.example") }, false, Instant::now());
+            session.offered = Offered { deliver_by, ..Offered::default() };
+            let transaction = Transaction {
+                reverse_path: ReversePath::Null,
+                params: MailParams { deliver_by: Some(by), ..MailParams::default() },
+                recipients: vec![Recipient::new(ForwardPath::Postmaster)],
+                content_octets: 1,
+                needs_smtputf8: false,
+            };
+            session.local_refusal(&transaction).map(|answer| answer.reply().to_string())
+        };
+        let by = |text: &str| text.parse::<DeliverBy>().expect(text);
+        for offered in [None, Some(0), Some(61)] {
+            assert_eq!(answer(by("-60;N"), Protocol::Smtp, offered), None);
+            assert_eq!(answer(by("60;R"), Protocol::Lmtp, offered), None);
+            let late = answer(by("60;R").after(60), Protocol::Lmtp, offered);
+            assert_eq!(late.as_deref(), Some("554 5.4.7 the time for its delivery is over"));
+        }
+        assert_eq!(answer(by("60;R"), Protocol::Smtp, Some(60)), None);
+        for offered in [None, Some(61)] {
+            assert!(answer(by("60;R"), Protocol::Smtp, offered).is_some_and(|reply| reply.starts_with("554 5.4.7 ")));
+        }
     }
 }

@@ -252,6 +252,9 @@ fn details(message: &MessageView, now: UnixMillis) -> Vec<String> {
     if let Some(priority) = message.priority {
         pair("priority", priority.to_string());
     }
+    if let Some(by) = message.deliver_by {
+        pair("deliver by", format!("{by} ({})", soon(by.0, now)));
+    }
     pair("recipients", format!("{}, {} of them pending", message.recipients_total, message.recipients_pending));
     lines.extend(message.recipients.iter().map(|recipient| recipient_line(recipient, now)));
     lines

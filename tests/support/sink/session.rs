@@ -112,6 +112,9 @@ impl<'a> Session<'a> {
         offer(behaviour.mt_priority, "MT-PRIORITY");
         offer(behaviour.auth.is_some() && self.wire.is_tls(), "AUTH PLAIN LOGIN");
         offer(true, "ENHANCEDSTATUSCODES");
+        if let Some(seconds) = behaviour.deliver_by {
+            lines.push(format!("DELIVERBY {seconds}"));
+        }
         if let Some(size) = behaviour.size {
             lines.push(format!("SIZE {size}"));
         }
@@ -198,6 +201,7 @@ impl<'a> Session<'a> {
                 "BODY" => behaviour.eight_bit,
                 "SMTPUTF8" => behaviour.smtputf8,
                 "SIZE" => behaviour.size.is_some(),
+                "BY" => behaviour.deliver_by.is_some(),
                 "MT-PRIORITY" => behaviour.mt_priority,
                 "RET" | "ENVID" | "NOTIFY" | "ORCPT" => behaviour.dsn,
                 _ => false,

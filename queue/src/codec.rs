@@ -130,7 +130,7 @@ fn put_envelope(out: &mut Vec<u8>, envelope: &Envelope) {
     }
 }
 
-fn put_progress(out: &mut Vec<u8>, recipient: &RecipientState) {
+pub(crate) fn put_progress(out: &mut Vec<u8>, recipient: &RecipientState) {
     match recipient {
         RecipientState::Pending { attempts, due, last, earlier } => {
             put(out, progress_tag::KIND, &[PENDING]);
@@ -171,7 +171,7 @@ fn put_report(out: &mut Vec<u8>, report: &Report) {
     put(out, report_tag::TEXT, report.reply.text.as_bytes());
 }
 
-fn put(out: &mut Vec<u8>, tag: u8, value: &[u8]) {
+pub(crate) fn put(out: &mut Vec<u8>, tag: u8, value: &[u8]) {
     out.push(tag);
     put_length(out, value.len());
     out.extend_from_slice(value);
@@ -199,7 +199,7 @@ fn put_length(out: &mut Vec<u8>, mut length: usize) {
 }
 
 /// Writes a field whose value `write` appends.
-fn nest(out: &mut Vec<u8>, tag: u8, write: impl FnOnce(&mut Vec<u8>)) {
+pub(crate) fn nest(out: &mut Vec<u8>, tag: u8, write: impl FnOnce(&mut Vec<u8>)) {
     out.push(tag);
     let at = out.len();
     write(out);
@@ -299,7 +299,7 @@ fn get_recipient(octets: &[u8]) -> Result<Recipient> {
     Ok(Recipient { forward_path: forward_path.ok_or(CodecError("a forward-path"))?, notify, original })
 }
 
-fn get_progress(octets: &[u8]) -> Result<RecipientState> {
+pub(crate) fn get_progress(octets: &[u8]) -> Result<RecipientState> {
     let (mut kind, mut attempts, mut due, mut report, mut notified) = (None, 0, UnixMillis(0), None, false);
     let mut earlier = History::default();
     for field in Fields(octets) {
@@ -379,12 +379,12 @@ fn number(value: &[u8]) -> Result<u64> {
     array(value).map(u64::from_le_bytes)
 }
 
-fn array<const N: usize>(value: &[u8]) -> Result<[u8; N]> {
+pub(crate) fn array<const N: usize>(value: &[u8]) -> Result<[u8; N]> {
     value.try_into().map_err(|_| CodecError("a value of another length"))
 }
 
 /// The fields of a value, in order.
-struct Fields<'a>(&'a [u8]);
+pub(crate) struct Fields<'a>(pub &'a [u8]);
 
 impl<'a> Iterator for Fields<'a> {
     type Item = Result<(u8, &'a [u8])>;

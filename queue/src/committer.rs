@@ -16,9 +16,10 @@ use crate::error::{CommitError, RecordError, is_full};
 use crate::fs::{Dir, FsFile};
 use crate::id::QueueId;
 use crate::index::{Entry, Place};
-use crate::item::Item;
+use crate::item::{Item, State};
 use crate::log::{Fault, Log, Part, sync_dir};
 use crate::record::Kind;
+use crate::recorded::still_known;
 use crate::spool::{Spool, lock};
 use crate::tidy;
 
@@ -62,7 +63,12 @@ pub(crate) enum Content {
 /// A state to record.
 #[derive(Default)]
 pub(crate) struct PendingState {
+    /// What is written; for a message with many recipients made when it is.
     pub meta: Vec<u8>,
+    /// The state of a message with many recipients.
+    pub state: Option<State>,
+    /// Whether `meta` only says what has changed.
+    pub is_change: bool,
     pub done: Vec<RecordDone>,
 }
 
@@ -321,24 +327,6 @@ fn write(spool: &Spool, log: &mut Log, ops: VecDeque<Op>, answers: &mut Answers)
     }
 }
 
-/// Drops states of messages retired since they were handed in.
-fn still_known(spool: &Spool, ops: VecDeque<Op>, answers: &mut Answers) -> VecDeque<Op> {
-    if !ops.iter().any(|op| matches!(op, Op::State(..))) {
-        return ops;
-    }
-    let index = lock(&spool.index);
-    let mut known = VecDeque::with_capacity(ops.len());
-    for op in ops {
-        match op {
-            Op::State(id, state) if !index.entries.contains_key(&id) => {
-                answers.states.extend(state.done.into_iter().map(|done| (done, Err(RecordError::Unknown(id)))));
-            }
-            op => known.push_back(op),
-        }
-    }
-    known
-}
-
 /// Syncs the content files that are not: before their directory, and before their records are written.
 fn sync_contents(spool: &Spool, ops: VecDeque<Op>, answers: &mut Answers) -> VecDeque<Op> {
     let mut good = VecDeque::with_capacity(ops.len());
@@ -393,7 +381,7 @@ fn apply(spool: &Spool, ops: impl Iterator<Item = (Op, Place)>, answers: &mut An
         match op {
             Op::Commit(pending) => {
                 let id = pending.item.id;
-                index.insert(id, pending.entry(place));
+                index.insert(id, &pending.entry(place));
                 answers.commits.push((pending.done, Ok(Committed::new(id, pending.item.content_octets))));
                 answers.items.push(pending.item.clone());
                 let content = match pending.content {
@@ -403,8 +391,11 @@ fn apply(spool: &Spool, ops: impl Iterator<Item = (Op, Place)>, answers: &mut An
                 cache.insert(id, Recent { item: Some(pending.item), content });
             }
             Op::State(id, state) => {
-                index.set_state(id, place, state.meta.len() as u32);
+                index.set_state(id, place, state.meta.len() as u32, state.is_change);
                 cache.forget_item(id);
+                if let Some(state) = state.state {
+                    lock(&spool.recorded).keep(id, state);
+                }
                 answers.states.extend(state.done.into_iter().map(|done| (done, Ok(()))));
             }
             Op::Retired { list, .. } => tidy::note_retired(spool, &mut index, place, list),
@@ -456,8 +447,8 @@ impl Pending {
             content_octets: self.item.content_octets,
             message: place,
             meta_octets: self.meta.len() as u32,
-            content_crc: self.content_crc,
             state: None,
+            changes: Vec::new(),
             spilled: self.is_spilled(),
         }
     }
@@ -476,7 +467,7 @@ impl Op {
             content_crc: 0,
         };
         match self {
-            Op::State(id, state) => plain(Kind::State, *id, &state.meta),
+            Op::State(id, state) => plain(if state.is_change { Kind::Change } else { Kind::State }, *id, &state.meta),
             Op::Retired { meta, .. } => plain(Kind::Retired, QueueId::from_u64(0), meta),
             Op::Move(moved) => moved.part(),
             Op::Commit(pending) => {

@@ -164,6 +164,14 @@ pub enum RecordError {
     /// The message is not in the queue, or no longer.
     #[error("there is no message {0} in the queue")]
     Unknown(QueueId),
+    /// The state takes more octets than a record may have.
+    #[error("the state of the message takes {octets} octets, at most {max} can be stored")]
+    TooLarge {
+        /// Its octets.
+        octets: usize,
+        /// The most there may be.
+        max: usize,
+    },
     /// The disk is full, the reserve used up.
     #[error("the disk of the queue is full: free some space")]
     Full,

@@ -21,6 +21,8 @@ pub enum Dir {
     Content,
     /// What was found damaged.
     Quarantine,
+    /// What stands in each sealed segment.
+    Summary,
 }
 
 /// What a file is opened for.
@@ -88,7 +90,7 @@ pub trait FsFile: Send + Sync {
 
 impl Dir {
     /// All directories.
-    pub const ALL: [Dir; 3] = [Dir::Log, Dir::Content, Dir::Quarantine];
+    pub const ALL: [Dir; 4] = [Dir::Log, Dir::Content, Dir::Quarantine, Dir::Summary];
 
     /// Returns its name under the queue's directory.
     pub const fn name(self) -> &'static str {
@@ -96,6 +98,7 @@ impl Dir {
             Dir::Log => "log",
             Dir::Content => "content",
             Dir::Quarantine => "quarantine",
+            Dir::Summary => "summary",
         }
     }
 }

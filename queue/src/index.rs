@@ -4,9 +4,10 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use crate::entries::{Entries, Packed};
 use crate::fs::FsFile;
 use crate::id::QueueId;
-use crate::record::ALIGN;
+use crate::record::{ALIGN, span};
 
 /// Where a record stands: segment number and offset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,17 +16,18 @@ pub(crate) struct Place {
     unit: u32,
 }
 
-/// What is kept in memory of a message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What is known of a message.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Entry {
     /// Octets of the content.
     pub content_octets: u64,
     /// Its Message record.
     pub message: Place,
     pub meta_octets: u32,
-    pub content_crc: u32,
-    /// Its newest State record, where there is one since the Message record.
+    /// Its newest full State record, where there is one since the Message record.
     pub state: Option<(Place, u32)>,
+    /// The Change records behind that, oldest first.
+    pub changes: Vec<(Place, u32)>,
     /// Whether the content lies in a file of its own.
     pub spilled: bool,
 }
@@ -52,7 +54,9 @@ pub(crate) struct Segment {
 /// All messages and segments.
 #[derive(Default)]
 pub(crate) struct Index {
-    pub entries: BTreeMap<QueueId, Entry>,
+    entries: Entries,
+    /// The Change records of messages that have any.
+    changes: HashMap<QueueId, Vec<(Place, u32)>>,
     pub segments: BTreeMap<u32, Segment>,
     /// Segments with a Message record that compaction has copied elsewhere.
     moved: HashMap<QueueId, Vec<u32>>,
@@ -62,9 +66,10 @@ pub(crate) struct Index {
     pub spilled_octets: u64,
 }
 
-const _: () = assert!(size_of::<Entry>() + size_of::<QueueId>() <= 64);
-
 impl Place {
+    /// Where no record stands: segments are numbered from 1.
+    pub(crate) const NOWHERE: Place = Place { segment: 0, unit: 0 };
+
     pub(crate) fn new(segment: u32, offset: u64) -> Place {
         debug_assert!(offset.is_multiple_of(ALIGN));
         Place { segment, unit: u32::try_from(offset / ALIGN).expect("a segment ends below 256 GiB") }
@@ -76,10 +81,26 @@ impl Place {
 }
 
 impl Entry {
+    /// Returns its State and Change records, in the order in which they hold.
+    pub(crate) fn states(&self) -> impl Iterator<Item = (Place, u32)> {
+        self.state.into_iter().chain(self.changes.iter().copied())
+    }
+
     fn records(&self) -> impl Iterator<Item = (Place, u64)> {
         let inline = if self.spilled { 0 } else { self.content_octets };
-        let message = (self.message, crate::record::span(self.meta_octets, inline));
-        [Some(message), self.state.map(|(place, octets)| (place, crate::record::span(octets, 0)))].into_iter().flatten()
+        let message = (self.message, span(self.meta_octets, inline));
+        [message].into_iter().chain(self.states().map(|(place, octets)| (place, span(octets, 0))))
+    }
+
+    fn packed(&self) -> Packed {
+        Packed {
+            message: self.message,
+            meta_octets: self.meta_octets,
+            content_octets: self.content_octets,
+            state: self.state,
+            spilled: self.spilled,
+            changed: !self.changes.is_empty(),
+        }
     }
 }
 
@@ -92,17 +113,58 @@ impl Segment {
 }
 
 impl Index {
+    /// Returns how many messages there are.
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Returns whether a message is there.
+    pub(crate) fn contains(&self, id: QueueId) -> bool {
+        self.entries.get(id).is_some()
+    }
+
+    /// Returns what is known of a message.
+    pub(crate) fn get(&self, id: QueueId) -> Option<Entry> {
+        self.entries.get(id).map(|packed| self.unpack(id, packed))
+    }
+
+    /// Returns all ids, ascending.
+    pub(crate) fn ids(&self) -> impl Iterator<Item = QueueId> {
+        self.entries.ids()
+    }
+
+    /// Returns up to `limit` ids above `after`, ascending.
+    pub(crate) fn ids_after(&self, after: Option<QueueId>, limit: usize) -> Vec<QueueId> {
+        self.entries.ids_after(after).take(limit).collect()
+    }
+
+    /// Returns all messages with content in files of their own.
+    pub(crate) fn spilled(&self) -> Vec<(QueueId, Entry)> {
+        let spilled = self.entries.iter().filter(|(_, packed)| packed.spilled);
+        spilled.map(|(id, packed)| (id, self.unpack(id, packed))).collect()
+    }
+
+    fn unpack(&self, id: QueueId, packed: Packed) -> Entry {
+        let Packed { message, meta_octets, content_octets, state, spilled, changed } = packed;
+        let changes = if changed { self.changes.get(&id).cloned().unwrap_or_default() } else { Vec::new() };
+        Entry { content_octets, message, meta_octets, state, changes, spilled }
+    }
+
     /// Puts a new message in.
-    pub(crate) fn insert(&mut self, id: QueueId, entry: Entry) {
-        self.count(&entry);
+    pub(crate) fn insert(&mut self, id: QueueId, entry: &Entry) {
+        self.count(entry);
         self.content_octets += entry.content_octets;
         self.spilled_octets += if entry.spilled { entry.content_octets } else { 0 };
-        self.entries.insert(id, entry);
+        self.entries.insert(id, &entry.packed());
     }
 
     /// Takes a message out.
     pub(crate) fn remove(&mut self, id: QueueId) -> Option<Entry> {
-        let entry = self.entries.remove(&id)?;
+        let packed = self.entries.remove(id)?;
+        let entry = self.unpack(id, packed);
+        if packed.changed {
+            self.changes.remove(&id);
+        }
         self.discount(&entry);
         self.content_octets -= entry.content_octets;
         self.spilled_octets -= if entry.spilled { entry.content_octets } else { 0 };
@@ -119,7 +181,7 @@ impl Index {
 
     /// Replaces a message's entry by that of a later copy; the segment of the earlier one is kept in
     /// mind, for when the message is retired.
-    pub(crate) fn replace(&mut self, id: QueueId, entry: Entry) {
+    pub(crate) fn replace(&mut self, id: QueueId, entry: &Entry) {
         if let Some(old) = self.remove(id)
             && old.message.segment != entry.message.segment
         {
@@ -137,14 +199,35 @@ impl Index {
         self.segments.remove(&number)
     }
 
-    /// Notes the newest State record of a message; returns whether the message is there.
-    pub(crate) fn set_state(&mut self, id: QueueId, place: Place, meta_octets: u32) -> bool {
-        let Some(entry) = self.entries.get(&id).copied() else { return false };
+    /// Notes the newest State record of a message, or a Change record behind it. Nothing happens when
+    /// the message is not there.
+    pub(crate) fn set_state(&mut self, id: QueueId, place: Place, meta_octets: u32, is_change: bool) {
+        let Some(mut entry) = self.get(id) else { return };
         self.discount(&entry);
-        let entry = Entry { state: Some((place, meta_octets)), ..entry };
+        if is_change {
+            entry.changes.push((place, meta_octets));
+        } else {
+            (entry.state, entry.changes) = (Some((place, meta_octets)), Vec::new());
+        }
+        self.put_states(id, entry);
+    }
+
+    /// Forgets the State and Change records of a message.
+    pub(crate) fn forget_states(&mut self, id: QueueId) {
+        let Some(mut entry) = self.get(id) else { return };
+        self.discount(&entry);
+        (entry.state, entry.changes) = (None, Vec::new());
+        self.put_states(id, entry);
+    }
+
+    fn put_states(&mut self, id: QueueId, entry: Entry) {
         self.count(&entry);
-        self.entries.insert(id, entry);
-        true
+        self.entries.insert(id, &entry.packed());
+        if entry.changes.is_empty() {
+            self.changes.remove(&id);
+        } else {
+            self.changes.insert(id, entry.changes);
+        }
     }
 
     fn count(&mut self, entry: &Entry) {

@@ -5,7 +5,8 @@
 //! `+` is there and synced, `?` may be there, `-` is not there. A message is known by its *Message
 //! record* in a segment `log/SEQUENCE.seg`; content above [`Options::inline_octets_max`] lies in a
 //! file `content/ID`, smaller content inside the record. The newest *State record* says how far the
-//! recipients are; a *Retired record* ends the message.
+//! recipients are, with the *Change records* behind it; a *Retired record* ends the message. In the
+//! table State stands for both.
 //!
 //! | state     | content/ID | Message | State | Retired | after a crash it is                    |
 //! |-----------|------------|---------|-------|---------|----------------------------------------|
@@ -24,8 +25,8 @@
 //!   Message record is written.
 //! * writing → committed: one sync of the active segment for the whole batch. **Commit point**: only
 //!   behind it is a [`Committed`] made, and the 250 needs one.
-//! * committed → recorded: [`Queue::record`] writes a State record; one sync for the batch, then its
-//!   callback. **Commit point** of an outcome: nobody acts on it before.
+//! * committed → recorded: [`Queue::record`] writes a State record, or a Change record of what differs
+//!   from the state before where there are many recipients; one sync for the batch, then its callback. **Commit point** of an outcome: nobody acts on it before.
 //! * any → retired: [`Queue::retire`] drops the message from the index at once and writes the Retired
 //!   record with the next batch or when nothing else is to be done, without a sync of its own. A crash may bring the message
 //!   back as it was last recorded: **it may be delivered again, it is never lost**.
@@ -38,6 +39,10 @@
 //!
 //! The file of a removed segment may become another one: it is renamed and the directory synced before it
 //! is written, its new header is synced before it has its new name, and nobody reads it any more.
+//!
+//! A sealed segment has a *summary* `summary/SEQUENCE.sum` of what stands in it, so that opening need not
+//! read it. It is written behind the sync of its segment, never synced, and never needed: whatever a crash
+//! leaves of it, the segment is read where the summary is not whole.
 //!
 //! A new segment's directory entry is synced before its first record is; a batch never spans two
 //! segments without a sync between them, so only the newest segment can be torn.
@@ -56,18 +61,23 @@
 //! deliveries whose outcome could not be recorded stop; [`Queue::ids`] and [`Queue::load`] go on for
 //! people to look. A failed sync is never tried again. *Damage* found when opening is copied to
 //! `quarantine/` and reported; damage found when reading is an error of that message alone
-//! ([`LoadError::Damaged`]), which [`Queue::quarantine`] then sets aside.
+//! ([`LoadError::Damaged`]), which [`Queue::quarantine`] then sets aside. A message of which only a
+//! state is damaged goes on from the newest one that can be read.
 //!
 //! The format is described in `docs/queue-format.md`.
 
+mod ahead;
 mod answers;
 mod cache;
+mod change;
 mod codec;
 mod committer;
 mod content;
 mod draft;
+mod entries;
 mod error;
 pub mod fs;
+mod gather;
 mod history;
 pub mod id;
 mod index;
@@ -76,12 +86,14 @@ mod log;
 mod quarantine;
 mod read;
 mod record;
+mod recorded;
 mod recovery;
 pub mod retry;
 mod scan;
 pub mod schedule;
 mod snapshot;
 mod spool;
+mod summary;
 mod tidy;
 
 pub use committer::Committer;
@@ -92,6 +104,7 @@ pub use fs::{Fs, OsFs};
 pub use history::{History, Said};
 pub use id::{QueueId, QueueIdError, UnixMillis};
 pub use item::{Item, Origin, RecipientState, Report, State};
+pub use quarantine::SetAside;
 pub use read::VerifyReport;
 pub use recovery::{Damage, RecoveryReport};
 pub use retry::RetryPolicy;

@@ -14,6 +14,10 @@ use crate::id::QueueId;
 use crate::index::{Place, Segment};
 use crate::record::{ALIGN, HEADER_OCTETS, Header, Kind, SegmentHeader, segment_name, span, spare_name};
 use crate::spool::{Spool, lock};
+use crate::summary::{self, Summary};
+
+/// The least that is reserved ahead on the disk, as a share of a segment.
+const RESERVE_SHARE: u64 = 32;
 
 /// Where the log goes on. Only the committer has it.
 #[derive(Default)]
@@ -49,7 +53,10 @@ struct Active {
     file: Arc<dyn FsFile>,
     end: u64,
     capacity: u64,
-    allocated: bool,
+    /// Octets reserved on the disk ahead of need.
+    reserved: u64,
+    /// What stands in it.
+    summary: Summary,
 }
 
 /// The segment written before.
@@ -135,10 +142,15 @@ impl Log {
             places.push(Place::new(active.number, end));
             end += part.span();
         }
-        let written = write_parts(active, &parts[..places.len()], self.sequence, &mut self.frame);
+        reserve(active, end + END_OCTETS, spool.options.segment_octets / RESERVE_SHARE)?;
+        let parts = &parts[..places.len()];
+        let written = write_parts(active, parts, self.sequence, &mut self.frame);
         let name = segment_name(active.number);
         if let Err(e) = written {
             return Err(self.abandon(spool, &format!("write of log/{name}"), e));
+        }
+        for (part, sequence) in parts.iter().zip(self.sequence..) {
+            active.summary.add(&part.header(active.segment, sequence), part.meta);
         }
         self.sequence += places.len() as u64;
         active.end = end;
@@ -179,6 +191,7 @@ impl Log {
             _ => {}
         }
         self.removed = true;
+        summary::remove(&*spool.fs, number);
         let file = lock(&spool.index).remove_segment(number).and_then(Segment::into_unread_file);
         let is_whole = |file: &Arc<dyn FsFile>| file.octets().is_ok_and(|n| n == spool.options.segment_octets);
         match file.filter(is_whole) {
@@ -209,15 +222,21 @@ impl Log {
         }
     }
 
-    /// Gives the memory of the last batch back.
+    /// Gives back the memory of the last batch, and the space reserved on the disk.
     pub(crate) fn shrink(&mut self) {
         self.frame = Vec::new();
+        if let Some(active) = &mut self.active
+            && active.reserved > active.end + END_OCTETS
+            && active.file.set_octets(active.end + END_OCTETS).is_ok()
+        {
+            active.reserved = active.end + END_OCTETS;
+        }
     }
 
     fn make_room(&mut self, spool: &Spool, octets: u64) -> Result<(), Fault> {
         if let Some(active) = &mut self.active
             && active.end == HEADER_OCTETS as u64
-            && !active.allocated
+            && active.reserved == 0
         {
             active.capacity = active.capacity.max(active.end + octets + END_OCTETS);
         }
@@ -227,12 +246,6 @@ impl Log {
         if self.active.is_none() {
             self.create(spool, octets)?;
         }
-        let Some(active) = &mut self.active else { return Ok(()) };
-        if !active.allocated {
-            let action = || format!("allocation of log/{}", segment_name(active.number));
-            active.file.allocate(active.capacity).map_err(|e| fault(&action(), &e))?;
-            active.allocated = true;
-        }
         Ok(())
     }
 
@@ -241,12 +254,17 @@ impl Log {
         self.sync(spool)?;
         if let Some(active) = self.active.take() {
             self.previous = Previous { number: active.number, segment: active.segment, end: active.end };
-            if !active.allocated || active.capacity != spool.options.segment_octets {
+            if active.reserved != spool.options.segment_octets {
                 // It will not be written over; where this fails the next header still says the end.
                 let _ = active.file.set_octets(active.end);
             }
-            if let Some(segment) = lock(&spool.index).segments.get_mut(&active.number) {
+            let is_needed = lock(&spool.index).segments.get_mut(&active.number).is_some_and(|segment| {
                 segment.octets = active.end;
+                segment.live > 0
+            });
+            // Without it the next open reads the segment.
+            if is_needed {
+                let _ = active.summary.write(&*spool.fs, active.number, active.segment, active.end);
             }
         }
         Ok(())
@@ -263,7 +281,7 @@ impl Log {
         let end = HEADER_OCTETS as u64;
         let is_enough = end + octets + END_OCTETS <= spool.options.segment_octets;
         let spare = if is_enough { self.spares.pop() } else { None };
-        let allocated = spare.is_some();
+        let reserved = spare.as_ref().map_or(0, |_| spool.options.segment_octets);
         let file = match spare {
             Some(spare) => self.reuse(spool, spare, &name, &header)?,
             None => make(spool, &name, &header)?,
@@ -274,7 +292,7 @@ impl Log {
         let capacity = spool.options.segment_octets.max(end + octets + END_OCTETS);
         let entry = Segment { file: Some(file.clone()), octets: end, ..Default::default() };
         lock(&spool.index).segments.insert(number, entry);
-        self.active = Some(Active { number, segment, file, end, capacity, allocated });
+        self.active = Some(Active { number, segment, file, end, capacity, reserved, summary: Summary::default() });
         Ok(())
     }
 
@@ -339,6 +357,22 @@ fn end_record(segment: u64, sequence: u64) -> [u8; HEADER_OCTETS] {
         content_crc: 0,
     };
     header.encode()
+}
+
+/// Reserves space up to `end` and, while the disk has it, more ahead: twice what was, so that a busy
+/// queue seldom asks and a quiet one holds little.
+fn reserve(active: &mut Active, end: u64, least: u64) -> Result<(), Fault> {
+    if end <= active.reserved {
+        return Ok(());
+    }
+    let ahead = (2 * active.reserved).max(end.next_multiple_of(least.max(1))).min(active.capacity);
+    let mut reserved = active.file.allocate(ahead).map(|()| ahead);
+    if ahead > end && reserved.as_ref().is_err_and(is_full) {
+        reserved = active.file.allocate(end).map(|()| end);
+    }
+    let action = || format!("allocation of log/{}", segment_name(active.number));
+    active.reserved = reserved.map_err(|e| fault(&action(), &e))?;
+    Ok(())
 }
 
 /// Syncs a directory.

@@ -8,24 +8,78 @@ use crate::error::LoadError;
 use crate::fs::{Access, Dir, Fs, FsFile, read_full};
 use crate::id::QueueId;
 use crate::index::Entry;
+use crate::item::State;
 use crate::record::{segment_name, span};
 use crate::spool::{Queue, Spool, lock};
 
+/// What became of a damaged message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SetAside {
+    /// Where what was damaged lies now, relative to the queue's directory.
+    pub place: String,
+    /// Whether only its state was damaged, so that it stays in the queue as it was earlier: some
+    /// recipients may get it again.
+    pub stays: bool,
+}
+
 impl Queue {
     /// Sets a damaged message aside: copies its record and its content as they are into
-    /// `quarantine/`, synced, and retires it. Returns where it was saved, relative to the queue's
-    /// directory. For when [`Queue::load`] or reading its content says that it is damaged.
-    pub fn quarantine(&self, id: QueueId) -> Result<String, LoadError> {
-        self.0.check_poison().map_err(LoadError::Poisoned)?;
-        let entry = lock(&self.0.index).entries.get(&id).copied().ok_or(LoadError::Unknown(id))?;
+    /// `quarantine/`, synced, and retires it. Where only its state is damaged it stays, in the newest
+    /// state that can be read. For when [`Queue::load`] or reading its content says that it is damaged.
+    pub fn quarantine(&self, id: QueueId) -> Result<SetAside, LoadError> {
+        let spool = &*self.0;
+        spool.check_poison().map_err(LoadError::Poisoned)?;
+        let entry = lock(&spool.index).get(id).ok_or(LoadError::Unknown(id))?;
         let failed = |source| LoadError::Io { id, place: "quarantine".into(), source };
-        let saved = set_aside(&self.0, id, entry).map_err(failed)?;
+        if let Some(state) = salvage(spool, id, &entry) {
+            let place = set_states_aside(spool, &entry).map_err(failed)?;
+            let mut index = lock(&spool.index);
+            lock(&spool.recorded).forget(id);
+            index.forget_states(id);
+            drop(index);
+            self.record(id, state, |_| ());
+            return Ok(SetAside { place, stays: true });
+        }
+        let place = set_aside(spool, id, &entry).map_err(failed)?;
         self.retire(id);
-        Ok(saved)
+        Ok(SetAside { place, stays: false })
     }
 }
 
-fn set_aside(spool: &Spool, id: QueueId, entry: Entry) -> io::Result<String> {
+/// Returns the newest state that can be read of a message that is sound but for its states. `None`
+/// when they are sound, too, or when more than they is not.
+fn salvage(spool: &Spool, id: QueueId, entry: &Entry) -> Option<State> {
+    if !matches!(spool.read_item(id, entry), Err(LoadError::Damaged { .. })) {
+        return None;
+    }
+    let mut sound = Entry { state: None, changes: Vec::new(), ..entry.clone() };
+    let mut state = spool.read_item(id, &sound).ok()?.state;
+    for (place, octets) in entry.states() {
+        let mut tried = sound.clone();
+        if entry.state == Some((place, octets)) {
+            tried.state = entry.state;
+        } else {
+            tried.changes.push((place, octets));
+        }
+        if let Ok(item) = spool.read_item(id, &tried) {
+            (sound, state) = (tried, item.state);
+        }
+    }
+    Some(state)
+}
+
+fn set_states_aside(spool: &Spool, entry: &Entry) -> io::Result<String> {
+    let mut place = None;
+    for (at, octets) in entry.states() {
+        let name = segment_name(at.segment);
+        let saved = save(&*spool.fs, (Dir::Log, &name), at.offset(), at.offset() + span(octets, 0))?;
+        place = place.or(saved);
+    }
+    spool.fs.sync_dir(Dir::Quarantine)?;
+    Ok(place.unwrap_or_else(|| "quarantine".into()))
+}
+
+fn set_aside(spool: &Spool, id: QueueId, entry: &Entry) -> io::Result<String> {
     let inline = if entry.spilled { 0 } else { entry.content_octets };
     let from = entry.message.offset();
     let to = from + span(entry.meta_octets, inline);

@@ -7,7 +7,7 @@ use crate::id::QueueId;
 
 /// The format version this release writes, and the newest it reads.
 pub(crate) const VERSION: u16 = 2;
-/// The oldest it reads: version 2 added End records.
+/// The oldest it reads: version 2 added Change and End records.
 const VERSION_MIN: u16 = 1;
 /// Records start at multiples of this.
 pub(crate) const ALIGN: u64 = 64;
@@ -32,8 +32,18 @@ pub(crate) enum Kind {
     Retired = 3,
     /// A region found damaged and saved elsewhere: `content_octets` behind the header mean nothing.
     Void = 4,
+    /// What became other than in the state of a message that the records before this one make.
+    Change = 5,
     /// Behind it stands nothing: what is found there is of an earlier use of the file.
     End = 6,
+}
+
+impl Kind {
+    pub(crate) fn from_octet(octet: u8) -> Option<Kind> {
+        [Kind::Message, Kind::State, Kind::Retired, Kind::Void, Kind::Change, Kind::End]
+            .into_iter()
+            .find(|kind| *kind as u8 == octet)
+    }
 }
 
 /// The first octets of a segment.
@@ -132,16 +142,8 @@ impl Header {
             return None;
         }
         let octets = unseal(octets)?;
-        let kind = match octets[4] {
-            1 => Kind::Message,
-            2 => Kind::State,
-            3 => Kind::Retired,
-            4 => Kind::Void,
-            6 => Kind::End,
-            _ => return None,
-        };
         Some(Header {
-            kind,
+            kind: Kind::from_octet(octets[4])?,
             spilled: octets[5] & SPILLED != 0,
             segment: u64_at(octets, 8),
             sequence: u64_at(octets, 16),
@@ -191,21 +193,21 @@ pub(crate) fn segment_number(name: &str) -> Option<u32> {
     u32::from_str_radix(digits, 16).ok().filter(|n| segment_name(*n) == name)
 }
 
-fn seal(octets: &mut [u8; HEADER_OCTETS]) {
+pub(crate) fn seal(octets: &mut [u8; HEADER_OCTETS]) {
     let crc = crc32fast::hash(&octets[..HEADER_OCTETS - 4]);
     octets[HEADER_OCTETS - 4..].copy_from_slice(&crc.to_le_bytes());
 }
 
-fn unseal(octets: &[u8]) -> Option<&[u8]> {
+pub(crate) fn unseal(octets: &[u8]) -> Option<&[u8]> {
     let octets = octets.get(..HEADER_OCTETS)?;
     (crc32fast::hash(&octets[..HEADER_OCTETS - 4]) == u32_at(octets, HEADER_OCTETS - 4)).then_some(octets)
 }
 
-fn u32_at(octets: &[u8], at: usize) -> u32 {
+pub(crate) fn u32_at(octets: &[u8], at: usize) -> u32 {
     u32::from_le_bytes(octets[at..at + 4].try_into().expect("four octets"))
 }
 
-fn u64_at(octets: &[u8], at: usize) -> u64 {
+pub(crate) fn u64_at(octets: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(octets[at..at + 8].try_into().expect("eight octets"))
 }
 

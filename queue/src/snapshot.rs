@@ -9,12 +9,13 @@ use std::sync::Arc;
 use crate::content::ContentReader;
 use crate::error::{LoadError, OpenError};
 use crate::fs::{Access, Dir, Fs, OsFs};
+use crate::gather::{Depth, gather};
 use crate::id::QueueId;
 use crate::index::{Entry, Index};
 use crate::item::Item;
 use crate::read::{self, VerifyReport};
 use crate::record::segment_name;
-use crate::recovery::{Damage, gather};
+use crate::recovery::Damage;
 
 /// A queue as its files show it.
 pub struct Snapshot {
@@ -36,7 +37,7 @@ impl Snapshot {
     pub fn of(fs: Arc<dyn Fs>) -> Result<Snapshot, OpenError> {
         let mut tries = 1;
         let gathered = loop {
-            match gather(&*fs) {
+            match gather(&*fs, Depth::Quick) {
                 Err(OpenError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound && tries < TRIES => {
                     tries += 1;
                 }
@@ -49,17 +50,17 @@ impl Snapshot {
 
     /// Returns the ids of all messages, oldest first.
     pub fn ids(&self) -> impl Iterator<Item = QueueId> {
-        self.index.entries.keys().copied()
+        self.index.ids()
     }
 
     /// Returns how many messages there are.
     pub fn len(&self) -> usize {
-        self.index.entries.len()
+        self.index.len()
     }
 
     /// Returns whether there is no message.
     pub fn is_empty(&self) -> bool {
-        self.index.entries.is_empty()
+        self.index.len() == 0
     }
 
     /// Returns what is not as it was written. The next start of the agent sets it aside.
@@ -69,26 +70,23 @@ impl Snapshot {
 
     /// Reads a message, all but its content.
     pub fn load(&self, id: QueueId) -> Result<Item, LoadError> {
-        read::read_item(id, self.entry(id)?, &|number| self.segment(number))
+        read::read_item(id, &self.entry(id)?, &read::from(&|number| self.segment(number)))
     }
 
     /// Opens the content of a message.
     pub fn content(&self, id: QueueId) -> Result<ContentReader, LoadError> {
-        read::open_content(&*self.fs, id, self.entry(id)?, &|number| self.segment(number))
+        read::open_content(&*self.fs, id, &self.entry(id)?, &|number| self.segment(number))
     }
 
     /// Reads every message and its whole content and compares the checksums; `progress` gets how many
     /// messages are done.
     pub fn verify(&self, progress: &mut dyn FnMut(usize)) -> VerifyReport {
-        let next = |after: Option<QueueId>| {
-            let from = after.map_or(std::ops::Bound::Unbounded, std::ops::Bound::Excluded);
-            self.index.entries.range((from, std::ops::Bound::Unbounded)).map(|(id, _)| *id).take(256).collect()
-        };
+        let next = |after| self.index.ids_after(after, 256);
         read::verify(&next, &|id| Ok((self.load(id)?, self.content(id)?)), progress)
     }
 
     fn entry(&self, id: QueueId) -> Result<Entry, LoadError> {
-        self.index.entries.get(&id).copied().ok_or(LoadError::Unknown(id))
+        self.index.get(id).ok_or(LoadError::Unknown(id))
     }
 
     fn segment(&self, number: u32) -> std::io::Result<Arc<dyn crate::fs::FsFile>> {

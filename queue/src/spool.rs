@@ -1,23 +1,24 @@
 //! [`Queue`]: what the agent sees of the durable queue, and what its parts share.
 
 use std::io;
-use std::ops::Bound;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, RwLock};
 
+use crate::ahead::Ahead;
 use crate::cache::Cache;
-use crate::codec;
 use crate::committer::{self, Committer, Inbox, Retire};
 use crate::content::{ContentReader, Source};
 use crate::draft::Draft;
 use crate::error::{DraftError, LoadError, OpenError, RecordError};
-use crate::fs::{Access, Dir, Fs, FsFile};
+use crate::fs::{Access, Dir, Fs, FsFile, read_full};
+use crate::gather::Depth;
 use crate::id::{QueueId, UnixMillis};
 use crate::index::{Entry, Index};
 use crate::item::{Item, State};
 use crate::log::Log;
 use crate::read::{self, VerifyReport};
 use crate::record::segment_name;
+use crate::recorded::{self, Recorded, encode_whole};
 use crate::recovery::{self, RecoveryReport};
 use crate::tidy::{self, Untidy};
 
@@ -52,7 +53,7 @@ pub struct Queue(pub(crate) Arc<Spool>);
 pub(crate) type Listener = Box<dyn Fn(Vec<Arc<Item>>) + Send + Sync>;
 
 /// What the parts of a queue share. Locks are taken in the order log, index, cache,
-/// untidy, inbox.
+/// recorded, untidy, inbox.
 pub(crate) struct Spool {
     pub fs: Arc<dyn Fs>,
     pub options: Options,
@@ -62,6 +63,7 @@ pub(crate) struct Spool {
     pub wake_syncers: Condvar,
     pub index: Mutex<Index>,
     pub cache: Mutex<Cache>,
+    pub recorded: Mutex<Recorded>,
     /// Octets of content held in memory that is not on disk yet.
     pub draft_octets: AtomicUsize,
     /// Beyond so many of them even small content goes to a file.
@@ -93,7 +95,7 @@ impl Queue {
     /// Opens the queue: reads the log, sets aside what is damaged and what a crash left half done.
     /// The report says what was found.
     pub fn open(fs: Arc<dyn Fs>, options: Options) -> Result<(Queue, RecoveryReport), OpenError> {
-        let recovered = recovery::recover(&*fs)?;
+        let recovered = recovery::recover(&*fs, Depth::Quick)?;
         let spool = Spool {
             fs,
             draft_octets_max: AtomicUsize::new(options.draft_memory_octets_max),
@@ -104,6 +106,7 @@ impl Queue {
             wake_syncers: Condvar::new(),
             index: Mutex::new(recovered.index),
             cache: Mutex::default(),
+            recorded: Mutex::default(),
             draft_octets: AtomicUsize::new(0),
             listener: RwLock::new(None),
             untidy: Mutex::default(),
@@ -155,6 +158,23 @@ impl Queue {
         self.0.with_entry(id, |entry| self.0.read_item(id, entry)).map(Arc::new)
     }
 
+    /// Reads many messages as [`Queue::load`] does, those side by side on disk at once: for walking over
+    /// the whole queue. Those that are not in the queue, or no longer, are left out.
+    pub fn load_many(&self, ids: &[QueueId]) -> Vec<(QueueId, Result<Arc<Item>, LoadError>)> {
+        let read = |number, offset, buffer: &mut [u8]| read_full(&*self.0.segment_file(number)?, offset, buffer);
+        let ahead = Ahead::new(&read);
+        let load = |id: &QueueId| {
+            let entry = lock(&self.0.index).get(*id)?;
+            let found = read::read_item(*id, &entry, &|number, offset, buffer| ahead.read(number, offset, buffer));
+            // It may have been written, or moved, since the window was read.
+            match found.map(Arc::new).or_else(|_| self.load(*id)) {
+                Err(LoadError::Unknown(_)) => None,
+                result => Some((*id, result)),
+            }
+        };
+        ids.iter().filter_map(load).collect()
+    }
+
     /// Opens the content of a message. Refused once the queue is poisoned: the outcome of a delivery
     /// could not be recorded.
     pub fn content(&self, id: QueueId) -> Result<ContentReader, LoadError> {
@@ -172,21 +192,27 @@ impl Queue {
     pub fn record(&self, id: QueueId, state: State, done: impl FnOnce(Result<(), RecordError>) + Send + 'static) {
         let refusal = match self.0.check_poison() {
             Err(why) => Some(RecordError::Poisoned(why)),
-            Ok(()) if !lock(&self.0.index).entries.contains_key(&id) => Some(RecordError::Unknown(id)),
+            Ok(()) if !lock(&self.0.index).contains(id) => Some(RecordError::Unknown(id)),
             Ok(()) => None,
         };
         if let Some(refusal) = refusal {
             return done(Err(refusal));
         }
-        let mut meta = Vec::with_capacity(64);
-        codec::encode_state(&state, &mut meta);
+        // Of many recipients only those that changed are written: the committer knows which.
+        let (meta, state) = match state.recipients.len() {
+            recorded::RECIPIENTS_MIN.. => (Vec::new(), Some(state)),
+            _ => match encode_whole(&state) {
+                Ok(meta) => (meta, None),
+                Err(error) => return done(Err(error)),
+            },
+        };
         let mut inbox = lock(&self.0.inbox);
         if inbox.stopped {
             drop(inbox);
             return done(Err(RecordError::Stopped));
         }
         let pending = inbox.states.entry(id).or_default();
-        pending.meta = meta;
+        (pending.meta, pending.state) = (meta, state);
         pending.done.push(Box::new(done));
         self.0.wake(inbox);
     }
@@ -206,8 +232,7 @@ impl Queue {
 
     /// Returns up to `limit` ids above `after`, oldest first.
     pub fn ids(&self, after: Option<QueueId>, limit: usize) -> Vec<QueueId> {
-        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-        lock(&self.0.index).entries.range((from, Bound::Unbounded)).map(|(id, _)| *id).take(limit).collect()
+        lock(&self.0.index).ids_after(after, limit)
     }
 
     /// Reads every message and its whole content from the disk and compares the checksums. Changes
@@ -228,7 +253,7 @@ impl Queue {
 
     /// Returns how many messages there are.
     pub fn len(&self) -> usize {
-        lock(&self.0.index).entries.len()
+        lock(&self.0.index).len()
     }
 
     /// Returns whether there is no message.
@@ -303,11 +328,11 @@ impl Spool {
     }
 
     /// Runs `read` with the entry of a message; once more when compaction moved it meanwhile.
-    fn with_entry<T>(&self, id: QueueId, read: impl Fn(Entry) -> Result<T, LoadError>) -> Result<T, LoadError> {
-        let find = || lock(&self.index).entries.get(&id).copied().ok_or(LoadError::Unknown(id));
+    fn with_entry<T>(&self, id: QueueId, read: impl Fn(&Entry) -> Result<T, LoadError>) -> Result<T, LoadError> {
+        let find = || lock(&self.index).get(id).ok_or(LoadError::Unknown(id));
         let mut entry = find()?;
         loop {
-            let result = read(entry);
+            let result = read(&entry);
             if result.is_ok() {
                 return result;
             }
@@ -339,11 +364,11 @@ impl Spool {
         Ok(file)
     }
 
-    pub(crate) fn read_item(&self, id: QueueId, entry: Entry) -> Result<Item, LoadError> {
-        read::read_item(id, entry, &|number| self.segment_file(number))
+    pub(crate) fn read_item(&self, id: QueueId, entry: &Entry) -> Result<Item, LoadError> {
+        read::read_item(id, entry, &read::from(&|number| self.segment_file(number)))
     }
 
-    pub(crate) fn open_content(&self, id: QueueId, entry: Entry) -> Result<ContentReader, LoadError> {
+    pub(crate) fn open_content(&self, id: QueueId, entry: &Entry) -> Result<ContentReader, LoadError> {
         read::open_content(&*self.fs, id, entry, &|number| self.segment_file(number))
     }
 }

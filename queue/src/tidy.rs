@@ -3,15 +3,18 @@
 //! Runs on the committer's thread, between batches where space presses and when nothing arrives.
 //! Order matters: what is needed is synced at its new place before its old one goes.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 
+use crate::ahead::Ahead;
 use crate::codec;
 use crate::committer::{Op, PendingState, Retire, retired_ops, write_internal};
 use crate::fs::{Dir, read_full};
 use crate::id::QueueId;
 use crate::index::{Entry, Index, Place};
 use crate::log::{Fault, Log, Part};
-use crate::record::{HEADER_OCTETS, Header, Kind};
+use crate::read;
+use crate::record::{HEADER_OCTETS, Header, Kind, META_OCTETS_MAX};
+use crate::recorded::encode_whole;
 use crate::spool::{Spool, lock};
 
 /// What is left to tidy.
@@ -31,12 +34,24 @@ pub(crate) struct Move {
     old: Entry,
     meta: Vec<u8>,
     content: Vec<u8>,
+    content_crc: u32,
 }
 
 /// Octets moved between two batches.
 const STEP_OCTETS: u64 = 1 << 20;
 /// So many small segments are left alone.
 const SMALL_SEGMENTS_MAX: usize = 16;
+
+impl Op {
+    /// Returns the message that a record is of.
+    fn id(&self) -> Option<QueueId> {
+        match self {
+            Op::State(id, _) => Some(*id),
+            Op::Move(moved) => Some(moved.id),
+            Op::Commit(_) | Op::Retired { .. } => None,
+        }
+    }
+}
 
 impl Move {
     pub(crate) fn part(&self) -> Part<'_> {
@@ -49,17 +64,17 @@ impl Move {
             spilled: self.old.spilled,
             content_octets: self.old.content_octets,
             // The checksum made when it was received: what was damaged since stays detectable.
-            content_crc: self.old.content_crc,
+            content_crc: self.content_crc,
         }
     }
 
     /// Notes the new place. A message retired meanwhile is to be retired there as well.
     pub(crate) fn apply(self, index: &mut Index, place: Place) -> Option<Retire> {
-        if index.entries.get(&self.id).is_none_or(|entry| entry.message != self.old.message) {
+        if index.get(self.id).is_none_or(|entry| entry.message != self.old.message) {
             return Some(Retire { id: self.id, segments: vec![place.segment], spilled: false });
         }
         let meta_octets = self.meta.len() as u32;
-        index.replace(self.id, Entry { message: place, meta_octets, state: None, ..self.old });
+        index.replace(self.id, &Entry { message: place, meta_octets, state: None, changes: Vec::new(), ..self.old });
         None
     }
 }
@@ -104,12 +119,15 @@ pub(crate) fn sync(spool: &Spool) {
 /// What is done when nothing arrives: sync, compact, give memory and disk back.
 pub(crate) fn tidy(spool: &Spool) {
     lock(&spool.cache).clear();
+    lock(&spool.recorded).clear();
     if spool.check_poison().is_err() {
         return;
     }
     let mut log = lock(&spool.log);
-    log.shrink();
     let result = tidy_log(spool, &mut log);
+    if result.is_ok() && spool.check_poison().is_ok() {
+        log.shrink();
+    }
     note_fault(spool, result);
 }
 
@@ -119,14 +137,12 @@ fn tidy_log(spool: &Spool, log: &mut Log) -> Result<(), Fault> {
     log.sync(spool)?;
     remove_contents(spool, log);
     while lock(&spool.inbox).is_empty() && compact_step(spool, log)? {}
-    let is_empty = lock(&spool.index).entries.is_empty() && lock(&spool.inbox).is_empty();
+    let is_empty = lock(&spool.index).len() == 0 && lock(&spool.inbox).is_empty();
     if is_empty {
         log.begin_anew(spool)?;
     }
     release(spool, log)?;
-    if is_empty {
-        log.give_spares_back(spool);
-    }
+    log.give_spares_back(spool);
     Ok(())
 }
 
@@ -182,7 +198,7 @@ fn release(spool: &Spool, log: &mut Log) -> Result<(), Fault> {
 fn is_pressed(spool: &Spool) -> bool {
     let index = lock(&spool.index);
     let (used, live) = index.segments.values().fold((0, 0), |(u, l), s| (u + s.octets, l + s.live_octets));
-    used > 4 * live + 8 * spool.options.segment_octets
+    used > 3 * live + 2 * spool.options.segment_octets
 }
 
 /// Moves a part of what is live in the segment most worth it; returns whether there may be more.
@@ -190,10 +206,14 @@ fn compact_step(spool: &Spool, log: &mut Log) -> Result<bool, Fault> {
     let victim = lock(&spool.untidy).victim.take().or_else(|| choose(spool, log.newest()));
     let Some((number, mut at)) = victim else { return Ok(false) };
     let mut ops = VecDeque::new();
-    let from = at;
+    let (from, mut done) = (at, HashSet::new());
+    let read = |number, offset, buffer: &mut [u8]| read_full(&*spool.segment_file(number)?, offset, buffer);
+    let ahead = Ahead::new(&read);
     while at - from < STEP_OCTETS {
-        match next_op(spool, number, at) {
+        match next_op(spool, &ahead, Place::new(number, at), &done) {
             Next::Op(op, span) => {
+                // Moved or written whole once, none of its records here is needed.
+                done.extend(op.as_ref().and_then(Op::id));
                 ops.extend(op);
                 at += span;
             }
@@ -243,34 +263,39 @@ enum Next {
     Unreadable,
 }
 
-fn next_op(spool: &Spool, number: u32, at: u64) -> Next {
-    let end = lock(&spool.index).segments.get(&number).map_or(0, |segment| segment.octets);
-    if at >= end {
+fn next_op(spool: &Spool, ahead: &Ahead<'_>, place: Place, done: &HashSet<QueueId>) -> Next {
+    let end = lock(&spool.index).segments.get(&place.segment).map_or(0, |segment| segment.octets);
+    if place.offset() >= end {
         return Next::End;
     }
-    let Ok(file) = spool.segment_file(number) else { return Next::Unreadable };
     let mut octets = [0; HEADER_OCTETS];
-    let Ok(HEADER_OCTETS) = read_full(&*file, at, &mut octets) else { return Next::Unreadable };
+    let Ok(HEADER_OCTETS) = ahead.read(place.segment, place.offset(), &mut octets) else { return Next::Unreadable };
     let Some(header) = Header::decode(&octets) else { return Next::Unreadable };
-    let place = Place::new(number, at);
-    let entry = lock(&spool.index).entries.get(&header.id).copied();
+    let entry = lock(&spool.index).get(header.id).filter(|_| !done.contains(&header.id));
     let op = match (header.kind, entry) {
         (Kind::Message, Some(entry)) if entry.message == place => move_message(spool, header.id, entry),
-        (Kind::State, Some(entry)) if entry.state.is_some_and(|(at, _)| at == place) => {
-            let mut meta = vec![0; header.meta_octets as usize];
-            let read = read_full(&*file, at + HEADER_OCTETS as u64, &mut meta).ok();
-            let sound = read == Some(meta.len()) && crc32fast::hash(&meta) == header.meta_crc;
-            sound.then(|| Op::State(header.id, PendingState { meta, done: Vec::new() }))
+        (Kind::State | Kind::Change, Some(entry)) if entry.states().any(|(at, _)| at == place) => {
+            move_state(spool, header.id, &entry)
         }
         _ => return Next::Op(None, header.span()),
     };
     op.map_or(Next::Unreadable, |op| Next::Op(Some(op), header.span()))
 }
 
+/// Writes the newest state of a message whole; its earlier records are not needed then.
+fn move_state(spool: &Spool, id: QueueId, entry: &Entry) -> Option<Op> {
+    let item = spool.read_item(id, entry).ok()?;
+    Some(Op::State(id, PendingState { meta: encode_whole(&item.state).ok()?, ..PendingState::default() }))
+}
+
 fn move_message(spool: &Spool, id: QueueId, old: Entry) -> Option<Op> {
-    let item = spool.read_item(id, old).ok()?;
+    let header = read::read_header(id, old.message, &read::from(&|number| spool.segment_file(number))).ok()?;
+    let item = spool.read_item(id, &old).ok()?;
     let mut meta = Vec::new();
     codec::encode_item(&item, &mut meta);
+    if meta.len() > META_OCTETS_MAX {
+        return None;
+    }
     let mut content = Vec::new();
     if !old.spilled {
         content.resize(usize::try_from(old.content_octets).ok()?, 0);
@@ -278,5 +303,5 @@ fn move_message(spool: &Spool, id: QueueId, old: Entry) -> Option<Op> {
         let at = old.message.offset() + HEADER_OCTETS as u64 + u64::from(old.meta_octets);
         (read_full(&*file, at, &mut content).ok()? == content.len()).then_some(())?;
     }
-    Some(Op::Move(Move { id, old, meta, content }))
+    Some(Op::Move(Move { id, old, meta, content, content_crc: header.content_crc }))
 }

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use postroad_queue::fs::Dir;
-use postroad_queue::{Item, Options, Origin, Queue, QueueId, RecoveryReport, State, UnixMillis};
+use postroad_queue::{Item, Options, Origin, Queue, QueueId, RecipientState, RecoveryReport, State, UnixMillis};
 use postroad_smtp::{Envelope, MailParams, Recipient};
 use sim::{Op, Plan, SimFs, Survives};
 
@@ -46,10 +46,14 @@ fn ledger(shared: &Shared) -> MutexGuard<'_, Ledger> {
     shared.lock().expect("no callback panics")
 }
 
-fn envelope(n: usize) -> Envelope {
+/// Content of so many octets goes to many recipients: their states are recorded as changes.
+const LIST_OCTETS: usize = 333;
+
+fn envelope(n: usize, octets: usize) -> Envelope {
+    let recipients = if octets == LIST_OCTETS { 9 } else { 1 + n % 3 };
     let path = |i| Recipient::new(format!("r{i}@example.org").parse().expect("path"));
     let from = format!("s{n}@example.net").parse().expect("path");
-    Envelope::new(from, MailParams::default(), (0..1 + n % 3).map(path).collect()).expect("recipients")
+    Envelope::new(from, MailParams::default(), (0..recipients).map(path).collect()).expect("recipients")
 }
 
 fn content(octets: usize, seed: usize) -> Vec<u8> {
@@ -64,10 +68,10 @@ fn submit(queue: &Queue, shared: &Shared, octets: usize) -> Option<QueueId> {
     for piece in content.chunks(700) {
         draft.append(piece).ok()?;
     }
-    ledger(shared).submitted.insert(id, (envelope(n), content));
+    ledger(shared).submitted.insert(id, (envelope(n, octets), content));
     let after = shared.clone();
     let origin = Origin { protocol: "ESMTP".into(), session: "s".into(), ..Origin::default() };
-    draft.commit(envelope(n), origin, EXPIRES, NOW, move |result| {
+    draft.commit(envelope(n, octets), origin, EXPIRES, NOW, move |result| {
         let mut ledger = ledger(&after);
         match result {
             Ok(committed) => {
@@ -95,7 +99,10 @@ fn accept(queue: &Queue, shared: &Shared, octets: usize) -> Option<QueueId> {
 fn record(queue: &Queue, shared: &Shared, id: Option<QueueId>, attempt: u64) {
     let Some(id) = id.filter(|id| ledger(shared).committed.contains(id)) else { return };
     let recipients = ledger(shared).submitted[&id].0.recipients().len();
-    let state = State { held: attempt % 2 == 1, ..State::fresh(recipients, NOW.plus(attempt), EXPIRES) };
+    let mut state = State { held: attempt % 2 == 1, ..State::fresh(recipients, NOW, EXPIRES) };
+    let changed = attempt as usize % recipients;
+    state.recipients[changed] =
+        RecipientState::Pending { attempts: 1, due: NOW.plus(attempt), last: None, earlier: Default::default() };
     let mut before = ledger(shared);
     let states = before.states.entry(id).or_default();
     states.push(state.clone());
@@ -185,6 +192,39 @@ fn ageing(queue: &Queue, shared: &Shared) {
     let _ = accept(queue, shared, 1300);
 }
 
+/// Messages with many recipients: states written whole and as changes, in several segments, folded by
+/// compaction, recorded again behind it, moved, retired.
+fn lists(queue: &Queue, shared: &Shared) {
+    let list = accept(queue, shared, LIST_OCTETS);
+    for attempt in 1..4 {
+        record(queue, shared, list, attempt);
+        queue.flush();
+    }
+    let fillers: Vec<_> = (0..3).map(|_| accept(queue, shared, 1400)).collect();
+    record(queue, shared, list, 4);
+    queue.flush();
+    let other = accept(queue, shared, LIST_OCTETS);
+    record(queue, shared, other, 5);
+    record(queue, shared, list, 6);
+    queue.flush();
+    record(queue, shared, other, 7);
+    for id in fillers {
+        retire(queue, shared, id);
+    }
+    let last = accept(queue, shared, 1300);
+    queue.tidy();
+    record(queue, shared, list, 8);
+    queue.flush();
+    retire(queue, shared, other);
+    retire(queue, shared, last);
+    let _ = accept(queue, shared, 1400);
+    queue.tidy();
+    record(queue, shared, list, 9);
+    queue.flush();
+    retire(queue, shared, list);
+    queue.tidy();
+}
+
 fn run(plan: Plan) -> (Arc<SimFs>, Ledger) {
     run_script(plan, script)
 }
@@ -272,7 +312,7 @@ fn ways_to_survive(fs: &SimFs) -> Vec<Survives> {
 #[test]
 fn power_may_fail_at_every_operation() {
     let mut cases = 0;
-    for script in [script, ageing] {
+    for script in [script, ageing, lists] {
         let (fs, ledger) = run_script(Plan::Well, script);
         assert!(ledger.refused.is_empty());
         for k in 0..=fs.trace().len() {
@@ -327,8 +367,13 @@ fn after_an_error_of_the_disk_nothing_is_promised_any_more() {
         script(&queue, &shared);
         let ledger = ledger(&shared).clone();
         // Space that is not given back harms nobody, and a draft's own file is its own affair.
-        let harmless =
-            matches!(op, Op::Remove(_) | Op::SetOctets(_) | Op::Create(Dir::Content) | Op::Write(Dir::Content));
+        let harmless = matches!(
+            op,
+            Op::Remove(_)
+                | Op::SetOctets(_)
+                | Op::Create(Dir::Content | Dir::Summary)
+                | Op::Write(Dir::Content | Dir::Summary)
+        );
         assert_eq!(queue.poisoned().is_none(), harmless, "{op:?} at {k} failed");
         if !harmless {
             assert!(queue.draft(NOW).is_err());

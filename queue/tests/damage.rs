@@ -35,12 +35,19 @@ fn submit(queue: &Queue, content: &[u8]) -> QueueId {
 }
 
 fn read(queue: &Queue, id: QueueId) -> io::Result<Vec<u8>> {
-    let mut reader = queue.content(id).map_err(io::Error::other)?;
+    let mut reader = queue.content(id).map_err(io_error)?;
     let mut content = vec![0; reader.octets() as usize];
     for (i, piece) in content.chunks_mut(100).enumerate() {
         reader.read_at(i as u64 * 100, piece)?;
     }
     Ok(content)
+}
+
+fn io_error(error: LoadError) -> io::Error {
+    match error {
+        LoadError::Damaged { .. } => io::Error::new(io::ErrorKind::InvalidData, error),
+        other => io::Error::other(other),
+    }
 }
 
 /// A queue with inline, spilled, recorded and retired messages; `more` fills a second segment.
@@ -96,8 +103,8 @@ fn check(fs: &SimFs, messages: &Messages, dir: Dir, name: &str, bit: usize) {
     let mut whole = 0;
     for id in queue.ids(None, 100) {
         let load = queue.load(id);
-        let content = load.map_err(io::Error::other).and_then(|item| Ok((item, read(&queue, id)?)));
-        match (content, messages.get(&id)) {
+        let found = load.map_err(io_error).and_then(|item| Ok((item, read(&queue, id)?)));
+        match (found, messages.get(&id)) {
             (Ok((item, content)), Some((expected, submitted))) => {
                 assert_eq!(&content, submitted, "{case}: {id} is altered");
                 assert_eq!(
@@ -112,10 +119,17 @@ fn check(fs: &SimFs, messages: &Messages, dir: Dir, name: &str, bit: usize) {
             (Err(e), _) => {
                 assert_eq!(e.kind(), io::ErrorKind::InvalidData, "{case}: {e}");
                 let saved = queue.quarantine(id).expect("saved");
-                let name = saved.strip_prefix("quarantine/").expect("its place");
+                let name = saved.place.strip_prefix("quarantine/").expect("its place");
                 assert!(fs.files(Dir::Quarantine).iter().any(|(n, _)| n == name), "{case}");
-                assert!(matches!(queue.load(id), Err(LoadError::Unknown(_))), "{case}");
                 damaged += 1;
+                if saved.stays {
+                    // Only its state was hit: the message itself is whole.
+                    queue.flush();
+                    assert!(queue.load(id).is_ok() && read(&queue, id).expect("content") == messages[&id].1, "{case}");
+                    whole += 1;
+                } else {
+                    assert!(matches!(queue.load(id), Err(LoadError::Unknown(_))), "{case}");
+                }
             }
         }
     }
@@ -166,6 +180,22 @@ fn every_bit_of_a_sealed_segment() {
     assert_eq!(files.len(), 2);
     for bit in 0..files[0].1.len() * 8 {
         check(&fs, &messages, Dir::Log, &files[0].0, bit);
+    }
+}
+
+#[test]
+fn every_bit_of_a_summary() {
+    let (fs, messages) = sample(true);
+    let files = fs.files(Dir::Summary);
+    assert_eq!(files.len(), 1);
+    let (undamaged, _) = Queue::open(Arc::new(fs.crashed(Survives::Everything, Plan::Well)), options()).expect("open");
+    for bit in 0..files[0].1.len() * 8 {
+        let fs = Arc::new(fs.crashed(Survives::Everything, Plan::Well));
+        fs.flip(Dir::Summary, &files[0].0, bit);
+        let (queue, report) = Queue::open(fs.clone(), options()).expect("open");
+        assert!(report.damage.is_empty() && queue.ids(None, 100) == undamaged.ids(None, 100), "bit {bit}: {report:?}");
+        assert!(messages.iter().all(|(id, (item, _))| queue.load(*id).expect("item") == *item), "bit {bit}");
+        assert_eq!(fs.files(Dir::Summary), files, "bit {bit}: it was not written again");
     }
 }
 

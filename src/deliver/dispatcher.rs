@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use postroad_queue::schedule::{Attempt, Finish, Job, Limits, Next, Schedule, Selector};
-use postroad_queue::{Item, LoadError, Queue, QueueId, RecipientState, RetryPolicy, UnixMillis};
+use postroad_queue::{Item, LoadError, Queue, QueueId, RecipientState, RetryPolicy, SetAside, UnixMillis};
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
@@ -273,7 +273,10 @@ impl Core {
     pub fn unreadable(&self, id: QueueId, error: &LoadError) -> Finish {
         if let LoadError::Damaged { .. } = error {
             match self.queue.quarantine(id) {
-                Ok(place) => {
+                Ok(SetAside { place, stays: true }) => {
+                    error!(queue_id = %id, %error, place, "what was recorded of a message was damaged and set aside; it goes on from earlier, so that some recipients may get it again");
+                }
+                Ok(SetAside { place, stays: false }) => {
                     error!(queue_id = %id, %error, place, "a damaged message was set aside; its sender is not told");
                     return Finish::Forgotten;
                 }
@@ -295,10 +298,10 @@ impl Core {
             let Some(last) = ids.last() else { return };
             after = Some(*last);
             let mut items = Vec::with_capacity(ids.len());
-            for id in ids {
-                match self.queue.load(id) {
+            for (id, loaded) in self.queue.load_many(&ids) {
+                match loaded {
                     Ok(item) => items.push(item),
-                    Err(LoadError::Unknown(_)) => {}
+                    // A reminder is set: it is looked at again.
                     Err(error) => drop(self.unreadable(id, &error)),
                 }
             }

@@ -17,7 +17,7 @@ use crate::error::OpenError;
 pub struct OsFs {
     path: PathBuf,
     root: OwnedFd,
-    dirs: [Option<OwnedFd>; 3],
+    dirs: [Option<OwnedFd>; Dir::ALL.len()],
     _lock: Option<File>,
 }
 
@@ -42,7 +42,7 @@ impl OsFs {
             sys::fchmod(&root, Mode::RWXU).map_err(failed("close to others"))?;
         }
         let lock = take_lock(&root, path)?;
-        let mut dirs = [None, None, None];
+        let mut dirs = Dir::ALL.map(|_| None);
         for (dir, fd) in Dir::ALL.into_iter().zip(&mut dirs) {
             make_dir(&root, Path::new(dir.name())).map_err(failed("create a directory in"))?;
             *fd =
@@ -59,7 +59,7 @@ impl OsFs {
     pub fn open_read_only(path: &Path) -> Result<OsFs, OpenError> {
         let failed = |action| move |e: rustix::io::Errno| io_error(action, path, e);
         let root = sys::openat(sys::CWD, path, DIR_FLAGS, Mode::empty()).map_err(failed("open"))?;
-        let mut dirs = [None, None, None];
+        let mut dirs = Dir::ALL.map(|_| None);
         for (dir, fd) in Dir::ALL.into_iter().zip(&mut dirs) {
             *fd = match sys::openat(&root, dir.name(), DIR_FLAGS, Mode::empty()) {
                 Ok(fd) => Some(fd),

@@ -1,4 +1,5 @@
-//! Fairness at one destination: a bulk sender's backlog, small senders and notifications behind it.
+//! Fairness at one destination: a bulk sender's backlog, small senders and notifications behind it,
+//! and whether a configured rate is kept.
 //!
 //! The destination takes so long for each message that the backlog lasts; what is measured is how
 //! long the mail of the others takes through it.
@@ -21,6 +22,8 @@ const PAUSE: Duration = Duration::from_millis(20);
 const SMALL_SENDERS: u64 = 10;
 /// Messages a second whose refusal brings about a notification.
 const REFUSED_RATE: f64 = 2.0;
+/// Messages a second that the lines of `--rate-setting` allow.
+const ALLOWED_RATE: f64 = 50.0;
 /// How long the backlog may take.
 const DRAIN_LIMIT: Duration = Duration::from_secs(300);
 
@@ -30,7 +33,25 @@ pub fn measure(bench: &Bench) -> Result<()> {
     let alone = one(bench, &results, "alone", 0)?;
     let beside = one(bench, &results, "behind bulk", bulk)?;
     results.add("behind bulk", bulk, "p99 of small senders, more than alone", beside.0 - alone.0, "ms", Bar::None)?;
-    results.add("behind bulk", bulk, "p99 of notifications, more than alone", beside.1 - alone.1, "ms", Bar::None)
+    results.add("behind bulk", bulk, "p99 of notifications, more than alone", beside.1 - alone.1, "ms", Bar::None)?;
+    bench.arguments.rate_setting.as_ref().map_or(Ok(()), |setting| rate(bench, &results, setting))
+}
+
+/// Measures how many messages a second leave a backlog when a setting allows so many.
+fn rate(bench: &Bench, results: &Results, setting: &str) -> Result<()> {
+    let (tally, runtime) = (Arc::new(Tally::default()), bench.runtime.handle());
+    let sink = Sink::start(runtime, bench.address(), Manner::Take, &tally)?;
+    let agent = Agent::start(bench, "rate", &[("*".into(), sink.address)], setting)?;
+    let backlog = (ALLOWED_RATE * bench.period().as_secs_f64() * 2.0) as u64;
+    let mail: Mail = Arc::new(|_, micros| ("s@sender.test".into(), format!("b{micros}@live.test")));
+    bench.runtime.block_on(bench.runtime.spawn(relay::load(bench, &agent, backlog, mail).send()))??;
+    // What may go at once at the beginning has gone by then.
+    std::thread::sleep(Duration::from_secs(1));
+    let (before, start) = (tally.received(), Instant::now());
+    std::thread::sleep(bench.period());
+    let rate = (tally.received() - before) as f64 / start.elapsed().as_secs_f64();
+    results.add("rate limit", ALLOWED_RATE as u64, "delivered", rate, "1/s", Bar::AtMost(ALLOWED_RATE * 1.02))?;
+    results.add("rate limit", ALLOWED_RATE as u64, "of what is allowed", rate / ALLOWED_RATE, "", Bar::AtLeast(0.98))
 }
 
 /// Returns the 99th percentiles of small senders' mail and of notifications, in milliseconds.

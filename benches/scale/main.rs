@@ -63,6 +63,10 @@ pub struct Arguments {
     /// In `million`: the destination answers 451 to everybody instead of refusing connections.
     #[arg(long)]
     tempfail: bool,
+    /// In `fairness`: lines of the configuration that allow each destination 50 messages a second;
+    /// then the rate is measured, too.
+    #[arg(long)]
+    rate_setting: Option<String>,
     /// Only draw the plots again from the files in the output directory.
     #[arg(long)]
     plots_only: bool,

@@ -5,7 +5,7 @@
 //!
 //! * A message with recipients at k destinations is k jobs; a job is never started twice at once.
 //! * Destinations whose mail the same hosts take are lines to one site: they share its window, its
-//!   rates and its back-off (docs/decisions/0005). Whoever finds where a destination's mail goes
+//!   rates and its back-off (docs/decisions/0006). Whoever finds where a destination's mail goes
 //!   says so ([`Schedule::relocate`]); until then a destination is a site by itself.
 //! * A job waits for its own due time; when its site cannot be reached it waits for that alone, and
 //!   all such jobs are ready at once when a probe gets through (`site`).

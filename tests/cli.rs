@@ -52,6 +52,7 @@ p.toml: valid
   other mail   goes where DNS says (MX)
   postmaster   postmaster@example.org
   messages     up to 50 MB
+  to each site up to 20 connections
   retries      what is put off is tried again after 5m, 10m and so on up to 4h; the sender hears of it after 4h; it is returned after 5d
   state        BASE/state
 ";

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use postroad::config::Config;
 use postroad::dns_zone::{NameServer, Zone};
 use postroad::route::mx::{ADDRESSES_MAX, EXCHANGES_MAX};
-use postroad::route::{Hop, NextHop, Recorder, Resolver, Route, Router, Step};
+use postroad::route::{Found, Hop, NextHop, Recorder, Resolver, Route, Router, Step};
 use postroad_smtp::Reply;
 
 /// A router and a resolver that asks one name server.
@@ -36,8 +36,12 @@ impl Host {
         }
     }
 
+    async fn found(&self, path: &str) -> Found {
+        self.resolver.resolve(&self.next_hop(path)).await.unwrap_or_else(|error| panic!("{path}: {error}"))
+    }
+
     async fn hops(&self, path: &str) -> Vec<Hop> {
-        self.resolver.hops(&self.next_hop(path)).await.unwrap_or_else(|error| panic!("{path}: {error}"))
+        self.found(path).await.hops
     }
 
     /// The addresses, in the order of attempts.
@@ -47,7 +51,7 @@ impl Host {
 
     /// The reply that says why there is no hop.
     async fn refusal(&self, path: &str) -> String {
-        let error = self.resolver.hops(&self.next_hop(path)).await.expect_err(path);
+        let error = self.resolver.resolve(&self.next_hop(path)).await.expect_err(path);
         Reply::from(&error).to_string()
     }
 }
@@ -79,6 +83,43 @@ async fn exchanges_are_tried_by_preference_and_families_in_turn() {
     let shown: Vec<String> = hops.iter().map(|hop| format!("{} {}", hop.name, hop.addr)).collect();
     assert_eq!(shown, ["first.test [2001:db8::1]:25", "first.test 192.0.2.1:25", "second.test 192.0.2.2:25"]);
     assert!(hops.iter().all(|hop| !hop.implicit_tls && hop.credentials.is_none()));
+}
+
+#[tokio::test]
+async fn domains_with_the_same_exchanges_are_one_site() {
+    let zone = Zone::new()
+        .mx("a.test", 10, "one.test")
+        .mx("a.test", 10, "two.test")
+        .mx("a.test", 20, "three.test")
+        .mx("b.test", 1, "two.test")
+        .mx("b.test", 1, "one.test")
+        .mx("b.test", 2, "three.test")
+        .mx("order.test", 10, "three.test")
+        .mx("order.test", 20, "one.test")
+        .mx("order.test", 20, "two.test")
+        .mx("verified.test", 10, "one.test")
+        .mx("verified.test", 10, "two.test")
+        .mx("verified.test", 20, "three.test")
+        .mx("slow.test", 10, "one.test")
+        .mx("slow.test", 10, "two.test")
+        .mx("slow.test", 20, "three.test")
+        .address("one.test", ip("192.0.2.1"))
+        .address("two.test", ip("192.0.2.2"))
+        .address("three.test", ip("192.0.2.3"));
+    let settings = "[[route]]\ndomain = \"verified.test\"\nvia = \"mx\"\ntls = \"verify\"\n\
+                    [[route]]\ndomain = \"slow.test\"\nvia = \"mx\"\nmessage_rate = \"5/s\"\n";
+    let host = Host::with(settings, zone).await;
+    for (path, site) in [
+        ("u@a.test", "hosts:one.test,two.test;three.test"),
+        ("u@b.test", "hosts:one.test,two.test;three.test"),
+        ("u@order.test", "hosts:three.test;one.test,two.test"),
+        ("u@verified.test", "hosts:one.test,two.test;three.test/verify"),
+        ("u@slow.test", "hosts:one.test,two.test;three.test/route2"),
+        ("u@one.test", "hosts:one.test"),
+        ("u@[192.0.2.9]", "host:192.0.2.9:25"),
+    ] {
+        assert_eq!(&*host.found(path).await.site, site, "{path}");
+    }
 }
 
 #[tokio::test]
@@ -220,7 +261,7 @@ async fn a_name_server_that_is_gone_is_transient() {
     drop(server);
     let gone = std::net::UdpSocket::bind(addr).is_ok();
     let Route::Smtp(next_hop) = router.route(&"u@d.test".parse().expect("valid")) else { panic!("not by MX") };
-    let error = resolver.hops(&next_hop).await.expect_err("nobody answers");
+    let error = resolver.resolve(&next_hop).await.expect_err("nobody answers");
     assert!(Reply::from(&error).to_string().starts_with("451 4.4.3"), "{error} (port free: {gone})");
 }
 
@@ -323,7 +364,7 @@ async fn the_recorder_tells_the_whole_way() {
     let mut recorder = Recorder::on();
     let route = host.router.route_recorded(&"u@d.test".parse().expect("valid"), &mut recorder);
     let Route::Smtp(next_hop) = route else { panic!("not by MX") };
-    host.resolver.hops_recorded(&next_hop, &mut recorder).await.expect("one hop is left");
+    host.resolver.resolve_recorded(&next_hop, &mut recorder).await.expect("one hop is left");
     let steps: Vec<String> = recorder.into_steps().iter().map(Step::to_string).collect();
     assert_eq!(
         steps,

@@ -9,7 +9,7 @@ use postroad_queue::schedule::{Finish, Job, Lane, Limits, Load, Next, Schedule, 
 use postroad_queue::{QueueId, UnixMillis};
 
 /// The most a deferred job may cost, in octets of resident memory.
-const JOB_OCTETS_MAX: usize = 150;
+const JOB_OCTETS_MAX: usize = 125;
 const DAY_MS: u64 = 86_400_000;
 
 fn resident_octets() -> usize {

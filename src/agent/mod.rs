@@ -207,6 +207,7 @@ impl Agent {
 
     fn set_gauges(&self, metrics: &Metrics) {
         let totals = self.delivery.totals();
+        metrics.connections_idle.set(gauge(self.delivery.idle_connections() as u64));
         metrics.queue_messages.set(gauge(self.queue.len() as u64));
         metrics.queue_deferred.set(gauge(totals.deferred as u64));
         metrics.queue_held.set(gauge(totals.held as u64));

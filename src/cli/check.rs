@@ -5,7 +5,9 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::{Context, Failure, patience};
-use crate::config::{CONFIG_FILE_DEFAULT, Config, Local, LocalDelivery, Recipients, Route, TlsUse, show_size};
+use crate::config::{
+    CONFIG_FILE_DEFAULT, Config, Local, LocalDelivery, Pace, Recipients, Route, TlsUse, show_rate, show_size,
+};
 use crate::policy::users::UsersFile;
 
 /// Check the configuration and say what it means
@@ -57,18 +59,29 @@ fn summary(config: &Config) -> Vec<(&'static str, String)> {
         if route.patience != config.queue.patience() {
             lines.push(("", patience::words(&route.patience, config.queue.expire)));
         }
+        if route.pace != config.outbound.pace {
+            lines.push(("", pace_words(&route.pace)));
+        }
     }
     lines.push(("other mail", "goes where DNS says (MX)".to_owned()));
     if let Some(postmaster) = config.postmaster() {
         lines.push(("postmaster", postmaster.to_string()));
     }
     lines.push(("messages", format!("up to {}", show_size(config.limits.message_octets_max))));
+    lines.push(("to each site", pace_words(&config.outbound.pace)));
     lines.push(("retries", patience::words(&config.queue.patience(), config.queue.expire)));
     lines.push(("state", config.state_dir.display().to_string()));
     if let Some(metrics) = config.metrics.listen {
         lines.push(("metrics", format!("http://{metrics}/metrics")));
     }
     lines
+}
+
+fn pace_words(pace: &Pace) -> String {
+    let messages = pace.messages.map(|rate| format!(", {} messages", show_rate(rate, |count| count.to_string())));
+    let octets = pace.octets.map(|rate| format!(", {}", show_rate(rate, show_size)));
+    let (messages, octets) = (messages.unwrap_or_default(), octets.unwrap_or_default());
+    format!("up to {} connections{messages}{octets}", pace.connections_max)
 }
 
 fn show_local(local: &Local) -> String {

@@ -141,8 +141,8 @@ async fn relayed(config: &Config, next_hop: &NextHop, recorder: &mut Recorder) -
         Ok(resolver) => resolver,
         Err(fault) => return Outcome::Waits { reply: fault.to_string() },
     };
-    match resolver.hops_recorded(next_hop, recorder).await {
-        Ok(hops) => Outcome::Relayed { destination: next_hop.key().to_string(), hops: hops.len() },
+    match resolver.resolve_recorded(next_hop, recorder).await {
+        Ok(found) => Outcome::Relayed { destination: next_hop.key().to_string(), hops: found.hops.len() },
         Err(error) => Outcome::of(&Reply::from(&error)),
     }
 }

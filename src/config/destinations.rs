@@ -7,7 +7,7 @@ use toml::Spanned;
 use toml::de::DeValue;
 
 use super::fault::Kind;
-use super::read::{Places, TLS_USES, patience, plain};
+use super::read::{Places, TLS_USES, pace, patience, plain};
 use super::section::{Faults, Section};
 use super::settings::*;
 use super::value::{self, Read, refuse};
@@ -152,13 +152,14 @@ pub(super) fn route(
     let password_file = s.get("password_file", value::path(base_dir));
     let credentials = credentials(user, password_file, &via, &tls, &s, faults);
     let patience = patience(&mut s, queue.patience(), faults);
+    let pace = pace(&mut s, outbound.pace);
     s.finish();
     let tls_default = if credentials.is_some() { TlsUse::Verify } else { outbound.tls };
     let (matches, via) = (matches?, via?);
     places.routes.push(matches.span());
     let tls = tls.map_or(tls_default, Spanned::into_inner);
     let (matches, via) = (matches.into_inner(), via.into_inner());
-    Some(Route { matches, via, tls, credentials, patience, line: 0 })
+    Some(Route { matches, via, tls, credentials, patience, pace, line: 0 })
 }
 
 fn route_match(found: &DeValue<'_>) -> Read<RouteMatch> {

@@ -22,7 +22,7 @@ use postroad_smtp::{Domain, Host, Mailbox};
 pub use fault::{ConfigErrors, Fault};
 pub use settings::*;
 pub use user_name::{SUBADDRESS_SEPARATOR, USER_NAME_OCTETS_MAX, UserName};
-pub use value::{parse_duration, show_duration, show_size};
+pub use value::{parse_duration, show_duration, show_rate, show_size};
 
 /// Where the configuration is when nobody says otherwise.
 pub const CONFIG_FILE_DEFAULT: &str = "/etc/postroad/postroad.toml";

@@ -226,9 +226,11 @@ fn outbound(mut s: Section<'_>, faults: &Faults) -> Outbound {
     let outbound = Outbound {
         port: s.or("port", 25, port),
         address_families: families.map_or_else(|| vec![AddressFamily::Ipv6, AddressFamily::Ipv4], plain),
-        connections_per_destination: s.or("connections_per_destination", 20, count(1..=10_000)),
+        pace: pace(&mut s, Pace { connections_max: 20, messages: None, octets: None }),
         connections_max: s.or("connections_max", 500, count(1..=100_000)),
         idle: s.or("idle", Duration::from_secs(10), seconds(0..=300)),
+        idle_max: s.or("idle_max", 200, count(0..=10_000)),
+        connection_uses_max: s.or("connection_uses", 1000, count(1..=1_000_000)),
         tls: s.or("tls", TlsUse::Opportunistic, value::choice(TLS_USES)),
         helo: s.get("helo", value::domain).map(Spanned::into_inner),
         allow_loopback: s.or("allow_loopback", false, value::boolean),
@@ -243,6 +245,15 @@ const PATIENCE_DEFAULT: Patience = Patience {
     expire: None,
     delay_notice: Some(Duration::from_secs(4 * HOUR)),
 };
+
+/// What a site may be sent; what is not said is as in `default`.
+pub(super) fn pace(s: &mut Section<'_>, default: Pace) -> Pace {
+    Pace {
+        connections_max: s.or("connections_per_destination", default.connections_max, count(1..=10_000)),
+        messages: s.get("message_rate", value::message_rate).map(Spanned::into_inner).or(default.messages),
+        octets: s.get("data_rate", value::data_rate).map(Spanned::into_inner).or(default.octets),
+    }
+}
 
 fn queue(mut s: Section<'_>, faults: &Faults) -> Queue {
     let Patience { retry, expire, delay_notice } = patience(&mut s, PATIENCE_DEFAULT, faults);

@@ -100,12 +100,16 @@ pub struct Outbound {
     pub port: u16,
     /// In the order in which they are tried; never empty.
     pub address_families: Vec<AddressFamily>,
-    /// Default 20.
-    pub connections_per_destination: u32,
+    /// What each site may be sent; a route may say otherwise.
+    pub pace: Pace,
     /// Default 500.
     pub connections_max: u32,
     /// How long a connection without work is kept; default 10 s.
     pub idle: Duration,
+    /// Connections without work that are kept, at most; default 200.
+    pub idle_max: u32,
+    /// Messages that one connection carries, at most; default 1000.
+    pub connection_uses_max: u32,
     /// Default opportunistic.
     pub tls: TlsUse,
     /// The name said in EHLO; `None`: the hostname.
@@ -113,6 +117,26 @@ pub struct Outbound {
     /// Whether loopback addresses that DNS names are used; default false: a stranger's MX could
     /// point at services of this host that trust it.
     pub allow_loopback: bool,
+}
+
+/// What a site may be sent: `connections_per_destination`, `message_rate` and `data_rate`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pace {
+    /// Connections at a time; default 20.
+    pub connections_max: u32,
+    /// Messages in a time; default as many as it takes.
+    pub messages: Option<Rate>,
+    /// Octets of content in a time; default as many as it takes.
+    pub octets: Option<Rate>,
+}
+
+/// So many in a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    /// At least 1.
+    pub count: u64,
+    /// At least a second.
+    pub period: Duration,
 }
 
 /// `[queue]`.
@@ -301,6 +325,8 @@ pub struct Route {
     pub credentials: Option<RouteCredentials>,
     /// Default: that of `[queue]`, key by key.
     pub patience: Patience,
+    /// Default: that of `[outbound]`, key by key.
+    pub pace: Pace,
     /// The line of the file that names its domain.
     pub line: usize,
 }

@@ -10,6 +10,12 @@ use ipnet::{IpNet, Ipv4Net};
 use postroad_smtp::{Domain, Host, Mailbox};
 use toml::de::DeValue;
 
+use super::settings::Rate;
+
+/// The periods of a rate.
+const SECOND: Duration = Duration::from_secs(1);
+const DAY: Duration = Duration::from_secs(86_400);
+
 /// What a reader has to say about a value that it refuses.
 pub(super) struct Complaint {
     pub message: String,
@@ -167,6 +173,44 @@ pub(super) fn size(range: RangeInclusive<u64>) -> impl Fn(&DeValue<'_>) -> Read<
     }
 }
 
+/// A number of messages in a time such as "100/min" or "5/s".
+pub(super) fn message_rate(value: &DeValue<'_>) -> Read<Rate> {
+    let text = string(value, "a rate in quotes", "\"100/min\"")?;
+    match parse_rate(text, |count| count.parse().ok()) {
+        Some(rate) => Ok(rate),
+        None => refuse(format!("\"{text}\" is no rate"), "write messages and a time: \"5/s\", \"100/min\", \"2000/h\""),
+    }
+}
+
+/// A number of octets in a time such as "2MB/s".
+pub(super) fn data_rate(value: &DeValue<'_>) -> Read<Rate> {
+    let text = string(value, "a rate in quotes", "\"2MB/s\"")?;
+    match parse_rate(text, parse_size) {
+        Some(rate) => Ok(rate),
+        None => refuse(format!("\"{text}\" is no rate"), "write a size and a time: \"2MB/s\", \"1GB/h\""),
+    }
+}
+
+/// Reads `COUNT/TIME`; the time is a unit, or a number of it. Neither is 0.
+fn parse_rate(text: &str, count: impl Fn(&str) -> Option<u64>) -> Option<Rate> {
+    let (amount, time) = text.split_once('/')?;
+    let time = time.trim();
+    let time = if time.starts_with(|c: char| c.is_ascii_digit()) { time.to_owned() } else { format!("1{time}") };
+    let rate = Rate { count: count(amount.trim())?, period: parse_duration(&time)? };
+    (rate.count > 0 && (SECOND..=DAY).contains(&rate.period)).then_some(rate)
+}
+
+/// Writes a rate the way the file does.
+pub fn show_rate(rate: Rate, show_count: impl Fn(u64) -> String) -> String {
+    let period = show_duration(rate.period);
+    let unit = match period.strip_prefix('1').filter(|rest| !rest.starts_with(|c: char| c.is_ascii_digit())) {
+        Some("m") => "min",
+        Some(unit) => unit,
+        None => &period,
+    };
+    format!("{}/{unit}", show_count(rate.count))
+}
+
 fn parse_size(text: &str) -> Option<u64> {
     let text = text.trim();
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
@@ -320,6 +364,17 @@ mod tests {
         }
         for text in ["", "MB", "-1", "5 parsecs", "18446744073709551615k"] {
             assert_eq!(parse_size(text), None, "{text}");
+        }
+        for (text, count, seconds) in
+            [("100/min", 100, 60), ("5 / s", 5, 1), ("2000/h", 2_000, 3_600), ("3/10s", 3, 10)]
+        {
+            let rate = Rate { count, period: Duration::from_secs(seconds) };
+            assert_eq!(parse_rate(text, |count| count.parse().ok()), Some(rate), "{text}");
+            assert_eq!(show_rate(rate, |count| count.to_string()), text.replace(' ', ""));
+        }
+        assert_eq!(parse_rate("2MB/s", parse_size), Some(Rate { count: 2_000_000, period: SECOND }));
+        for text in ["", "5", "5/", "/s", "0/s", "5/0s", "5/ms", "5/2d", "-1/s", "5/s/s"] {
+            assert_eq!(parse_rate(text, parse_size), None, "{text}");
         }
         assert_eq!(
             (show_duration(Duration::from_secs(5400)).as_str(), show_size(50_000_000).as_str()),

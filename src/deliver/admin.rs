@@ -150,6 +150,11 @@ impl Delivery {
         census.into_stats()
     }
 
+    /// Returns how many connections wait for the next message.
+    pub fn idle_connections(&self) -> usize {
+        self.0.pool.len()
+    }
+
     /// Returns the schedule in numbers.
     pub fn totals(&self) -> Totals {
         self.0.schedule().totals()

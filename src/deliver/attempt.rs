@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use postroad_queue::schedule::{Attempt, Finish, Selector};
-use postroad_queue::{Item, LoadError, QueueId, RecipientState, Report, UnixMillis};
+use postroad_queue::{Item, LoadError, RecipientState, Report, UnixMillis};
 use postroad_smtp::Reply;
 use tokio::sync::oneshot;
 use tracing::{error, info, warn};
@@ -28,7 +28,7 @@ pub const TROUBLE_DELAY_MS: u64 = 60_000;
 /// How soon an attempt comes back for recipients that another one is trying.
 const BUSY_DELAY_MS: u64 = 1000;
 
-/// Takes one attempt after the other for one destination.
+/// Takes one attempt after the other for one site.
 pub struct Worker {
     core: Arc<Core>,
     /// The attempt that is owed to the schedule; given back even when the worker panics.
@@ -46,6 +46,9 @@ pub enum Ended {
     Stale(Arc<str>),
     /// The destination could not be reached.
     Unreachable(Arc<str>),
+    /// Nobody was asked: the hosts that take the destination's mail are those of others, too, and
+    /// have enough to do or cannot be reached.
+    Elsewhere,
 }
 
 /// The recipients of one attempt.
@@ -61,15 +64,13 @@ pub struct Task<'a> {
 impl Worker {
     /// Begins with this attempt.
     pub fn new(core: Arc<Core>, attempt: Attempt) -> Worker {
-        Worker { lane: Lane::new(attempt.destination().clone()), attempt: Some(attempt), core }
+        Worker { lane: Lane::new(attempt.site().clone()), attempt: Some(attempt), core }
     }
 
-    /// Works until nothing is ready for the destination.
+    /// Works until nothing is ready for the site.
     pub async fn run(mut self) {
-        while let Some(attempt) = &self.attempt {
-            let id = attempt.id();
-            let destination = attempt.destination().clone();
-            let finish = run_one(&self.core, &mut self.lane, id, &destination).await;
+        while let Some(attempt) = &mut self.attempt {
+            let finish = run_one(&self.core, &mut self.lane, attempt).await;
             let attempt = self.attempt.take().expect("the attempt that was just made");
             self.attempt = self.core.finished(attempt, finish);
         }
@@ -86,14 +87,15 @@ impl Drop for Worker {
     }
 }
 
-async fn run_one(core: &Arc<Core>, lane: &mut Lane, id: QueueId, destination: &str) -> Finish {
+async fn run_one(core: &Arc<Core>, lane: &mut Lane, attempt: &mut Attempt) -> Finish {
+    let (id, destination) = (attempt.id(), attempt.destination().clone());
     let active = match core.active.get(id) {
         Ok(active) => active,
         Err(LoadError::Unknown(_)) => return Finish::Forgotten,
         Err(error) => return core.unreadable(id, &error),
     };
     let routing = core.routing.load_full();
-    let (item, places, route) = match begin(core, &active, &routing, destination).await {
+    let (item, places, route) = match begin(core, &active, &routing, &destination).await {
         Begun::Attempt { item, places, route } => (item, places, route),
         Begun::Nothing(finish) => return finish,
     };
@@ -102,14 +104,17 @@ async fn run_one(core: &Arc<Core>, lane: &mut Lane, id: QueueId, destination: &s
     let (outcomes, ended) = match route {
         Route::Refused(reply) => (task.all_failed(core, &reply), Ended::Answered),
         Route::Local(hop) => local_mail::deliver(core, lane, &task, &hop).await,
-        Route::Smtp(next_hop) => lane.deliver(core, &task, &next_hop).await,
+        Route::Smtp(next_hop) => lane.deliver(core, attempt, &task, &next_hop).await,
     };
-    report(core, &item, destination, &outcomes, started.elapsed());
+    if let Ended::Elsewhere = ended {
+        return give_back(core, &active, &task.places, &routing).await;
+    }
+    report(core, &item, &destination, &outcomes, started.elapsed());
     match (settle(core, &active, &task.places, outcomes, &routing).await, ended) {
         // Nobody at the destination was heard, whatever became of the message.
         (_, Ended::Unreachable(said)) => Finish::DestinationFailed { said },
         (Ok(None), _) => Finish::Done,
-        (Ok(Some(due)), Ended::Answered) => Finish::Requeue { due },
+        (Ok(Some(due)), Ended::Answered | Ended::Elsewhere) => Finish::Requeue { due },
         (Ok(Some(due)), Ended::Throttled(said) | Ended::Stale(said)) => Finish::Throttled { due, said },
         (Err(why), _) => {
             error!(queue_id = %id, %why, "what became of a message cannot be recorded; it will be tried again");
@@ -240,6 +245,22 @@ async fn settle(
         finish_up(core, &mut current, routing).await?;
     }
     Ok(due)
+}
+
+/// Ends an attempt in which nobody was asked: there is nothing to record. It may have been the last
+/// of those that the notification waits for.
+async fn give_back(core: &Arc<Core>, active: &Active<'_>, places: &[usize], routing: &Routing) -> Finish {
+    let mut current = active.current.lock().await;
+    current.end_attempt(places);
+    if current.is_gone {
+        return Finish::Forgotten;
+    }
+    if current.attempts == 0
+        && let Err(why) = finish_up(core, &mut current, routing).await
+    {
+        error!(queue_id = %current.item.id, %why, "a sender cannot be told yet");
+    }
+    Finish::Returned
 }
 
 /// Tells the sender what is due, and ends the message when nothing is left to do.

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use postroad_queue::schedule::{Attempt, Finish, Job, Limits, Next, Schedule, Selector};
+use postroad_queue::schedule::{Allowance, Attempt, Finish, Job, Limits, Next, Rate, Schedule, Selector};
 use postroad_queue::{Item, LoadError, Queue, QueueId, RecipientState, RetryPolicy, SetAside, UnixMillis};
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
@@ -23,8 +23,9 @@ use super::jobs::jobs;
 use super::local::BlockingLimit;
 use super::patience::policy;
 use super::pool::Pool;
-use crate::clock::Clock;
-use crate::config::Config;
+use super::transport::Connection;
+use crate::clock::{Clock, millis};
+use crate::config::{self, Config, Pace};
 use crate::memory::{Level, Memory};
 use crate::metrics::Metrics;
 use crate::route::{Resolver, Router};
@@ -114,10 +115,14 @@ impl Routing {
     }
 
     fn limits(&self) -> Limits {
+        let outbound = &self.config.outbound;
         let retry = policy(&self.config.queue.retry);
         Limits {
-            destination_concurrency_max: self.config.outbound.connections_per_destination,
-            total_concurrency_max: self.config.outbound.connections_max,
+            destination_concurrency_max: outbound.pace.connections_max,
+            messages: outbound.pace.messages.map(rate),
+            octets: outbound.pace.octets.map(rate),
+            allowances: self.config.routes.iter().map(|route| allowance(&route.pace)).collect(),
+            total_concurrency_max: outbound.connections_max,
             // Whoever wants messages tried often wants their destination probed as often.
             destination_backoff: RetryPolicy {
                 first_ms: RetryPolicy::DESTINATION.first_ms.min(retry.first_ms),
@@ -362,6 +367,12 @@ impl Core {
         next
     }
 
+    /// Tells the schedule where the mail of an attempt's destination goes. Returns whether it may go
+    /// there now; if not, it is to be given back.
+    pub fn relocate(&self, attempt: &mut Attempt, site: &Arc<str>) -> bool {
+        self.schedule().relocate(attempt, site, self.clock.now())
+    }
+
     /// Gives back an attempt that a fault of ours cut off.
     pub fn cut_off(self: &Arc<Core>, attempt: Attempt) {
         let due = self.clock.now().plus(TROUBLE_DELAY_MS);
@@ -379,6 +390,13 @@ impl Core {
         if let Some(at) = item.deliver_by() {
             lock(&self.owed).remove(&(at, item.id));
         }
+    }
+
+    /// Keeps a connection for others; gives it back when enough are kept.
+    pub fn keep(&self, site: &Arc<str>, connection: Connection) -> Option<Connection> {
+        let surplus = self.pool.put(site, connection, &self.routing.load().config.outbound);
+        self.sweep_changed.notify_one();
+        surplus
     }
 
     /// Remembers to look again at the age and the notifications of a message.
@@ -410,6 +428,15 @@ impl Core {
 /// Returns when the by-time of a message ends, if it does before the message expires anyway.
 fn by_time_end(item: &Item) -> Option<UnixMillis> {
     item.deliver_by().filter(|at| *at <= item.state.expires)
+}
+
+fn allowance(pace: &Pace) -> Allowance {
+    let (messages, octets) = (pace.messages.map(rate), pace.octets.map(rate));
+    Allowance { concurrency_max: pace.connections_max, messages, octets }
+}
+
+fn rate(rate: config::Rate) -> Rate {
+    Rate { count: rate.count, period_ms: millis(rate.period) }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

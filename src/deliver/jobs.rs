@@ -17,22 +17,23 @@ const URGENT_PRIORITY_MIN: i8 = 4;
 /// Returns one job for each destination that has pending recipients.
 pub fn jobs(routing: &Routing, senders: &RandomState, item: &Item) -> Vec<Job> {
     let (lane, sender) = (lane(item), sender(senders, item));
-    let mut found: Vec<(Arc<str>, UnixMillis, usize)> = Vec::new();
+    let mut found: Vec<(Arc<str>, u16, UnixMillis, usize)> = Vec::new();
     for (place, recipient) in item.envelope.recipients().iter().enumerate() {
         let Some(due) = routing.due(item, place) else { continue };
-        let destination = key(&routing.router.route(&recipient.forward_path));
+        let route = routing.router.route(&recipient.forward_path);
+        let destination = key(&route);
         match found.iter_mut().find(|(known, ..)| *known == destination) {
-            Some((_, first, recipients)) => (*first, *recipients) = (due.min(*first), *recipients + 1),
-            None => found.push((destination, due, 1)),
+            Some((_, _, first, recipients)) => (*first, *recipients) = (due.min(*first), *recipients + 1),
+            None => found.push((destination, pace(&route), due, 1)),
         }
     }
     if found.is_empty() {
         // Nothing pending but not retired: a notification is still owed. Any attempt settles it.
-        found.push((refused_key(), UnixMillis(0), 1));
+        found.push((refused_key(), 0, UnixMillis(0), 1));
     }
-    let job = |(destination, due, recipients)| {
+    let job = |(destination, allowance, due, recipients)| {
         let load = Load::new(recipients, item.content_octets);
-        Job { id: item.id, destination, due, lane, sender, load, allowance: 0 }
+        Job { id: item.id, destination, due, lane, sender, load, allowance }
     };
     found.into_iter().map(job).collect()
 }
@@ -68,6 +69,13 @@ pub fn key(route: &Route) -> Arc<str> {
         Route::Local(hop) => hop.key().clone(),
         Route::Smtp(hop) => hop.key().clone(),
         Route::Refused(_) => refused_key(),
+    }
+}
+
+fn pace(route: &Route) -> u16 {
+    match route {
+        Route::Smtp(hop) => hop.pace(),
+        Route::Local(_) | Route::Refused(_) => 0,
     }
 }
 

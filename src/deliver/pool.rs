@@ -1,6 +1,7 @@
-//! Connections between transactions, kept for the next message to the same destination.
+//! Connections between transactions, kept for the next message to the same site: to any of the
+//! destinations whose mail the same hosts take.
 //!
-//! Each is kept for a limited time; of one destination and in all there is a limit. A connection
+//! Each is kept for a limited time; of one site and in all there is a limit. A connection
 //! that the peer has closed, or on which it speaks unasked, is never handed out; nor is one of an
 //! earlier generation, which was opened under settings that no longer hold.
 
@@ -9,11 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use super::transport::Connection;
-
-/// Idle connections kept to one destination, at most.
-const KEPT_PER_DESTINATION_MAX: usize = 20;
-/// Idle connections kept in all, at most.
-const KEPT_MAX: usize = 200;
+use crate::config::Outbound;
 
 /// The idle connections.
 #[derive(Default)]
@@ -25,7 +22,7 @@ pub struct Pool {
 struct Kept {
     generation: u64,
     total: usize,
-    by_destination: HashMap<Arc<str>, Vec<Idle>>,
+    by_site: HashMap<Arc<str>, Vec<Idle>>,
 }
 
 struct Idle {
@@ -47,14 +44,19 @@ impl Pool {
         let mut kept = self.lock();
         kept.generation += 1;
         kept.total = 0;
-        std::mem::take(&mut kept.by_destination).into_values().flatten().map(|idle| idle.connection).collect()
+        std::mem::take(&mut kept.by_site).into_values().flatten().map(|idle| idle.connection).collect()
     }
 
-    /// Takes the connection used last for this destination, if a usable one is kept.
-    pub fn take(&self, destination: &str) -> Option<Connection> {
+    /// Returns how many connections are kept.
+    pub fn len(&self) -> usize {
+        self.lock().total
+    }
+
+    /// Takes the connection used last for this site, if a usable one is kept.
+    pub fn take(&self, site: &str) -> Option<Connection> {
         let mut kept = self.lock();
         loop {
-            let idle = kept.by_destination.get_mut(destination)?.pop()?;
+            let idle = kept.by_site.get_mut(site)?.pop()?;
             kept.total -= 1;
             if idle.connection.generation() == Some(kept.generation) && idle.connection.is_quiet() {
                 return Some(idle.connection);
@@ -62,18 +64,18 @@ impl Pool {
         }
     }
 
-    /// Keeps a connection; gives it back when there are enough, or when it is of an earlier
-    /// generation.
-    pub fn put(&self, destination: &Arc<str>, connection: Connection) -> Option<Connection> {
+    /// Keeps a connection; gives it back when there are enough, of the site or in all, or when it is
+    /// of an earlier generation.
+    pub fn put(&self, site: &Arc<str>, connection: Connection, outbound: &Outbound) -> Option<Connection> {
         let mut kept = self.lock();
-        if kept.total >= KEPT_MAX || connection.generation() != Some(kept.generation) {
+        if kept.total >= outbound.idle_max as usize || connection.generation() != Some(kept.generation) {
             return Some(connection);
         }
-        let of_destination = kept.by_destination.entry(destination.clone()).or_default();
-        if of_destination.len() >= KEPT_PER_DESTINATION_MAX {
+        let of_site = kept.by_site.entry(site.clone()).or_default();
+        if of_site.len() >= outbound.pace.connections_max as usize {
             return Some(connection);
         }
-        of_destination.push(Idle { connection, since: Instant::now() });
+        of_site.push(Idle { connection, since: Instant::now() });
         kept.total += 1;
         None
     }
@@ -82,7 +84,7 @@ impl Pool {
     pub fn expire(&self, limit: Duration) -> Vec<Connection> {
         let mut expired = Vec::new();
         let mut kept = self.lock();
-        kept.by_destination.retain(|_, idle| {
+        kept.by_site.retain(|_, idle| {
             // The oldest are in front: `put` and `take` work at the other end.
             let old = idle.iter().take_while(|one| one.since.elapsed() >= limit).count();
             expired.extend(idle.drain(..old).map(|one| one.connection));
@@ -95,7 +97,7 @@ impl Pool {
     /// Returns how long the connection that expires next has been idle; none when none is kept.
     pub fn oldest_age(&self) -> Option<Duration> {
         let kept = self.lock();
-        kept.by_destination.values().filter_map(|idle| idle.first()).map(|one| one.since.elapsed()).max()
+        kept.by_site.values().filter_map(|idle| idle.first()).map(|one| one.since.elapsed()).max()
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Kept> {

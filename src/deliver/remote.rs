@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use postroad_queue::schedule::Attempt;
 use postroad_queue::{ContentReader, LoadError, Report};
 use postroad_smtp::client::{self, Answer, Failure, Protocol, TlsNeed, Transaction};
 use postroad_smtp::sasl::Credentials;
@@ -20,12 +21,13 @@ use crate::route::{Hop, NextHop};
 
 /// Recipients of one transaction, at most: what every host has to take (RFC 5321 §4.5.3.1.8).
 const RECIPIENTS_PER_TRANSACTION_MAX: usize = 100;
-/// Transactions of one connection, at most: a host behind a balancer gets a chance to move us.
-const TRANSACTIONS_PER_CONNECTION_MAX: u32 = 1000;
+/// How long it is believed, with connections at hand, that a destination's mail goes to the site
+/// that DNS named last.
+const SITE_TRUSTED_MS: u64 = 60_000;
 
-/// A worker's way to its destination: the connection it holds, if any.
+/// A worker's way to its site: the connection it holds, if any.
 pub struct Lane {
-    destination: Arc<str>,
+    site: Arc<str>,
     connection: Option<Connection>,
 }
 
@@ -33,20 +35,16 @@ pub struct Lane {
 pub type Result = (Vec<(usize, Outcome)>, Ended);
 
 impl Lane {
-    /// A way to a destination, without a connection yet.
-    pub fn new(destination: Arc<str>) -> Lane {
-        Lane { destination, connection: None }
+    /// A way to a site, without a connection yet.
+    pub fn new(site: Arc<str>) -> Lane {
+        Lane { site, connection: None }
     }
 
     /// Keeps the connection for the next worker, or closes it.
     pub async fn end(self, core: &Core) {
         let Some(connection) = self.connection else { return };
         let surplus = match connection.failure() {
-            None if !core.is_draining() => {
-                let surplus = core.pool.put(&self.destination, connection);
-                core.sweep_changed.notify_one();
-                surplus
-            }
+            None if !core.is_draining() => core.keep(&self.site, connection),
             _ => Some(connection),
         };
         if let Some(connection) = surplus {
@@ -54,19 +52,45 @@ impl Lane {
         }
     }
 
-    /// Tries to deliver to a next hop.
-    pub async fn deliver(&mut self, core: &Core, task: &Task<'_>, next_hop: &NextHop) -> Result {
+    /// Tries to deliver to a next hop: to the site that DNS names, if that has room.
+    pub async fn deliver(&mut self, core: &Core, attempt: &mut Attempt, task: &Task<'_>, next_hop: &NextHop) -> Result {
+        let is_known = attempt.learned().is_some_and(|at| core.clock.now().since(at) < SITE_TRUSTED_MS);
+        if (is_known || !next_hop.is_by_mx())
+            && let Some(result) = self.over_kept(core, task).await
+        {
+            return result;
+        }
+        let found = task.routing.resolver.resolve(next_hop).await;
+        // Trouble with DNS is the destination's own, and no fault of those who took its mail so far.
+        let site = found.as_ref().map_or_else(|_| next_hop.key(), |found| &found.site);
+        if !core.relocate(attempt, site) {
+            return (Vec::new(), Ended::Elsewhere);
+        }
+        self.go_to(core, site);
+        let hops = match found {
+            Ok(found) => found.hops,
+            Err(error) => return refused(core, task, None, Reply::from(&error)),
+        };
         if let Some(result) = self.over_kept(core, task).await {
             return result;
         }
-        let targets = match task.routing.resolver.hops(next_hop).await {
-            Ok(hops) => targets(core, task.routing, &hops).await,
-            Err(error) => return refused(core, task, None, Reply::from(&error)),
-        };
-        match targets {
+        match targets(core, task.routing, &hops).await {
             Ok(targets) => self.over_new(core, task, targets).await,
             Err(reply) => refused(core, task, None, reply),
         }
+    }
+
+    /// Turns to another site; a connection to the one before is kept for others.
+    fn go_to(&mut self, core: &Core, site: &Arc<str>) {
+        if self.site == *site {
+            return;
+        }
+        if let Some(connection) = self.connection.take()
+            && let Some(surplus) = core.keep(&self.site, connection)
+        {
+            core.spawn(surplus.quit());
+        }
+        self.site = site.clone();
     }
 
     /// Tries to deliver to one of these hosts.
@@ -97,7 +121,9 @@ impl Lane {
             }
             core.spawn(own.quit());
         }
-        core.pool.take(&self.destination)
+        let kept = core.pool.take(&self.site)?;
+        core.metrics.connections_reused.inc();
+        Some(kept)
     }
 
     /// Sends over a connection that was used before. `None` when it turns out that it was closed
@@ -157,9 +183,11 @@ impl Lane {
     /// Keeps a connection that can go on. Outcomes wait to be recorded, so nobody waits for the end
     /// of one that has served; one that failed is cut.
     fn keep(&mut self, core: &Core, connection: Connection) {
+        let uses_max = core.routing.load().config.outbound.connection_uses_max;
         match connection.failure() {
             Some(_) => drop(connection),
-            None if connection.transactions() >= TRANSACTIONS_PER_CONNECTION_MAX => core.spawn(connection.quit()),
+            // A host behind a balancer gets a chance to move us.
+            None if connection.transactions() >= uses_max => core.spawn(connection.quit()),
             None => self.connection = Some(connection),
         }
     }

@@ -37,6 +37,10 @@ pub struct Metrics {
     plaintext: Family<DirectionLabel, Counter>,
     /// Connections to next hops open now.
     pub connections_open: Gauge,
+    /// Of these, connections without work, kept for the next message.
+    pub connections_idle: Gauge,
+    /// Kept connections that were used again.
+    pub connections_reused: Counter,
     /// Connections to next hops that could not be made.
     pub connections_failed: Counter,
     /// Logins that succeeded.
@@ -99,22 +103,14 @@ impl Metrics {
             handshakes: add(&mut to, "tls_handshakes", "TLS handshakes", Family::default()),
             plaintext: add(&mut to, "plaintext_transactions", "Messages passed without TLS", Family::default()),
             connections_open: add(&mut to, "connections_open", "Connections to next hops open now", Gauge::default()),
-            connections_failed: add(
-                &mut to,
-                "connections_failed",
-                "Connections to next hops not made",
-                Counter::default(),
-            ),
+            connections_idle: add(&mut to, "connections_idle", "Kept connections without work", Gauge::default()),
+            connections_reused: add(&mut to, "connections_reused", "Kept connections used again", Counter::default()),
+            connections_failed: add(&mut to, "connections_failed", "Connections that failed", Counter::default()),
             logins: add(&mut to, "logins", "Logins that succeeded", Counter::default()),
             logins_failed: add(&mut to, "logins_failed", "Logins refused", Counter::default()),
             queue_messages: add(&mut to, "queue_messages", "Messages in the queue", Gauge::default()),
             queue_held: add(&mut to, "queue_held_messages", "Messages that an admin holds", Gauge::default()),
-            queue_deferred: add(
-                &mut to,
-                "queue_deferred_jobs",
-                "Jobs that wait for their next attempt",
-                Gauge::default(),
-            ),
+            queue_deferred: add(&mut to, "queue_deferred_jobs", "Jobs put off for another attempt", Gauge::default()),
             queue_octets: add(&mut to, "queue_content_bytes", "Octets of content in the queue", Gauge::default()),
             queue_disk_octets: add(&mut to, "queue_disk_bytes", "Octets the queue takes on disk", Gauge::default()),
             queue_stopped: add(

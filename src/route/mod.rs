@@ -53,6 +53,16 @@ struct Destination {
     target: Target,
     tls: TlsUse,
     credentials: Option<Arc<RouteCredentials>>,
+    pace: u16,
+}
+
+/// A next hop as DNS has it now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// Names the hosts: next hops with the same site may share connections, limits and outages.
+    pub site: Arc<str>,
+    /// The addresses to try, in their order; never empty.
+    pub hops: Vec<Hop>,
 }
 
 /// What a next hop's addresses are found by.
@@ -105,14 +115,15 @@ impl LocalHop {
 }
 
 impl NextHop {
-    fn new(target: Target, tls: TlsUse, credentials: Option<Arc<RouteCredentials>>) -> NextHop {
-        let key = key_of(&target, tls, credentials.as_deref());
-        NextHop(Arc::new(Destination { key, target, tls, credentials }))
+    fn new(target: Target, tls: TlsUse, credentials: Option<Arc<RouteCredentials>>, pace: u16) -> NextHop {
+        let key = key_of(&target, credentials.as_deref(), &terms(tls, pace));
+        NextHop(Arc::new(Destination { key, target, tls, credentials, pace }))
     }
 
     /// Returns what attempts are grouped by: two next hops have the same key only if mail for both
     /// may share a connection. `mx:example.org`, `host:smtp.isp.example:587`, with `user@` before
-    /// the host and `/verify` and its kind behind it.
+    /// the host and `/verify` and its kind behind it, and `/route3` when the third route has limits
+    /// of its own.
     pub fn key(&self) -> &Arc<str> {
         &self.0.key
     }
@@ -120,6 +131,11 @@ impl NextHop {
     /// Returns what the addresses are found by.
     pub fn target(&self) -> &Target {
         &self.0.target
+    }
+
+    /// Returns whether DNS says which hosts it is.
+    pub fn is_by_mx(&self) -> bool {
+        matches!(self.0.target, Target::Mx(_))
     }
 
     /// Returns how far TLS is insisted on.
@@ -132,6 +148,29 @@ impl NextHop {
         self.0.credentials.as_ref()
     }
 
+    /// Returns which route's limits hold, counted from 1 in the order of the file; 0 for those of
+    /// `[outbound]`.
+    pub fn pace(&self) -> u16 {
+        self.0.pace
+    }
+
+    /// Returns the site that these exchanges are: their names in the order of preference, those of
+    /// equal preference in that of the alphabet, with all that keeps connections apart. What the
+    /// preferences are as numbers does not matter. With so many exchanges that some are left out by
+    /// chance, a domain is a site by itself.
+    fn site(&self, exchanges: &[mx::Exchange]) -> Arc<str> {
+        if exchanges.len() >= mx::EXCHANGES_MAX {
+            return self.0.key.clone();
+        }
+        let ranks = exchanges.chunk_by(|a, b| a.preference == b.preference);
+        let names = ranks.map(|rank| {
+            let mut names: Vec<&str> = rank.iter().map(|exchange| exchange.name.as_str()).collect();
+            names.sort_unstable();
+            names.join(",")
+        });
+        format!("hosts:{}{}", names.collect::<Vec<_>>().join(";"), terms(self.0.tls, self.0.pace)).into()
+    }
+
     fn hop(&self, name: &str, addr: SocketAddr) -> Hop {
         let Destination { target, tls, credentials, .. } = &*self.0;
         // Only a port that the configuration names can mean TLS from the first octet.
@@ -142,17 +181,23 @@ impl NextHop {
 
 /// The policy belongs to the key: a connection is reused for all mail of one key, and mail that
 /// insists on a verified host must not go over one that was not.
-fn key_of(target: &Target, tls: TlsUse, credentials: Option<&RouteCredentials>) -> Arc<str> {
+fn key_of(target: &Target, credentials: Option<&RouteCredentials>, policy: &str) -> Arc<str> {
     let user = credentials.map(|login| format!("{}@", login.user)).unwrap_or_default();
-    let policy = match tls {
-        TlsUse::Opportunistic => String::new(),
-        tls => format!("/{}", tls_name(tls)),
-    };
     match target {
         Target::Mx(domain) => format!("mx:{user}{domain}{policy}").into(),
         Target::Host { name, port } => format!("host:{user}{name}:{port}{policy}").into(),
         Target::Address(addr) | Target::Literal(addr) => format!("host:{user}{addr}{policy}").into(),
     }
+}
+
+/// Returns what keeps connections to the same hosts apart: the TLS policy, and limits of a route.
+fn terms(tls: TlsUse, pace: u16) -> String {
+    let tls = match tls {
+        TlsUse::Opportunistic => String::new(),
+        tls => format!("/{}", tls_name(tls)),
+    };
+    let pace = if pace == 0 { String::new() } else { format!("/route{pace}") };
+    tls + &pace
 }
 
 /// Returns the policy's name in the configuration.

@@ -20,9 +20,9 @@ use postroad_smtp::{Domain, Host, Reply};
 use tokio::task::JoinSet;
 
 use super::failures::Failures;
-use super::mx::{self, AddressRules, Exchange, Found, MxRecord};
+use super::mx::{self, AddressRules, Exchange, MxRecord};
 use super::recorder::{Recorder, Step};
-use super::{Hop, NextHop, OwnAddresses, ResolveError, Target, tls_name};
+use super::{Found, Hop, NextHop, OwnAddresses, ResolveError, Target, tls_name};
 use crate::config::{AddressFamily, Config};
 
 /// The deadline for all look-ups of one next hop, in multiples of `dns.timeout`.
@@ -104,23 +104,23 @@ impl Resolver {
         })))
     }
 
-    /// Returns the addresses to try, in their order; never empty.
+    /// Returns the site and the addresses to try.
     ///
     /// # Errors
     /// Why there is none; [`Reply`] says whether for good.
-    pub async fn hops(&self, next_hop: &NextHop) -> Result<Vec<Hop>, ResolveError> {
-        self.hops_recorded(next_hop, &mut Recorder::off()).await
+    pub async fn resolve(&self, next_hop: &NextHop) -> Result<Found, ResolveError> {
+        self.resolve_recorded(next_hop, &mut Recorder::off()).await
     }
 
     /// The same, recording why.
     ///
     /// # Errors
-    /// As [`Resolver::hops`].
-    pub async fn hops_recorded(&self, next_hop: &NextHop, recorder: &mut Recorder) -> Result<Vec<Hop>, ResolveError> {
+    /// As [`Resolver::resolve`].
+    pub async fn resolve_recorded(&self, next_hop: &NextHop, recorder: &mut Recorder) -> Result<Found, ResolveError> {
         let search = tokio::time::timeout(self.0.deadline, self.find(next_hop, recorder));
         let found = search.await.unwrap_or_else(|_| Err(self.too_late(next_hop)));
         match &found {
-            Ok(hops) => hops.iter().for_each(|hop| recorder.note(|| hop_step(hop))),
+            Ok(found) => found.hops.iter().for_each(|hop| recorder.note(|| hop_step(hop))),
             Err(error) => recorder.note(|| Step::Failed { reply: Reply::from(error).to_string() }),
         }
         found
@@ -131,31 +131,40 @@ impl Resolver {
         self.failures().clear();
     }
 
-    async fn find(&self, next_hop: &NextHop, recorder: &mut Recorder) -> Result<Vec<Hop>, ResolveError> {
-        let inner = &self.0;
-        match next_hop.target() {
-            Target::Mx(domain) => {
-                let rules = AddressRules {
-                    families: &inner.families,
-                    allow_loopback: inner.allow_loopback,
-                    is_self: &|ip| inner.own.answers_at(SocketAddr::new(ip, inner.port)),
-                };
-                let exchanges = self.exchanges(domain, recorder).await?;
-                let found = self.addresses(exchanges, recorder).await;
-                let candidates = mx::arrange(domain, found, &rules, recorder);
-                let candidates = match candidates {
-                    Err(ResolveError::NoMailHost { domain }) => Err(self.no_mail_host(domain).await),
-                    other => other,
-                }?;
-                let hop = |c: mx::Candidate| next_hop.hop(c.exchange.name.as_str(), SocketAddr::new(c.ip, inner.port));
-                Ok(candidates.into_iter().map(hop).collect())
-            }
-            Target::Host { name, port } => self.host(next_hop, name, *port, recorder).await,
-            Target::Address(addr) | Target::Literal(addr) => match inner.own.answers_at(*addr) {
-                true => Err(configured(addr, "it is this host itself")),
-                false => Ok(vec![next_hop.hop(&Host::Literal(addr.ip()).to_string(), *addr)]),
+    async fn find(&self, next_hop: &NextHop, recorder: &mut Recorder) -> Result<Found, ResolveError> {
+        let hops = match next_hop.target() {
+            Target::Mx(domain) => return self.find_exchanges(next_hop, domain, recorder).await,
+            Target::Host { name, port } => self.host(next_hop, name, *port, recorder).await?,
+            Target::Address(addr) | Target::Literal(addr) => match self.0.own.answers_at(*addr) {
+                true => return Err(configured(addr, "it is this host itself")),
+                false => vec![next_hop.hop(&Host::Literal(addr.ip()).to_string(), *addr)],
             },
-        }
+        };
+        Ok(Found { site: next_hop.key().clone(), hops })
+    }
+
+    async fn find_exchanges(
+        &self,
+        next_hop: &NextHop,
+        domain: &Domain,
+        recorder: &mut Recorder,
+    ) -> Result<Found, ResolveError> {
+        let inner = &self.0;
+        let rules = AddressRules {
+            families: &inner.families,
+            allow_loopback: inner.allow_loopback,
+            is_self: &|ip| inner.own.answers_at(SocketAddr::new(ip, inner.port)),
+        };
+        let exchanges = self.exchanges(domain, recorder).await?;
+        let site = next_hop.site(&exchanges);
+        let found = self.addresses(exchanges, recorder).await;
+        let candidates = mx::arrange(domain, found, &rules, recorder);
+        let candidates = match candidates {
+            Err(ResolveError::NoMailHost { domain }) => Err(self.no_mail_host(domain).await),
+            other => other,
+        }?;
+        let hop = |c: mx::Candidate| next_hop.hop(c.exchange.name.as_str(), SocketAddr::new(c.ip, inner.port));
+        Ok(Found { site, hops: candidates.into_iter().map(hop).collect() })
     }
 
     /// The exchanges of a domain, or the domain itself when it has no MX (RFC 5321 §5.1).
@@ -176,7 +185,7 @@ impl Resolver {
     }
 
     /// Looks up the addresses of all exchanges at once; the order is kept.
-    async fn addresses(&self, exchanges: Vec<Exchange>, recorder: &mut Recorder) -> Vec<(Exchange, Found)> {
+    async fn addresses(&self, exchanges: Vec<Exchange>, recorder: &mut Recorder) -> Vec<(Exchange, mx::Found)> {
         let mut under_way = JoinSet::new();
         for (place, exchange) in exchanges.iter().enumerate() {
             let (resolver, name) = (self.clone(), exchange.name.clone());
@@ -185,14 +194,14 @@ impl Resolver {
         }
         let mut found = under_way.join_all().await;
         found.sort_by_key(|(place, ..)| *place);
-        let with = |(exchange, (_, found, own)): (Exchange, (usize, Found, Recorder))| {
+        let with = |(exchange, (_, found, own)): (Exchange, (usize, mx::Found, Recorder))| {
             recorder.append(own);
             (exchange, found)
         };
         exchanges.into_iter().zip(found).map(with).collect()
     }
 
-    async fn addresses_of(&self, name: &Domain, recorder: &mut Recorder) -> Found {
+    async fn addresses_of(&self, name: &Domain, recorder: &mut Recorder) -> mx::Found {
         let wants = |family| self.0.families.contains(&family);
         let (mut for_a, mut for_aaaa) = (recorder.fork(), recorder.fork());
         let a = async {
@@ -222,11 +231,11 @@ impl Resolver {
         match unanswered.filter(|_| addresses.is_empty()) {
             Some(why) => {
                 recorder.note(|| Step::Unresolved { name: name.to_string(), why: why.to_string() });
-                Found::Unanswered(why)
+                mx::Found::Unanswered(why)
             }
             None => {
                 recorder.note(|| Step::Addresses { name: name.to_string(), addresses: addresses.clone() });
-                Found::Addresses(addresses)
+                mx::Found::Addresses(addresses)
             }
         }
     }
@@ -247,10 +256,10 @@ impl Resolver {
         let host = format!("{name}:{port}");
         let found = self.addresses_of(name, recorder).await;
         let why: Box<str> = match &found {
-            Found::Unanswered(why) => format!("looking it up failed: {why}").into(),
-            Found::Addresses(list) if list.is_empty() => "DNS knows no address of it".into(),
-            Found::Addresses(list) if list.iter().any(|ip| (rules.is_self)(*ip)) => "it is this host itself".into(),
-            Found::Addresses(_) => "it has no address that mail can be sent to".into(),
+            mx::Found::Unanswered(why) => format!("looking it up failed: {why}").into(),
+            mx::Found::Addresses(list) if list.is_empty() => "DNS knows no address of it".into(),
+            mx::Found::Addresses(list) if list.iter().any(|ip| (rules.is_self)(*ip)) => "it is this host itself".into(),
+            mx::Found::Addresses(_) => "it has no address that mail can be sent to".into(),
         };
         let exchange = Exchange { preference: 0, name: name.clone() };
         let candidates =

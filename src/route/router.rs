@@ -39,6 +39,8 @@ struct Rule {
     route: config::Route,
     /// The next hop, where it is the same for every domain.
     fixed: Option<NextHop>,
+    /// As [`NextHop::pace`] has it.
+    pace: u16,
 }
 
 const NO_POSTMASTER: Reply = Reply::of(
@@ -68,8 +70,9 @@ impl Router {
             allow_loopback: config.outbound.allow_loopback,
             patience: config.queue.patience(),
         };
-        for route in &config.routes {
-            let rule = Rule { fixed: fixed_hop(route), route: route.clone() };
+        for (route, number) in config.routes.iter().zip(1..) {
+            let pace = if route.pace == config.outbound.pace { 0 } else { number };
+            let rule = Rule { fixed: fixed_hop(route, pace), route: route.clone(), pace };
             match &route.matches {
                 RouteMatch::Domain(domain) => drop(router.exact.insert(domain.clone(), rule)),
                 RouteMatch::Below(parent) => drop(router.below.insert(parent.clone(), rule)),
@@ -150,10 +153,10 @@ impl Router {
         }
         let Some(rule) = self.rule(domain) else {
             recorder.note(|| Step::NoRule);
-            return Route::Smtp(NextHop::new(Target::Mx(domain.clone()), self.tls, None));
+            return Route::Smtp(NextHop::new(Target::Mx(domain.clone()), self.tls, None, 0));
         };
         note_rule(rule, recorder);
-        let by_mx = || NextHop::new(Target::Mx(domain.clone()), rule.route.tls, None);
+        let by_mx = || NextHop::new(Target::Mx(domain.clone()), rule.route.tls, None, rule.pace);
         Route::Smtp(rule.fixed.clone().unwrap_or_else(by_mx))
     }
 
@@ -188,7 +191,7 @@ impl Router {
         }
         recorder.note(|| Step::NoRule);
         let addr = SocketAddr::new(ip.to_canonical(), self.port);
-        Route::Smtp(NextHop::new(Target::Literal(addr), self.tls, None))
+        Route::Smtp(NextHop::new(Target::Literal(addr), self.tls, None, 0))
     }
 }
 
@@ -203,13 +206,13 @@ fn without_postmaster(config: &Config) -> HashSet<Domain> {
     all.map(|local| local.domain.clone()).collect()
 }
 
-fn fixed_hop(route: &config::Route) -> Option<NextHop> {
+fn fixed_hop(route: &config::Route, pace: u16) -> Option<NextHop> {
     let target = match &route.via {
         Via::Mx => return None,
         Via::Host { host: Host::Domain(name), port } => Target::Host { name: name.clone(), port: *port },
         Via::Host { host: Host::Literal(ip), port } => Target::Address(SocketAddr::new(*ip, *port)),
     };
-    Some(NextHop::new(target, route.tls, route.credentials.clone().map(Into::into)))
+    Some(NextHop::new(target, route.tls, route.credentials.clone().map(Into::into), pace))
 }
 
 fn note_rule(rule: &Rule, recorder: &mut Recorder) {

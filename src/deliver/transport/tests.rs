@@ -11,6 +11,7 @@ use super::super::pool::Pool;
 use super::super::scenario::{Peer, Say, open_queue, put, text};
 use super::*;
 use crate::clock::Clock;
+use crate::config::Config;
 use crate::tls::ClientTls;
 
 /// Content of messages to send.
@@ -195,21 +196,46 @@ async fn a_socket_of_this_host_is_not_exposed() {
 #[tokio::test]
 async fn the_pool_keeps_one_generation() {
     let (_, port) = Peer::start(|_| None).await;
-    let (pool, destination): (Pool, Arc<str>) = (Pool::default(), "mx:peer.example".into());
+    let (pool, site): (Pool, Arc<str>) = (Pool::default(), "hosts:peer.example".into());
+    let outbound = Config::default().outbound;
     let of = async |generation| {
         let mut connection = connect(port).await;
         connection.set_generation(generation);
         connection
     };
     let first = pool.generation();
-    assert!(pool.put(&destination, of(Some(first)).await).is_none());
-    assert!(pool.put(&destination, of(Some(first)).await).is_none());
-    assert!(pool.take(&destination).is_some());
+    assert!(pool.put(&site, of(Some(first)).await, &outbound).is_none());
+    assert!(pool.put(&site, of(Some(first)).await, &outbound).is_none());
+    assert!(pool.take(&site).is_some());
     assert_eq!(pool.clear().len(), 1);
-    assert!(pool.take(&destination).is_none());
-    assert!(pool.put(&destination, of(Some(first)).await).is_some(), "opened under settings that are gone");
-    assert!(pool.put(&destination, of(None).await).is_some());
-    assert!(pool.put(&destination, of(Some(pool.generation())).await).is_none());
-    assert!(pool.take(&destination).is_some());
+    assert!(pool.take(&site).is_none());
+    assert!(pool.put(&site, of(Some(first)).await, &outbound).is_some(), "opened under settings that are gone");
+    assert!(pool.put(&site, of(None).await, &outbound).is_some());
+    assert!(pool.put(&site, of(Some(pool.generation())).await, &outbound).is_none());
+    assert!(pool.take(&site).is_some());
     assert!(pool.clear().is_empty());
+}
+
+#[tokio::test]
+async fn the_pool_keeps_so_many_of_a_site_and_in_all_and_for_so_long() {
+    let (_, port) = Peer::start(|_| None).await;
+    let pool = Pool::default();
+    let mut outbound = Config::default().outbound;
+    (outbound.pace.connections_max, outbound.idle_max) = (2, 3);
+    let generation = Some(pool.generation());
+    let put = async |site: &str| {
+        let mut connection = connect(port).await;
+        connection.set_generation(generation);
+        pool.put(&site.into(), connection, &outbound).is_none()
+    };
+    assert!(put("a").await && put("a").await);
+    assert!(!put("a").await, "two of one site");
+    assert!(put("b").await);
+    assert!(!put("c").await, "three in all");
+    assert_eq!(pool.len(), 3);
+    assert!(pool.take("b").is_some() && put("c").await);
+    assert!(pool.expire(Duration::from_secs(60)).is_empty());
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    assert_eq!(pool.expire(Duration::from_millis(10)).len(), 3);
+    assert_eq!(pool.len(), 0);
 }

@@ -20,6 +20,11 @@ pub(crate) struct Answers {
 }
 
 impl Answers {
+    /// Returns whether anything was written that somebody waits for.
+    pub(crate) fn is_any_good(&self) -> bool {
+        !self.items.is_empty() || self.states.iter().any(|(_, result)| result.is_ok())
+    }
+
     /// Calls them all.
     pub(crate) fn give(self, spool: &Spool) {
         for (done, result) in self.commits {

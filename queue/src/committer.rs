@@ -78,7 +78,8 @@ pub(crate) struct Retire {
     pub id: QueueId,
     /// The segments with a Message record of it.
     pub segments: Vec<u32>,
-    pub spilled: bool,
+    /// Its records that are needed until its Retired record is written.
+    pub entry: Option<Entry>,
 }
 
 pub(crate) type CommitDone = Box<dyn FnOnce(Result<Committed, CommitError>) + Send>;
@@ -289,6 +290,7 @@ fn step(spool: &Spool) -> bool {
     }
     let mut answers = Answers::default();
     write(spool, &mut log, ops, &mut answers);
+    tidy::try_again(spool, &answers);
     tidy::after_batch(spool, &mut log);
     drop(log);
     answers.give(spool);

@@ -229,13 +229,16 @@ impl Reader {
             if !(scanned.blank && newest) {
                 let what =
                     if scanned.blank { "it holds only zeros" } else { "its header and its first record are damaged" };
-                let region = Region { from: 0, to: scanned.octets, id: None, what, tail: true, unreadable: false };
+                let (to, unreadable) = (scanned.octets, scanned.unreadable);
+                let region = Region { from: 0, to, id: None, what, tail: true, unreadable };
                 self.faults.push(Fault { number, segment: None, region, newest });
             }
             return;
         };
-        // Behind a damaged record at the end that is to be blanked out, not cut off.
-        let end = scanned.regions.iter().filter(|r| !r.tail).map(|r| r.to).fold(end, u64::max);
+        // Behind a damaged record at the end that is to be blanked out, not cut off, and behind what
+        // may be readable another time.
+        let stays = |r: &&Region| !r.tail || r.unreadable;
+        let end = scanned.regions.iter().filter(stays).map(|r| r.to).fold(end, u64::max);
         if limit.is_none() && scanned.octets > end {
             self.rest.push((number, end));
         }
@@ -249,7 +252,8 @@ impl Reader {
         let known: HashSet<QueueId> = self.retired.iter().map(|(_, id)| *id).collect();
         let mut segments_of: HashMap<QueueId, Vec<u32>> = HashMap::new();
         for id in known {
-            if let Some((_, segments)) = self.index.retire(id) {
+            if let Some((entry, segments)) = self.index.retire(id) {
+                self.index.discount(&entry);
                 segments_of.insert(id, segments);
             }
         }
@@ -286,9 +290,10 @@ fn match_contents(fs: &dyn Fs, gathered: &mut Gathered) -> Result<()> {
             names.take(&name).map(|name| fs.open(Dir::Content, &name, Access::Read).and_then(|file| file.octets()));
         let what = match octets {
             Some(Ok(octets)) if octets == entry.content_octets => continue,
+            // It may be to be had another time; an attempt says what hinders it.
+            Some(Err(e)) if e.kind() != io::ErrorKind::NotFound => continue,
             Some(Ok(_)) => "its content file has another length",
-            Some(Err(_)) => "its content file cannot be opened",
-            None => "its content file is missing",
+            Some(Err(_)) | None => "its content file is missing",
         };
         gathered.give_up(id, &entry, what, what != "its content file is missing");
     }

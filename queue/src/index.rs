@@ -160,20 +160,27 @@ impl Index {
 
     /// Takes a message out.
     pub(crate) fn remove(&mut self, id: QueueId) -> Option<Entry> {
+        let entry = self.take(id)?;
+        self.discount(&entry);
+        Some(entry)
+    }
+
+    fn take(&mut self, id: QueueId) -> Option<Entry> {
         let packed = self.entries.remove(id)?;
         let entry = self.unpack(id, packed);
         if packed.changed {
             self.changes.remove(&id);
         }
-        self.discount(&entry);
         self.content_octets -= entry.content_octets;
         self.spilled_octets -= if entry.spilled { entry.content_octets } else { 0 };
         Some(entry)
     }
 
-    /// Takes a message out for good; returns also the segments with a Message record of it.
+    /// Takes a message out for good; returns also the segments with a Message record of it. Its
+    /// records count as needed until [`Index::discount`]: without a Retired record it comes back at the
+    /// next start, and then with its newest state.
     pub(crate) fn retire(&mut self, id: QueueId) -> Option<(Entry, Vec<u32>)> {
-        let entry = self.remove(id)?;
+        let entry = self.take(id)?;
         let mut segments = self.moved.remove(&id).unwrap_or_default();
         segments.push(entry.message.segment);
         Some((entry, segments))
@@ -238,7 +245,8 @@ impl Index {
         }
     }
 
-    fn discount(&mut self, entry: &Entry) {
+    /// Notes that the records of a message are needed no more.
+    pub(crate) fn discount(&mut self, entry: &Entry) {
         for (place, octets) in entry.records() {
             if let Some(segment) = self.segments.get_mut(&place.segment) {
                 segment.live -= 1;

@@ -62,7 +62,9 @@
 //! people to look. A failed sync is never tried again. *Damage* found when opening is copied to
 //! `quarantine/` and reported; damage found when reading is an error of that message alone
 //! ([`LoadError::Damaged`]), which [`Queue::quarantine`] then sets aside. A message of which only a
-//! state is damaged goes on from the newest one that can be read.
+//! state is damaged goes on from the newest one that can be read. *What cannot be read* when opening,
+//! and damage that a full disk has no room to save, is reported and stays where it is: the next open
+//! may do better.
 //!
 //! The format is described in `docs/queue-format.md`.
 

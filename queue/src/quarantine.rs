@@ -104,19 +104,27 @@ pub(crate) fn save(fs: &dyn Fs, (dir, name): (Dir, &str), from: u64, to: u64) ->
         return Ok(None);
     }
     let (saved, file) = create_new(fs, &format!("{dir}.{name}.{from:08x}"))?;
+    if let Err(e) = copy(&*source, from, to, &*file) {
+        // Half a copy helps nobody, least of all on a full disk.
+        let _ = fs.remove(Dir::Quarantine, &saved);
+        return Err(e);
+    }
+    Ok(Some(format!("quarantine/{saved}")))
+}
+
+fn copy(source: &dyn FsFile, from: u64, to: u64, file: &dyn FsFile) -> io::Result<()> {
     let mut buffer = vec![0; 64 << 10];
     let mut at = from;
     while at < to {
         let count = (to - at).min(buffer.len() as u64) as usize;
         let piece = &mut buffer[..count];
-        if read_full(&*source, at, piece).is_err() {
-            read_blocks(&*source, at, piece);
+        if read_full(source, at, piece).is_err() {
+            read_blocks(source, at, piece);
         }
         file.write_at(at - from, &mut [IoSlice::new(piece)])?;
         at += count as u64;
     }
-    file.sync()?;
-    Ok(Some(format!("quarantine/{saved}")))
+    file.sync()
 }
 
 /// Reads what can be read of a range, block by block; the rest becomes zeros.

@@ -7,7 +7,7 @@
 use std::fmt;
 use std::io::{self, IoSlice};
 
-use crate::error::OpenError;
+use crate::error::{OpenError, is_full};
 use crate::fs::{Access, Dir, Fs, FsFile};
 use crate::gather::{Depth, Fault, Gathered, failed, gather, read_header};
 use crate::id::QueueId;
@@ -80,12 +80,14 @@ type Result<T> = std::result::Result<T, OpenError>;
 
 /// Reads the queue and puts it in order.
 pub(crate) fn recover(fs: &dyn Fs, depth: Depth) -> Result<Recovered> {
-    let gathered = gather(fs, depth)?;
+    let mut gathered = gather(fs, depth)?;
     let mut report = gathered.report();
-    report.damage = set_aside(fs, &gathered.faults)?;
+    report.damage = set_aside(fs, &mut gathered.faults)?;
     if gathered.faults.is_empty() {
         report.drafts_removed = gathered.orphans.len();
         remove(fs, Dir::Content, &gathered.orphans)?;
+    } else if gathered.faults.iter().any(|fault| fault.region.unreadable) {
+        // They may belong to records that stay where they are, to be read another time.
     } else {
         // One of them may be what a damaged record speaks of.
         report.damage.extend(set_orphans_aside(fs, &gathered.orphans)?);
@@ -135,16 +137,19 @@ fn settle(fs: &dyn Fs, newest: u32, rest: &[(u32, u64)]) -> Result<()> {
     fs.sync_dir(Dir::Log).map_err(failed(fs, "sync", "log"))
 }
 
-/// Saves every damaged region in a file of its own.
-fn set_aside(fs: &dyn Fs, faults: &[Fault]) -> Result<Vec<Damage>> {
+/// Saves every damaged region in a file of its own. What a full disk has no room for stays where it is,
+/// to be found and saved another time; a torn end is given up, nobody was promised anything of it.
+fn set_aside(fs: &dyn Fs, faults: &mut [Fault]) -> Result<Vec<Damage>> {
     let mut all = Vec::new();
     for fault in faults {
         let name = segment_name(fault.number);
-        let saved = save(fs, (Dir::Log, &name), fault.region.from, fault.region.to).map_err(failed(
-            fs,
-            "save a damaged part of",
-            &format!("log/{name}"),
-        ))?;
+        let saved = match save(fs, (Dir::Log, &name), fault.region.from, fault.region.to) {
+            Err(e) if is_full(&e) => {
+                fault.region.unreadable |= !fault.is_torn();
+                None
+            }
+            saved => saved.map_err(failed(fs, "save a damaged part of", &format!("log/{name}")))?,
+        };
         all.push(fault.damage(saved));
     }
     if !all.is_empty() {
@@ -154,6 +159,11 @@ fn set_aside(fs: &dyn Fs, faults: &[Fault]) -> Result<Vec<Damage>> {
 }
 
 impl Fault {
+    /// Returns whether it is the end of a write that a crash cut off.
+    fn is_torn(&self) -> bool {
+        self.newest && self.region.tail && self.region.from > 0
+    }
+
     pub(crate) fn damage(&self, saved: Option<String>) -> Damage {
         let Region { from, to, id, what, .. } = self.region;
         let place = format!("log/{}", segment_name(self.number));
@@ -183,6 +193,10 @@ fn set_orphans_aside(fs: &dyn Fs, names: &[String]) -> Result<Vec<Damage>> {
 /// Blanks out what was set aside, so that it is not found again.
 fn repair(fs: &dyn Fs, faults: &[Fault]) -> Result<()> {
     for fault in faults {
+        // Writing to a failing disk could only do harm; the part is reported again next time.
+        if fault.region.unreadable {
+            continue;
+        }
         let name = segment_name(fault.number);
         let place = format!("log/{name}");
         let Some(segment) = fault.segment.or_else(|| read_header(fs, fault.number).ok().flatten().map(|h| h.segment))
@@ -190,16 +204,12 @@ fn repair(fs: &dyn Fs, faults: &[Fault]) -> Result<()> {
             remove(fs, Dir::Log, &[name])?;
             continue;
         };
-        // Writing to a failing disk could only do harm; the part is reported again next time.
-        if fault.region.unreadable {
-            continue;
-        }
         let file = fs.open(Dir::Log, &name, Access::Write).map_err(failed(fs, "open", &place))?;
-        blank_out(&*file, fault, segment).and_then(|()| file.sync()).map_err(failed(
-            fs,
-            "blank out a part of",
-            &place,
-        ))?;
+        match blank_out(&*file, fault, segment).and_then(|()| file.sync()) {
+            // Found again next time.
+            Err(e) if is_full(&e) => {}
+            done => done.map_err(failed(fs, "blank out a part of", &place))?,
+        }
     }
     Ok(())
 }

@@ -38,6 +38,8 @@ pub(crate) struct Scanned {
     /// Length of the file.
     pub octets: u64,
     pub regions: Vec<Region>,
+    /// Whether the disk refused to read what would say which segment it is.
+    pub unreadable: bool,
     /// Whether the file holds nothing but zeros.
     pub blank: bool,
 }
@@ -52,7 +54,7 @@ pub(crate) struct Region {
     pub what: &'static str,
     /// Whether nothing sound follows.
     pub tail: bool,
-    /// Whether the disk refused to read some of it.
+    /// Whether the disk refused to read some of it, so that it has to stay as it is.
     pub unreadable: bool,
 }
 
@@ -76,11 +78,13 @@ pub(crate) fn scan(
     };
     let Some(segment) = segment else {
         let blank = scanner.last_octet(0, octets) == 0 && !scanner.window.unreadable;
-        return Ok(Ok(Scanned { segment: None, end: 0, octets, regions: Vec::new(), blank }));
+        let unreadable = scanner.window.unreadable;
+        return Ok(Ok(Scanned { segment: None, end: 0, octets, regions: Vec::new(), unreadable, blank }));
     };
     let to = limit.map_or(octets, |limit| limit.end);
     let end = scanner.run(segment, to, limit.is_some(), visit);
-    Ok(Ok(Scanned { segment: Some(segment), end, octets, regions: scanner.regions, blank: false }))
+    let regions = scanner.regions;
+    Ok(Ok(Scanned { segment: Some(segment), end, octets, regions, unreadable: false, blank: false }))
 }
 
 struct Scanner<'a> {
@@ -182,9 +186,10 @@ impl Scanner<'_> {
     fn tail(&mut self, from: u64, to: u64, exact: bool) {
         let last = self.last_octet(from, to);
         if exact || last > from || self.window.unreadable {
-            // Where a record of an earlier use of the file begins, a torn batch has ended or is missing.
-            let end = if exact { to } else { self.find_earlier(from + ALIGN, last).unwrap_or(last) };
             let unreadable = self.window.unreadable;
+            // Where a record of an earlier use of the file begins, a torn batch has ended or is missing.
+            let earlier = |scanner: &mut Self| scanner.find_earlier(from + ALIGN, last).unwrap_or(last);
+            let end = if exact || unreadable { to } else { earlier(self) };
             let what = "no record can be read there, and none follows";
             self.regions.push(Region { from, to: end, id: None, what, tail: true, unreadable });
         }

@@ -225,7 +225,7 @@ impl Queue {
         drop(index);
         lock(&self.0.cache).remove(id);
         let mut inbox = lock(&self.0.inbox);
-        inbox.retires.push(Retire { id, segments, spilled: entry.spilled });
+        inbox.retires.push(Retire { id, segments, entry: Some(entry) });
         self.0.wake(inbox);
         true
     }

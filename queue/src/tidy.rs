@@ -6,6 +6,7 @@
 use std::collections::{HashSet, VecDeque};
 
 use crate::ahead::Ahead;
+use crate::answers::Answers;
 use crate::codec;
 use crate::committer::{Op, PendingState, Retire, retired_ops, write_internal};
 use crate::fs::{Dir, read_full};
@@ -71,7 +72,7 @@ impl Move {
     /// Notes the new place. A message retired meanwhile is to be retired there as well.
     pub(crate) fn apply(self, index: &mut Index, place: Place) -> Option<Retire> {
         if index.get(self.id).is_none_or(|entry| entry.message != self.old.message) {
-            return Some(Retire { id: self.id, segments: vec![place.segment], spilled: false });
+            return Some(Retire { id: self.id, segments: vec![place.segment], entry: None });
         }
         let meta_octets = self.meta.len() as u32;
         index.replace(self.id, &Entry { message: place, meta_octets, state: None, changes: Vec::new(), ..self.old });
@@ -85,8 +86,11 @@ pub(crate) fn note_retired(spool: &Spool, index: &mut Index, place: Place, list:
     for retire in list {
         let others = retire.segments.iter().filter(|n| **n != place.segment && index.segments.contains_key(n));
         needed.extend(others.map(|n| (*n, retire.id)));
-        if retire.spilled {
-            lock(&spool.untidy).contents.push(retire.id);
+        if let Some(entry) = retire.entry {
+            index.discount(&entry);
+            if entry.spilled {
+                lock(&spool.untidy).contents.push(retire.id);
+            }
         }
     }
     if let Some(segment) = index.segments.get_mut(&place.segment) {
@@ -97,6 +101,17 @@ pub(crate) fn note_retired(spool: &Spool, index: &mut Index, place: Place, list:
 /// Keeps retired messages whose records found no room on the disk.
 pub(crate) fn keep_for_later(spool: &Spool, list: Vec<Retire>) {
     lock(&spool.untidy).later.extend(list);
+}
+
+/// Where there was room for a batch, what had found none goes into the next.
+pub(crate) fn try_again(spool: &Spool, answers: &Answers) {
+    if !answers.is_any_good() {
+        return;
+    }
+    let later = std::mem::take(&mut lock(&spool.untidy).later);
+    if !later.is_empty() {
+        lock(&spool.inbox).retires.extend(later);
+    }
 }
 
 /// What is done behind every batch.
@@ -175,7 +190,7 @@ fn release(spool: &Spool, log: &mut Log) -> Result<(), Fault> {
             let index = lock(&spool.index);
             let Some(segment) = index.segments.get(&number) else { continue };
             let needed = segment.retired.iter().filter(|(n, _)| index.segments.contains_key(n));
-            let retire = |(n, id): &(u32, QueueId)| Retire { id: *id, segments: vec![*n], spilled: false };
+            let retire = |(n, id): &(u32, QueueId)| Retire { id: *id, segments: vec![*n], entry: None };
             (needed.map(retire).collect::<Vec<_>>(), !segment.retired.is_empty())
         };
         if !carry.is_empty() {
@@ -187,9 +202,9 @@ fn release(spool: &Spool, log: &mut Log) -> Result<(), Fault> {
                 return Ok(());
             }
         }
-        if spool.check_poison().is_ok() {
-            log.remove(spool, number, speaks_of_others)?;
-        }
+        // What made its records needless has to be on the disk before they go.
+        log.sync(spool)?;
+        log.remove(spool, number, speaks_of_others)?;
     }
     Ok(())
 }

@@ -31,8 +31,9 @@
 //!   record with the next batch or when nothing else is to be done, without a sync of its own. A crash may bring the message
 //!   back as it was last recorded: **it may be delivered again, it is never lost**.
 //! * retired → released: `content/ID` is removed once the Retired record is synced. A segment is
-//!   removed when no record in it is needed: no live Message, no newest State of a live message, and no
-//!   Retired record for a Message in a segment that still exists (those are copied forward first, synced).
+//!   removed when no record in it is needed: no Message and no newest State of a message whose Retired
+//!   record is not synced, and no Retired record for a Message in a segment that still exists (those
+//!   are copied forward first, synced).
 //! * A segment mostly dead is compacted: its live messages are written again, each with its newest
 //!   state, synced, and then the segment is removed. Two copies of one message with one id are one
 //!   message; the later one counts.

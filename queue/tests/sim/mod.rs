@@ -7,13 +7,15 @@
 // Each test program that includes this file uses another part of it.
 #![allow(dead_code)]
 
-use std::collections::BTreeMap;
 use std::io::{self, IoSlice};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use postroad_queue::fs::{Access, Dir, Fs, FsFile};
 
-const SECTOR: u64 = 512;
+pub mod disk;
+
+use disk::{Change, Disk, Fate, Inode, NameChange, change_names, change_octets, kinds, sectors};
+
 const FREE_OCTETS: u64 = 1 << 40;
 
 /// An operation that changes the disk.
@@ -29,14 +31,27 @@ pub enum Op {
     SyncDir(Dir),
 }
 
+/// An operation that only looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Look {
+    List(Dir),
+    Open(Dir),
+    Octets(Dir),
+    Read(Dir),
+}
+
 /// What goes wrong, and at which operation, counted from 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Plan {
     Well,
     /// Power fails during this operation; everything later fails too.
     Stop(usize),
-    /// This operation alone fails with an input/output error.
+    /// This operation alone fails with an input/output error. What a failed sync was to make durable
+    /// never will be: the system forgets that it was not written.
     Broken(usize),
+    /// Operations that only look fail with an input/output error from this one, counted by
+    /// themselves, up to that one.
+    Unreadable(usize, usize),
     /// Operations that take space fail from this one up to that one.
     Full(usize, usize),
     /// No file can be made from this operation up to that one.
@@ -60,40 +75,6 @@ pub enum Survives {
     Some(u64),
 }
 
-#[derive(Clone)]
-enum Change {
-    Write(u64, Vec<u8>),
-    SetOctets(u64),
-}
-
-#[derive(Clone)]
-enum NameChange {
-    Add(Dir, String, usize),
-    Remove(Dir, String),
-    Move((Dir, String), (Dir, String), usize),
-}
-
-#[derive(Clone, Default)]
-struct Inode {
-    dir: Option<Dir>,
-    current: Vec<u8>,
-    durable: Vec<u8>,
-    unsynced: Vec<Change>,
-}
-
-type Names = BTreeMap<(Dir, String), usize>;
-
-#[derive(Clone, Default)]
-struct Disk {
-    inodes: Vec<Inode>,
-    names: Names,
-    durable_names: Names,
-    unsynced_names: Vec<NameChange>,
-    trace: Vec<Op>,
-    off: bool,
-    last_write: Option<(usize, usize)>,
-}
-
 /// The simulated disk.
 pub struct SimFs {
     disk: Arc<Mutex<Disk>>,
@@ -104,135 +85,6 @@ struct SimFile {
     disk: Arc<Mutex<Disk>>,
     plan: Plan,
     inode: usize,
-}
-
-enum Fate {
-    Good,
-    /// Done in part or whole, perhaps, and then power fails or the disk refuses.
-    Bad(io::Error),
-}
-
-fn change_octets(octets: &mut Vec<u8>, change: &Change) {
-    match change {
-        Change::SetOctets(n) => octets.resize(*n as usize, 0),
-        Change::Write(at, data) => {
-            let end = *at as usize + data.len();
-            if octets.len() < end {
-                octets.resize(end, 0);
-            }
-            octets[*at as usize..end].copy_from_slice(data);
-        }
-    }
-}
-
-fn change_names(names: &mut Names, change: &NameChange) {
-    match change.clone() {
-        NameChange::Add(dir, name, inode) => drop(names.insert((dir, name), inode)),
-        NameChange::Remove(dir, name) => drop(names.remove(&(dir, name))),
-        NameChange::Move(from, to, inode) => {
-            names.remove(&from);
-            names.insert(to, inode);
-        }
-    }
-}
-
-/// A write cut into what one sector holds of it.
-fn sectors(change: &Change) -> Vec<Change> {
-    let Change::Write(at, data) = change else { return vec![change.clone()] };
-    let (mut pieces, mut from) = (Vec::new(), 0);
-    while from < data.len() {
-        let start = at + from as u64;
-        let to = data.len().min(from + (SECTOR - start % SECTOR) as usize);
-        pieces.push(Change::Write(start, data[from..to].to_vec()));
-        from = to;
-    }
-    pieces
-}
-
-struct Random(u64);
-
-impl Random {
-    fn flip(&mut self) -> bool {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        self.0 >> 62 & 1 == 1
-    }
-}
-
-impl Disk {
-    fn operation(&mut self, plan: Plan, op: Op) -> Fate {
-        let k = self.trace.len();
-        self.trace.push(op);
-        let takes_space = matches!(op, Op::Create(_) | Op::Write(_) | Op::Allocate(_));
-        match plan {
-            _ if self.off => Fate::Bad(io::Error::other("power is off")),
-            Plan::Stop(at) if at == k => {
-                self.off = true;
-                Fate::Bad(io::Error::other("power fails"))
-            }
-            Plan::Broken(at) if at == k => Fate::Bad(io::Error::from_raw_os_error(5)),
-            Plan::Full(from, to) if takes_space && (from..to).contains(&k) => {
-                Fate::Bad(io::Error::from_raw_os_error(28))
-            }
-            Plan::NoDescriptors(from, to) if matches!(op, Op::Create(_)) && (from..to).contains(&k) => {
-                Fate::Bad(io::Error::from_raw_os_error(24))
-            }
-            _ => Fate::Good,
-        }
-    }
-
-    fn change_names(&mut self, change: NameChange) {
-        change_names(&mut self.names, &change);
-        self.unsynced_names.push(change);
-    }
-
-    fn change(&mut self, inode: usize, change: Change) {
-        let file = &mut self.inodes[inode];
-        change_octets(&mut file.current, &change);
-        if matches!(change, Change::Write(..)) {
-            self.last_write = Some((inode, file.unsynced.len()));
-        }
-        file.unsynced.push(change);
-    }
-
-    fn after_crash(&self, survives: Survives) -> Disk {
-        let mut random = Random(if let Survives::Some(seed) = survives {
-            (seed + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15)
-        } else {
-            0
-        });
-        let mut names = self.durable_names.clone();
-        for change in &self.unsynced_names {
-            let keep = match survives {
-                Survives::Nothing | Survives::Writes => false,
-                Survives::Some(_) => random.flip(),
-                _ => true,
-            };
-            if keep {
-                change_names(&mut names, change);
-            }
-        }
-        let mut inodes = self.inodes.clone();
-        for (i, inode) in inodes.iter_mut().enumerate() {
-            let mut octets = std::mem::take(&mut inode.durable);
-            for (j, change) in inode.unsynced.iter().enumerate() {
-                let last = self.last_write == Some((i, j));
-                for (n, piece) in sectors(change).iter().enumerate() {
-                    let keep = match survives {
-                        Survives::Nothing | Survives::Names => false,
-                        Survives::Everything | Survives::Writes => true,
-                        Survives::First(count) => !last || n < count,
-                        Survives::AllBut(missing) => !last || n != missing,
-                        Survives::Some(_) => random.flip(),
-                    };
-                    if keep {
-                        change_octets(&mut octets, piece);
-                    }
-                }
-            }
-            *inode = Inode { dir: inode.dir, current: octets.clone(), durable: octets, unsynced: Vec::new() };
-        }
-        Disk { inodes, names: names.clone(), durable_names: names, ..Disk::default() }
-    }
 }
 
 fn lock(disk: &Mutex<Disk>) -> MutexGuard<'_, Disk> {
@@ -252,13 +104,26 @@ impl SimFs {
 
     /// The same disk under another process: nothing is lost, nothing is synced.
     pub fn restarted(&self, plan: Plan) -> SimFs {
-        let disk = Disk { trace: Vec::new(), off: false, ..lock(&self.disk).clone() };
+        let (trace, steps, looks) = Default::default();
+        let disk = Disk { trace, steps, looks, off: false, ..lock(&self.disk).clone() };
         SimFs { disk: Arc::new(Mutex::new(disk)), plan }
     }
 
     /// The operations so far.
     pub fn trace(&self) -> Vec<Op> {
         lock(&self.disk).trace.clone()
+    }
+
+    /// The same, each with what the queue was about and which records were written: `H` a segment's
+    /// header, `M` and `L` messages with their content beside and apart, `S` states, `R` retirements,
+    /// `V` a void.
+    pub fn steps(&self) -> Vec<String> {
+        lock(&self.disk).steps.clone()
+    }
+
+    /// The operations so far that only look.
+    pub fn looks(&self) -> Vec<Look> {
+        lock(&self.disk).looks.clone()
     }
 
     /// Over how many sectors the last write is spread, if it is not synced.
@@ -295,6 +160,7 @@ impl Fs for SimFs {
     }
 
     fn list(&self, dir: Dir) -> io::Result<Vec<String>> {
+        lock(&self.disk).look(self.plan, Look::List(dir))?;
         Ok(self.files(dir).into_iter().map(|(name, _)| name).collect())
     }
 
@@ -318,7 +184,8 @@ impl Fs for SimFs {
     }
 
     fn open(&self, dir: Dir, name: &str, _: Access) -> io::Result<Arc<dyn FsFile>> {
-        let disk = lock(&self.disk);
+        let mut disk = lock(&self.disk);
+        disk.look(self.plan, Look::Open(dir))?;
         let inode = disk.names.get(&(dir, name.to_owned())).copied();
         inode.map(|inode| self.file(inode)).ok_or_else(|| io::ErrorKind::NotFound.into())
     }
@@ -371,6 +238,13 @@ impl Fate {
 }
 
 impl SimFile {
+    fn look(&self, look: fn(Dir) -> Look) -> io::Result<MutexGuard<'_, Disk>> {
+        let mut disk = lock(&self.disk);
+        let dir = disk.inodes[self.inode].dir.expect("every file was created somewhere");
+        disk.look(self.plan, look(dir))?;
+        Ok(disk)
+    }
+
     fn begin(&self, op: fn(Dir) -> Op) -> (MutexGuard<'_, Disk>, Fate) {
         let mut disk = lock(&self.disk);
         let dir = disk.inodes[self.inode].dir.expect("every file was created somewhere");
@@ -381,11 +255,12 @@ impl SimFile {
 
 impl FsFile for SimFile {
     fn octets(&self) -> io::Result<u64> {
-        Ok(lock(&self.disk).inodes[self.inode].current.len() as u64)
+        let disk = self.look(Look::Octets)?;
+        Ok(disk.inodes[self.inode].current.len() as u64)
     }
 
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
-        let disk = lock(&self.disk);
+        let disk = self.look(Look::Read)?;
         let octets = &disk.inodes[self.inode].current;
         let from = octets.len().min(offset as usize);
         let count = buffer.len().min(octets.len() - from);
@@ -396,6 +271,10 @@ impl FsFile for SimFile {
     fn write_at(&self, offset: u64, pieces: &mut [IoSlice<'_>]) -> io::Result<()> {
         let mut data: Vec<u8> = pieces.iter().flat_map(|piece| piece.iter().copied()).collect();
         let (mut disk, fate) = self.begin(Op::Write);
+        let kinds = if disk.inodes[self.inode].dir == Some(Dir::Log) { kinds(&data) } else { String::new() };
+        if let Some(step) = disk.steps.last_mut() {
+            *step = format!("{step} {kinds}").trim_end().to_owned();
+        }
         if matches!((&fate, self.plan), (Fate::Bad(_), Plan::Full(..) | Plan::Broken(_))) {
             data.truncate(data.len() * 2 / 3);
         }
@@ -426,10 +305,13 @@ impl FsFile for SimFile {
 
     fn sync(&self) -> io::Result<()> {
         let (mut disk, fate) = self.begin(Op::Sync);
-        fate.result()?;
         let file = &mut disk.inodes[self.inode];
-        file.durable = file.current.clone();
-        file.unsynced.clear();
+        if let Err(e) = fate.result() {
+            file.forgotten = file.unsynced.len();
+            return Err(e);
+        }
+        let kept = file.unsynced.drain(..).skip(std::mem::take(&mut file.forgotten)).collect::<Vec<_>>();
+        kept.iter().for_each(|change| change_octets(&mut file.durable, change));
         if disk.last_write.is_some_and(|(inode, _)| inode == self.inode) {
             disk.last_write = None;
         }

@@ -1,5 +1,5 @@
-//! What a sender asks of the way its mail takes: MT-PRIORITY (RFC 6710) and DELIVERBY (RFC 2852). From MAIL
-//! through the queue to hosts that offer it and to hosts that do not.
+//! What a sender asks of the way its mail takes: MT-PRIORITY (RFC 6710), DELIVERBY (RFC 2852) and
+//! FUTURERELEASE (RFC 4865). From MAIL through the queue to hosts that offer it and to hosts that do not.
 
 mod support;
 
@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 
 use support::agent::{Agent, Builder};
 use support::client::{Client, Way};
-use support::net::SOON;
+use support::net::{SOON, wait_until};
 use support::sink::{Behaviour, Message, Sink};
+use support::users;
 
 const CONTENT: &[u8] = b"From: <a@client.test>\r\nSubject: extensions\r\n\r\nbody\r\n";
 
@@ -230,4 +231,57 @@ fn the_sender_hears_where_its_time_is_no_longer_watched_and_where_it_is_traced()
         agent.wait_empty(SOON);
         assert_eq!(home.count(), 0, "NOTIFY=NEVER: {by} {to}");
     }
+}
+
+/// An agent with a user alice, who is logged in.
+fn submitting(builder: Builder) -> (Agent, Client) {
+    let builder = builder.submission().set("users.file", "\"users\"");
+    std::fs::write(builder.path("users"), users::line("alice", "secret", "*")).expect("writable");
+    let agent = builder.start();
+    let mut client = Client::connect(agent.submission());
+    client.ehlo();
+    assert!(client.starttls().offers("FUTURERELEASE"));
+    assert_eq!(client.auth_plain("alice", "secret").code, 235);
+    (agent, client)
+}
+
+#[test]
+fn a_message_sets_out_when_its_sender_says() {
+    let (home, away) = (Sink::new(), knowing());
+    let (mut agent, mut client) = submitting(between(&home, &away).set("queue.delay_notice", "\"1s\""));
+    let begun = Instant::now();
+    let id = send(&mut client, " HOLDFOR=4", "b@away.test");
+    let why = agent.ok(&["queue", "why", &id]);
+    assert!(why.contains("its sender asked for its release at"), "{why}");
+    assert!(agent.ok(&["queue", "show", &id]).contains("release "));
+    agent.ok(&["queue", "retry", &id]);
+    agent.restart();
+    let message = away.expect(1, SOON).remove(0);
+    assert!(begun.elapsed() >= Duration::from_secs(4), "not before its time");
+    assert_eq!(parameter(&message, "HOLDFOR"), None, "the next hop has nothing to hold");
+    agent.wait_empty(SOON);
+    assert_eq!(home.count(), 0, "what is held on purpose is not late");
+}
+
+#[test]
+fn what_was_released_in_vain_says_what_was_asked_for() {
+    let (home, away) = (Sink::new(), Sink::new());
+    away.behave(|sink| sink.rcpt = Arc::new(|_, _| "550 5.1.1 No such user".into()));
+    let (agent, mut client) = submitting(between(&home, &away));
+    send(&mut client, " HOLDUNTIL=2026-01-15T08:00:00+01:00", "b@away.test");
+    assert_says(&notice(&home), &["Future-Release-Request: until;2026-01-15T07:00:00Z"]);
+    agent.wait_empty(SOON);
+    let reply = client.expect("MAIL FROM:<a@client.test> HOLDFOR=60 BY=60;R", 501);
+    assert!(reply.text().contains("5.5.4"), "{}", reply.text());
+}
+
+#[test]
+fn a_release_is_seen_from_the_outside() {
+    let (agent, mut client) = submitting(Builder::new().route("*", Sink::new().address()));
+    let id = send(&mut client, " HOLDFOR=86400", "b@away.test");
+    wait_until("it is known", SOON, || agent.queued() == 1);
+    let shown = agent.json(&["queue", "show", "--json", &id]).to_string();
+    assert!(shown.contains("\"release\":\"20"), "{shown}");
+    let why = agent.ok(&["queue", "why", "--json", &id]);
+    assert!(why.contains("\"reason\":\"future_release\""), "{why}");
 }

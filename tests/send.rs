@@ -104,3 +104,23 @@ fn every_failure_says_where_it_happened() {
     assert_fails(&send(&clear, "secret of alice", b""), 1, "the password stays here");
     assert_fails(&send(&[&at("127.0.0.1:1")[..], &to("alice@local.test")].concat(), "", b""), 69, "cannot connect");
 }
+
+#[test]
+fn what_is_asked_of_the_server_is_said_with_mail() {
+    let agent = agent();
+    let server = agent.submission().to_string();
+    let words = ["--server", &server, "--user", "alice@local.test", "--to", "alice@local.test", "--body", "x"];
+    let wishes = ["--priority", "-3", "--deliver-by", "3600;R", "--hold-for", "1"];
+    let output = send(&[&words[..], &wishes].concat(), "secret of alice", b"");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let queued = agent.ok(&["queue", "list", "--json"]);
+    for field in ["\"priority\":-3", "\"deliver_by\":\"20", "\"release\":\"20"] {
+        assert!(queued.contains(field), "no {field} in {queued}");
+    }
+    assert!(arrived(&agent).replace("\n ", " ").contains(" PRIORITY -3;"));
+    let relay = agent.smtp().to_string();
+    let unknown = ["--server", &relay, "--from", "a@x.test", "--to", "alice@local.test", "--body", "x"];
+    let until = ["--hold-until", "2027-01-15T09:00:00+01:00"];
+    assert_fails(&send(&[&unknown[..], &until].concat(), "", b""), 1, "MAIL FROM:<a@x.test>: 555");
+    assert_fails(&send(&[&words[..], &["--deliver-by", "0;R"]].concat(), "", b""), 2, "above 0");
+}

@@ -7,7 +7,8 @@
 use std::net::IpAddr;
 
 use postroad_smtp::{
-    ByMode, Code, DeliverBy, Envelope, MailParams, Notify, OriginalRecipient, Priority, Recipient, Reply, Ret, Status,
+    ByMode, Code, DeliverBy, Envelope, MailParams, Notify, OriginalRecipient, Priority, Recipient, Release, Reply, Ret,
+    Status,
 };
 
 use crate::history::{History, Said};
@@ -29,6 +30,8 @@ mod tag {
     pub const RECIPIENT: u8 = 6;
     pub const PRIORITY: u8 = 7;
     pub const DELIVER_BY: u8 = 8;
+    pub const HOLD_FOR: u8 = 15;
+    pub const HOLD_UNTIL: u8 = 16;
     pub const PEER: u8 = 10;
     pub const HELO: u8 = 11;
     pub const USER: u8 = 12;
@@ -114,6 +117,11 @@ fn put_envelope(out: &mut Vec<u8>, envelope: &Envelope) {
         let [a, b, c, d] = by.seconds.to_le_bytes();
         let flags = u8::from(by.mode == ByMode::Return) | u8::from(by.trace) << 1;
         put(out, tag::DELIVER_BY, &[a, b, c, d, flags]);
+    }
+    match params.release {
+        Some(Release::After(seconds)) => put(out, tag::HOLD_FOR, &seconds.to_le_bytes()),
+        Some(Release::At(unix_ms)) => put(out, tag::HOLD_UNTIL, &unix_ms.to_le_bytes()),
+        None => {}
     }
     for recipient in envelope.recipients() {
         nest(out, tag::RECIPIENT, |out| {
@@ -236,6 +244,8 @@ pub(crate) fn decode_item(octets: &[u8], id: QueueId, content_octets: u64) -> Re
                 let seconds = i32::from_le_bytes([a, b, c, d]);
                 params.deliver_by = Some(DeliverBy { seconds, mode, trace: flags & 2 != 0 });
             }
+            tag::HOLD_FOR => params.release = Some(Release::After(u32::from_le_bytes(array(value)?))),
+            tag::HOLD_UNTIL => params.release = Some(Release::At(number(value)?)),
             tag::RECIPIENT => recipients.push(get_recipient(value)?),
             tag::PEER => origin.peer = Some(get_address(value)?),
             tag::HELO => origin.helo = Some(text(value)?.into()),

@@ -130,8 +130,9 @@ impl Draft {
     }
 
     /// Hands the message to the committer. `done` is called once, on the committer's thread, when it
-    /// is on stable storage or refused. `now` is when it arrived, `expires` when we give up on it,
-    /// unless it is to go back sooner (RFC 2852).
+    /// is on stable storage or refused. `now` is when it arrived, `expires` when we give up on it.
+    /// What its sender asks for changes that: a later release (RFC 4865) moves it, and it may have to
+    /// go back sooner (RFC 2852).
     pub fn commit(
         mut self,
         envelope: Envelope,
@@ -140,7 +141,9 @@ impl Draft {
         now: UnixMillis,
         done: impl FnOnce(Result<Committed, CommitError>) + Send + 'static,
     ) {
-        let state = State { held: self.held, ..State::fresh(envelope.recipients().len(), now, expires) };
+        let released = envelope.params.release.map_or(now, |release| UnixMillis(release.unix_ms(now.0)));
+        let expires = expires.plus(released.since(now));
+        let state = State { held: self.held, ..State::fresh(envelope.recipients().len(), released, expires) };
         let mut item = Item { id: self.id, arrived: now, envelope, origin, content_octets: self.octets, state };
         if let Some(by) = item.deliver_by().filter(|_| item.returns_late()) {
             item.state.expires = by.min(expires);

@@ -94,6 +94,12 @@ pub struct Report {
 }
 
 impl Item {
+    /// Returns when it may set out: when it arrived, or when its sender wants it to be released
+    /// (RFC 4865). Delays and expiry count from here.
+    pub fn released(&self) -> UnixMillis {
+        self.envelope.params.release.map_or(self.arrived, |release| UnixMillis(release.unix_ms(self.arrived.0)))
+    }
+
     /// Returns by when the sender wants it delivered (RFC 2852).
     pub fn deliver_by(&self) -> Option<UnixMillis> {
         let ms = i64::from(self.envelope.params.deliver_by?.seconds) * 1000;

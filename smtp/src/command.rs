@@ -1,5 +1,5 @@
-//! One command line and what it says (RFC 5321 §4.1; parameters: RFC 1870, 2852, 3030, 3461, 4954, 6152,
-//! 6531, 6710).
+//! One command line and what it says (RFC 5321 §4.1; parameters: RFC 1870, 2852, 3030, 3461, 4865, 4954,
+//! 6152, 6531, 6710).
 //!
 //! Strict where a guess could make two hosts disagree, and tolerant in two places only, both
 //! common in real clients and harmless: one space after `FROM:` and `TO:`, and spaces at the end
@@ -128,6 +128,12 @@ pub enum CommandError {
     Priority,
     #[error("BY is seconds;N or seconds;R, with T behind it or not, and above 0 with R")]
     DeliverBy,
+    #[error("HOLDFOR is seconds, at most nine digits")]
+    HoldFor,
+    #[error("HOLDUNTIL is a date and time such as 2027-01-15T08:00:00Z")]
+    HoldUntil,
+    #[error("a message has one HOLDFOR or one HOLDUNTIL")]
+    HeldTwice,
     #[error("NOTIFY is NEVER or a list of SUCCESS, FAILURE, DELAY")]
     Notify,
     #[error("ORCPT is an address type and a printable address in xtext")]

@@ -1,6 +1,6 @@
 //! What travels beside the content: reverse-path, recipients and the parameters that must survive
 //! every hop (RFC 5321 §2.3.1; DSN: RFC 3461; SMTPUTF8: RFC 6531; MT-PRIORITY: RFC 6710;
-//! DELIVERBY: RFC 2852).
+//! DELIVERBY: RFC 2852; FUTURERELEASE: RFC 4865).
 //!
 //! If you hold an [`Envelope`], it has at least one recipient and all its parts were checked.
 
@@ -9,6 +9,7 @@ use std::fmt;
 use crate::deliver_by::DeliverBy;
 use crate::path::{ForwardPath, ReversePath};
 use crate::priority::Priority;
+use crate::release::Release;
 
 /// The longest ENVID or ORCPT value kept, in octets after xtext decoding (RFC 3461 §4.4, §4.2).
 pub const DSN_VALUE_OCTETS_MAX: usize = 500;
@@ -23,7 +24,7 @@ pub struct Envelope {
     recipients: Vec<Recipient>,
 }
 
-/// Parameters of MAIL that travel on. SIZE is not one: each hop states its own.
+/// Parameters of MAIL that stay with the message. SIZE is not one: each hop states its own.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MailParams {
     /// BODY=8BITMIME (RFC 6152): content has octets above 127.
@@ -38,6 +39,8 @@ pub struct MailParams {
     pub priority: Option<Priority>,
     /// BY (RFC 2852): by when the sender wants it delivered.
     pub deliver_by: Option<DeliverBy>,
+    /// HOLDFOR or HOLDUNTIL (RFC 4865): when it sets out from here. Not passed on.
+    pub release: Option<Release>,
 }
 
 /// How much a delivery status notification returns (RFC 3461 §4.3).

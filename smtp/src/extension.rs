@@ -6,6 +6,7 @@
 use std::io::Write;
 
 use crate::parameter::number;
+use crate::release::ReleaseLimit;
 use crate::sasl::Mechanism;
 
 /// What this host offers at one moment of a session.
@@ -17,6 +18,8 @@ pub struct Offer {
     pub starttls: bool,
     /// Whether AUTH is possible now.
     pub auth: bool,
+    /// FUTURERELEASE (RFC 4865), where it is offered.
+    pub release: Option<ReleaseLimit>,
 }
 
 impl Offer {
@@ -29,6 +32,9 @@ impl Offer {
         }
         if self.auth {
             out.extend_from_slice(b"250-AUTH PLAIN LOGIN\r\n");
+        }
+        if let Some(limit) = self.release {
+            let _ = write!(out, "250-FUTURERELEASE {limit}\r\n");
         }
         out.extend_from_slice(
             b"250-ENHANCEDSTATUSCODES\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n250-DSN\r\n250-DELIVERBY\r\n\
@@ -129,11 +135,12 @@ mod tests {
     #[test]
     fn our_list_is_one_reply() {
         let mut out = Vec::new();
-        Offer { message_octets_max: 1000, starttls: true, auth: true }.write_to("mx.example.org", &mut out);
+        let release = Some(ReleaseLimit { seconds_max: 60, unix_ms_max: 1_800_000_000_000 });
+        Offer { message_octets_max: 1000, starttls: true, auth: true, release }.write_to("mx.example.org", &mut out);
         assert_eq!(
             String::from_utf8_lossy(&out),
             "250-mx.example.org\r\n250-PIPELINING\r\n250-SIZE 1000\r\n250-STARTTLS\r\n250-AUTH PLAIN LOGIN\r\n\
-             250-ENHANCEDSTATUSCODES\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n250-DSN\r\n250-DELIVERBY\r\n\
+             250-FUTURERELEASE 60 2027-01-15T08:00:00Z\r\n250-ENHANCEDSTATUSCODES\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n250-DSN\r\n250-DELIVERBY\r\n\
              250-MT-PRIORITY\r\n250 CHUNKING\r\n"
         );
     }

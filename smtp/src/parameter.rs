@@ -8,6 +8,7 @@ use std::io::Write;
 use crate::command::CommandError;
 use crate::envelope::{MailParams, Notify, OriginalRecipient, Recipient, Ret};
 use crate::path::ForwardPath;
+use crate::release::Release;
 use crate::xtext::{self, Utf8Xtext, Xtext};
 
 /// Reads a decimal number of at most 20 digits: no sign, no space.
@@ -39,6 +40,9 @@ pub(crate) fn parse_mail(text: &str) -> Result<(MailParams, Option<u64>), Comman
         } else if is(keyword, "BY") {
             let by = value.and_then(|value| value.parse().ok()).ok_or(CommandError::DeliverBy)?;
             params.deliver_by.replace(by).is_none()
+        } else if is(keyword, "HOLDFOR") || is(keyword, "HOLDUNTIL") {
+            let release = parse_release(keyword, value)?;
+            params.release.replace(release).map_or(Ok(true), |_| Err(CommandError::HeldTwice))?
         } else if is(keyword, "AUTH") {
             auth.replace(check_auth(value)?).is_none()
         } else {
@@ -109,6 +113,14 @@ fn parse_ret(value: Option<&str>) -> Result<Ret, CommandError> {
         Some(value) if is(value, "FULL") => Ok(Ret::Full),
         Some(value) if is(value, "HDRS") => Ok(Ret::Headers),
         _ => Err(CommandError::Ret),
+    }
+}
+
+fn parse_release(keyword: &str, value: Option<&str>) -> Result<Release, CommandError> {
+    if is(keyword, "HOLDFOR") {
+        value.and_then(Release::parse_after).ok_or(CommandError::HoldFor)
+    } else {
+        value.and_then(Release::parse_at).ok_or(CommandError::HoldUntil)
     }
 }
 
@@ -191,7 +203,7 @@ mod tests {
 
     #[test]
     fn every_parameter_of_mail_is_read() {
-        let text = " size=1000 BODY=8BITMIME SMTPUTF8 RET=HDRS ENVID=a+2Bb mt-priority=-3 by=60;rt AUTH=<>";
+        let text = " size=1000 BODY=8BITMIME SMTPUTF8 RET=HDRS ENVID=a+2Bb mt-priority=-3 by=60;rt holdfor=9 AUTH=<>";
         let (params, size) = parse_mail(text).expect("valid");
         assert_eq!(size, Some(1000));
         let want = MailParams {
@@ -201,6 +213,7 @@ mod tests {
             envid: Some("a+b".into()),
             priority: Priority::new(-3),
             deliver_by: Some(DeliverBy { seconds: 60, mode: ByMode::Return, trace: true }),
+            release: Some(Release::After(9)),
         };
         assert_eq!(params, want);
     }
@@ -223,6 +236,10 @@ mod tests {
             (" BY=0;R", E::DeliverBy),
             (" BY=1", E::DeliverBy),
             (" BY=1;N BY=1;N", E::ParameterDuplicate),
+            (" HOLDFOR=1h", E::HoldFor),
+            (" HOLDUNTIL=tomorrow", E::HoldUntil),
+            (" HOLDFOR=1 HOLDFOR=1", E::HeldTwice),
+            (" HOLDFOR=1 HOLDUNTIL=2027-01-15T08:00:00Z", E::HeldTwice),
             (" MT-PRIORITY", E::Priority),
             (" MT-PRIORITY=10", E::Priority),
             (" MT-PRIORITY=1 MT-PRIORITY=1", E::ParameterDuplicate),

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use postroad_smtp::server::{AuthOffer, Config, Question, Service, TlsFacts, Verdict};
-use postroad_smtp::{Code, Reply, Status};
+use postroad_smtp::{Code, ReleaseLimit, Reply, Status};
 use script::{Event, Refusal, Script, Setup};
 use shell::{Policy, Shell};
 
@@ -81,7 +81,10 @@ struct Player<'a> {
 impl<'a> Player<'a> {
     fn new(script: &'a Script) -> Player<'a> {
         let tls = script.setup.tls.then(tls_facts);
-        let shell = Shell::new(config(&script.setup), tls, Box::new(ScriptPolicy::new(&script.setup)));
+        let mut shell = Shell::new(config(&script.setup), tls, Box::new(ScriptPolicy::new(&script.setup)));
+        if script.setup.release {
+            shell.offer_release(RELEASE_LIMIT);
+        }
         Player { script, shell, heard: 0, last_reply: String::new(), stored: 0, closed: false }
     }
 
@@ -169,6 +172,9 @@ impl<'a> Player<'a> {
 fn tls_facts() -> TlsFacts {
     TlsFacts { version: "TLSv1.3".into(), cipher: "TLS13_AES_256_GCM_SHA384".into() }
 }
+
+/// As an agent offers it by default, on 15 January 2027.
+const RELEASE_LIMIT: ReleaseLimit = ReleaseLimit { seconds_max: 2_592_000, unix_ms_max: 1_802_592_000_000 };
 
 fn config(setup: &Setup) -> Arc<Config> {
     let hostname = setup.hostname.as_deref().unwrap_or("mx.example.org");

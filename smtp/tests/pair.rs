@@ -223,7 +223,15 @@ fn transaction() -> impl Strategy<Value = (Transaction, Vec<u8>)> {
             let reverse_path: postroad_smtp::ReversePath = reverse_path.parse().expect("valid");
             let smtputf8 = !reverse_path.is_ascii() || recipients.iter().any(|r| !r.forward_path.is_ascii());
             let priority = priority.and_then(Priority::new);
-            let params = MailParams { eight_bit, smtputf8, ret, envid: envid.map(Into::into), priority, deliver_by };
+            let params = MailParams {
+                eight_bit,
+                smtputf8,
+                ret,
+                envid: envid.map(Into::into),
+                priority,
+                deliver_by,
+                release: None,
+            };
             let content_octets = content.len() as u64;
             (Transaction { reverse_path, params, recipients, content_octets, needs_smtputf8: false }, content)
         },

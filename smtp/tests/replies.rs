@@ -51,6 +51,9 @@ fn command_errors() -> Vec<CommandError> {
         E::AuthParameter,
         E::Priority,
         E::DeliverBy,
+        E::HoldFor,
+        E::HoldUntil,
+        E::HeldTwice,
         E::Notify,
         E::OriginalRecipient,
         E::Bdat,
@@ -62,7 +65,7 @@ fn command_errors() -> Vec<CommandError> {
             E::ReversePath(_) | E::ForwardPath(_) | E::NeedsSmtpUtf8 | E::ParameterSyntax => {}
             E::ParameterUnknown | E::ParameterDuplicate | E::Size | E::Body | E::SmtpUtf8 | E::Ret => {}
             E::EnvId | E::AuthParameter | E::Priority | E::Notify | E::OriginalRecipient => {}
-            E::DeliverBy | E::Bdat => {}
+            E::DeliverBy | E::HoldFor | E::HoldUntil | E::HeldTwice | E::Bdat => {}
         }
     }
     all

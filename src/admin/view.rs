@@ -39,6 +39,9 @@ pub struct MessageView {
     /// Its MT-PRIORITY, from -9 to 9, where the client said one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub priority: Option<i8>,
+    /// When its sender wants it released (RFC 4865).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub release: Option<Time>,
     /// By when its sender wants it delivered (RFC 2852).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deliver_by: Option<Time>,
@@ -276,6 +279,7 @@ impl MessageView {
             origin: origin_of(item),
             envid: item.envelope.params.envid.as_deref().map(str::to_owned),
             priority: item.envelope.params.priority.map(Priority::get),
+            release: item.envelope.params.release.map(|_| Time(item.released())),
             deliver_by: item.deliver_by().map(Time),
             recipients_total: item.envelope.recipients().len() as u64,
             recipients_pending: pending as u64,
@@ -357,11 +361,19 @@ impl WaitView {
         };
         let places = (0..entry.item.state.recipients.len()).filter(there);
         let (reason, until) = reason_of(&standing.why);
+        let released = entry.item.released();
+        let (reason, text) = match standing.why {
+            // Its first attempt is due when its sender wants it to be.
+            Why::Deferred { due } if due == released && due > entry.item.arrived => {
+                ("future_release", format!("its sender asked for its release at {}", Time(released)))
+            }
+            _ => (reason, sentence(&standing.why)),
+        };
         WaitView {
             destination: standing.destination.to_string(),
             lane: lane_name(standing.lane).to_owned(),
             reason: reason.to_owned(),
-            text: sentence(&standing.why),
+            text,
             until: until.map(Time),
             recipients: places.map(|place| RecipientView::of(entry, place)).collect(),
         }

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
+use jiff::Timestamp;
 use lettre::Address;
 use postroad_smtp::{DeliverBy, Priority};
 use serde_json::json;
@@ -85,6 +86,12 @@ pub(super) struct Args {
     /// late, as in '3600;R'; needs a server with DELIVERBY (RFC 2852)
     #[arg(long, value_name = "SECONDS;MODE", allow_hyphen_values = true)]
     deliver_by: Option<DeliverBy>,
+    /// Have the server keep it for so many seconds; needs one with FUTURERELEASE (RFC 4865)
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(..1_000_000_000))]
+    hold_for: Option<u32>,
+    /// Have the server keep it until then, as in 2027-01-15T08:00:00Z
+    #[arg(long, value_name = "DATE-TIME", conflicts_with = "hold_for")]
+    hold_until: Option<Timestamp>,
     /// The name said in EHLO
     #[arg(long, value_name = "NAME")]
     helo: Option<String>,
@@ -135,12 +142,7 @@ async fn send(
     let started = Instant::now();
     let sent = Arc::new(AtomicU64::new(0));
     let mut session = Session::open(server, login, helo, sent.clone()).await.map_err(|error| failure(&error))?;
-    if let Some(priority) = args.priority {
-        session.wish("MT-PRIORITY", priority.to_string());
-    }
-    if let Some(by) = args.deliver_by {
-        session.wish("BY", by.to_string());
-    }
+    wishes(args).into_iter().for_each(|(keyword, value)| session.wish(keyword, value));
     let total = letter.content.len() as u64 * u64::from(args.count);
     let bar = bar(letter.content.len(), total, context.is_json());
     let watch = tokio::spawn(show(bar.clone(), sent));
@@ -162,6 +164,19 @@ async fn send(
         context.line(format_args!("{} messages in {seconds:.1} s", args.count))?;
     }
     result
+}
+
+/// Returns the parameters of MAIL that the options ask for.
+fn wishes(args: &Args) -> Vec<(&'static str, String)> {
+    // In UTC to the second: what every server reads.
+    let until = args.hold_until.map(|time| time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string());
+    let wishes = [
+        ("MT-PRIORITY", args.priority.map(|priority| priority.to_string())),
+        ("BY", args.deliver_by.map(|by| by.to_string())),
+        ("HOLDFOR", args.hold_for.map(|seconds| seconds.to_string())),
+        ("HOLDUNTIL", until),
+    ];
+    wishes.into_iter().filter_map(|(keyword, value)| Some((keyword, value?))).collect()
 }
 
 /// Prints what became of one message; refused recipients make it a failure.

@@ -257,11 +257,13 @@ pub(super) fn pace(s: &mut Section<'_>, default: Pace) -> Pace {
 
 fn queue(mut s: Section<'_>, faults: &Faults) -> Queue {
     let Patience { retry, expire, delay_notice } = patience(&mut s, PATIENCE_DEFAULT, faults);
+    let future_release_max = s.or("future_release_max", Duration::from_secs(30 * DAY), seconds(0..=365 * DAY));
     let queue = Queue {
         expire: expire.unwrap_or(EXPIRE_DEFAULT),
         delay_notice,
         reserve_octets: s.or("reserve", 256_000_000, value::size(0..=1 << 50)),
         retry,
+        future_release_max: Some(future_release_max).filter(|max| !max.is_zero()),
         hold: s.or("hold", false, value::boolean),
     };
     s.finish();

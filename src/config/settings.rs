@@ -150,6 +150,9 @@ pub struct Queue {
     pub reserve_octets: u64,
     /// Default 5 minutes, doubling up to 4 hours.
     pub retry: Retry,
+    /// How far ahead a submission may name its release (RFC 4865); `None` ("0s"): not at all.
+    /// Default 30 days.
+    pub future_release_max: Option<Duration>,
     /// New mail waits until it is released; default false.
     pub hold: bool,
 }

@@ -66,6 +66,8 @@ impl Delivery {
     /// The queue cannot read the message.
     pub fn retry(&self, id: QueueId, places: &[usize]) -> Result<bool, String> {
         let destinations = match self.entry(id) {
+            // It waits for its sender's time, not for ours.
+            Ok((item, _)) if item.released() > self.0.clock.now() => return Ok(false),
             Ok((_, destinations)) => destinations,
             // It was delivered meanwhile.
             Err(LoadError::Unknown(_)) => return Ok(false),

@@ -141,6 +141,11 @@ async fn begin(core: &Arc<Core>, active: &Active<'_>, routing: &Routing, destina
         core.schedule().hold(Selector::Id(current.item.id));
         return Begun::Nothing(Finish::Returned);
     }
+    // An admin may have made it due; the sender's wish stands.
+    let due = current.item.released();
+    if due > core.clock.now() {
+        return Begun::Nothing(Finish::Postponed { due });
+    }
     if let Some(finish) = end_by_time(core, &mut current, routing).await {
         return Begun::Nothing(finish);
     }

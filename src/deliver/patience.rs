@@ -17,11 +17,11 @@ impl Routing {
     }
 
     /// Returns when a recipient is given up. A message keeps the `queue.expire` it was accepted
-    /// under; a route's own counts from the arrival and holds for mail that waits already. Neither
+    /// under; a route's own counts from the release and holds for mail that waits already. Neither
     /// lasts longer than the time after which its sender wants it back (RFC 2852).
     pub fn expires(&self, item: &Item, place: usize) -> UnixMillis {
         let own = self.patience(item, place).expire;
-        let expires = own.map_or(item.state.expires, |expire| item.arrived.plus(millis(expire)));
+        let expires = own.map_or(item.state.expires, |expire| item.released().plus(millis(expire)));
         item.deliver_by().filter(|_| item.returns_late()).map_or(expires, |by| by.min(expires))
     }
 
@@ -37,7 +37,7 @@ impl Routing {
             late: item
                 .deliver_by()
                 .filter(|at| !item.returns_late() && *at > item.arrived)
-                .or(notice.map(|notice| item.arrived.plus(millis(notice)))),
+                .or(notice.map(|notice| item.released().plus(millis(notice)))),
         }
     }
 

@@ -146,7 +146,7 @@ async fn look_at(core: &Arc<Core>, id: QueueId, routing: &Routing) -> Option<Uni
 }
 
 /// Returns when to look again at a message for which no cursor comes by in time: its content took
-/// long, or its own limits are other than those of today's configuration.
+/// long, it was released later, or its own limits are other than those of today's configuration.
 fn next_look(core: &Core, item: &Item, routing: &Routing) -> Option<UnixMillis> {
     let now = core.clock.now();
     let visits: Vec<UnixMillis> = ages(core, routing).map(|age_ms| item.id.arrived().plus(age_ms + SLACK_MS)).collect();

@@ -8,7 +8,7 @@ use super::{Action, Kind};
 /// How senders are told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {
-    /// How long after arrival outcomes are gathered for one notification while some recipients
+    /// How long after its release outcomes are gathered for one notification while some recipients
     /// have not been tried at all, in milliseconds.
     pub gather_ms: u64,
     /// The largest message returned whole; of larger ones the header section is returned.
@@ -165,7 +165,7 @@ fn pending(item: &Item) -> impl Iterator<Item = (usize, u32)> {
 }
 
 fn is_gathering(item: &Item, now: UnixMillis, policy: &Policy) -> bool {
-    now < item.arrived.plus(policy.gather_ms) && pending(item).any(|(_, attempts)| attempts == 0)
+    now < item.released().plus(policy.gather_ms) && pending(item).any(|(_, attempts)| attempts == 0)
 }
 
 /// Returns whether somebody is to hear, sooner or later, that a pending recipient is late.
@@ -184,7 +184,7 @@ fn delay_notice_at(item: &Item, terms: impl Fn(usize) -> Terms) -> Option<UnixMi
 }
 
 fn next_time(item: &Item, now: UnixMillis, policy: &Policy, terms: impl Fn(usize) -> Terms) -> Option<UnixMillis> {
-    let gathered = is_gathering(item, now, policy).then(|| item.arrived.plus(policy.gather_ms));
+    let gathered = is_gathering(item, now, policy).then(|| item.released().plus(policy.gather_ms));
     let late = delay_notice_at(item, &terms);
     let expired = pending(item).map(|(place, _)| terms(place).expires);
     [gathered, late].into_iter().flatten().chain(expired).filter(|at| *at > now).min()

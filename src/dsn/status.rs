@@ -47,6 +47,9 @@ fn message_fields(out: &mut String, about: &About<'_>, is_utf8: bool) {
         field(out, "Received-From-MTA", &format!("dns; {helo}"));
     }
     field(out, "Arrival-Date", &date(item.arrived));
+    if let Some(release) = item.envelope.params.release {
+        field(out, "Future-Release-Request", &release.to_string());
+    }
     if let Some(by) = item.deliver_by() {
         field(out, "Deliver-By-Date", &date(by));
     }

@@ -12,12 +12,12 @@ use postroad_queue::{Committed, Origin, UnixMillis};
 use postroad_smtp::line::Input;
 use postroad_smtp::server::{self, Action, Facts, Question, Session, Verdict};
 use postroad_smtp::trace::{Received, With};
-use postroad_smtp::{Envelope, ForwardPath, Priority, Reply, ReversePath, Status};
+use postroad_smtp::{Envelope, ForwardPath, MailParams, Priority, Reply, ReversePath, Status};
 use tracing::{debug, info, warn};
 
 use super::completion::{Completion, Missing};
 use super::content::{Intake, Terms};
-use super::{Context, Drain, drained};
+use super::{Context, Drain, drained, release_limit};
 use crate::clock;
 use crate::config::Service;
 use crate::metrics::{self, Direction, Handshake, Refusal};
@@ -127,6 +127,9 @@ async fn begin(arrival: Arrival, context: Arc<Context>) -> io::Result<()> {
         draining: false,
         context,
     };
+    if let Some(limit) = release_limit(&connection.context.config.load(), service, connection.context.clock.now()) {
+        connection.session.offer_release(limit);
+    }
     connection.run(stream).await
 }
 
@@ -277,13 +280,13 @@ impl Asking<'_> {
         let policy = &self.context.policy;
         let client = Client { peer: peer.ip, service: peer.service, user: self.facts.user.as_deref() };
         let what = question_name(&question);
+        let now = self.context.clock.now();
         let answer = match question {
             Question::Connect => peer.permit.as_ref().map(drop).map_err(Clone::clone),
             Question::Helo(_) => Ok(()),
-            Question::Mail { reverse_path, params, .. } => match self.admit(&client, reverse_path) {
+            Question::Mail { reverse_path, params, .. } => match self.admit(&client, reverse_path, params, now) {
                 Ok(()) => {
                     let priority = policy.priority(&client, params.priority);
-                    let now = self.context.clock.now();
                     *transaction = Transaction::begin(now, reverse_path, params.smtputf8, priority);
                     if priority != params.priority {
                         return Verdict::AcceptUnprivileged;
@@ -324,9 +327,15 @@ impl Asking<'_> {
     }
 
     /// Decides about MAIL: is there memory for one more, and may this client send it.
-    fn admit(&self, client: &Client<'_>, reverse_path: &ReversePath) -> Result<(), Reply> {
+    fn admit(
+        &self,
+        client: &Client<'_>,
+        reverse_path: &ReversePath,
+        params: &MailParams,
+        now: UnixMillis,
+    ) -> Result<(), Reply> {
         self.context.memory.admit_mail()?;
-        self.context.policy.mail(client, reverse_path)
+        self.context.policy.mail(client, reverse_path, params, now)
     }
 
     /// Opens a draft with our trace field on top.

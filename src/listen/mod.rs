@@ -14,7 +14,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use postroad_queue::Queue;
+use postroad_queue::{Queue, UnixMillis};
+use postroad_smtp::ReleaseLimit;
+use postroad_smtp::release::HOLD_SECONDS_MAX;
 use postroad_smtp::server::{self, AuthOffer};
 use socket2::{Domain as Family, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
@@ -23,7 +25,7 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tracing::{error, info};
 
-use crate::clock::Clock;
+use crate::clock::{Clock, millis};
 use crate::config::{Config, Service};
 use crate::memory::Memory;
 use crate::metrics::Metrics;
@@ -93,6 +95,14 @@ impl Context {
             },
         })
     }
+}
+
+/// Returns how far ahead of `now` a session of this listener may name a release (RFC 4865): for those
+/// who submit. A host that relays holds its mail itself.
+fn release_limit(config: &Config, service: Service, now: UnixMillis) -> Option<ReleaseLimit> {
+    let max = config.queue.future_release_max.filter(|_| service.is_submission())?;
+    let seconds_max = u32::try_from(max.as_secs()).map_or(HOLD_SECONDS_MAX, |s| s.min(HOLD_SECONDS_MAX));
+    Some(ReleaseLimit { seconds_max, unix_ms_max: now.plus(millis(max)).0 })
 }
 
 /// What all sessions of a listener share, made anew when the configuration was changed.

@@ -13,7 +13,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use postroad_smtp::{ForwardPath, Priority, Reply, ReversePath};
+use postroad_queue::UnixMillis;
+use postroad_smtp::{ForwardPath, MailParams, Priority, Reply, ReversePath};
 use tokio::sync::Semaphore;
 
 use crate::config::Config;
@@ -104,10 +105,16 @@ impl Policy {
     ///
     /// # Errors
     /// The reply that refuses it.
-    pub fn mail(&self, client: &Client<'_>, reverse_path: &ReversePath) -> Result<(), Reply> {
+    pub fn mail(
+        &self,
+        client: &Client<'_>,
+        reverse_path: &ReversePath,
+        params: &MailParams,
+        now: UnixMillis,
+    ) -> Result<(), Reply> {
         // Mail of other hosts does not wait for a look at the users file.
         let users = client.user.map(|_| self.users.current()).unwrap_or_default();
-        rules::mail(&users, client, reverse_path)
+        rules::mail(&users, client, reverse_path).and_then(|()| rules::times(params, now))
     }
 
     /// Returns the priority of a message whose client asks for this one.

@@ -43,6 +43,10 @@ pub const NOT_YOUR_ADDRESS: Reply = reply(
 pub const NULL_FOR_ONE_ONLY: Reply =
     reply(550, 5, 7, 1, "a message from <> goes to one recipient; write your address as the sender");
 
+/// A by-time that ends before the release.
+pub const LATE_BEFORE_RELEASE: Reply =
+    reply(501, 5, 5, 4, "the time for the delivery (BY) ends before the message is released (HOLDFOR, HOLDUNTIL)");
+
 /// A stranger and a recipient elsewhere.
 pub const RELAY_DENIED: Reply = reply(
     550,
@@ -81,6 +85,7 @@ mod tests {
             TOO_BUSY_FOR_LOGIN,
             LOGIN_GONE,
             NOT_YOUR_ADDRESS,
+            LATE_BEFORE_RELEASE,
             NULL_FOR_ONE_ONLY,
             RELAY_DENIED,
             NO_SUCH_MAILBOX,

@@ -6,7 +6,8 @@
 
 use std::net::IpAddr;
 
-use postroad_smtp::{Domain, ForwardPath, LocalPart, Mailbox, Priority, Reply, ReversePath};
+use postroad_queue::UnixMillis;
+use postroad_smtp::{Domain, ForwardPath, LocalPart, MailParams, Mailbox, Priority, Reply, ReversePath};
 
 use super::mailboxes::{self, Directories};
 use super::replies;
@@ -59,6 +60,17 @@ pub fn mail(users: &UserList, client: &Client<'_>, reverse_path: &ReversePath) -
         ReversePath::Mailbox(mailbox) if !user.may_send_as(mailbox) => Err(replies::NOT_YOUR_ADDRESS),
         _ => Ok(()),
     }
+}
+
+/// Decides about the times that MAIL names at `now`: a message cannot be late before it may set out.
+///
+/// # Errors
+/// The reply that refuses it.
+pub fn times(params: &MailParams, now: UnixMillis) -> Result<(), Reply> {
+    let (Some(release), Some(by)) = (params.release, params.deliver_by) else { return Ok(()) };
+    let held_ms = release.unix_ms(now.0).saturating_sub(now.0);
+    let by_ms = u64::try_from(by.seconds).unwrap_or(0) * 1000;
+    if held_ms > 0 && held_ms >= by_ms { Err(replies::LATE_BEFORE_RELEASE) } else { Ok(()) }
 }
 
 /// Returns the priority that a message has which asks for one (RFC 6710 §4.1): above normal only for

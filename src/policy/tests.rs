@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use postroad_smtp::Release;
+
 use super::*;
 use crate::config::Service;
 
@@ -223,7 +225,9 @@ fn submission_needs_a_login_and_its_own_sender() {
         (Service::Submission, Some("gone"), "app@example.org", Some("550 5.7.1")),
     ] {
         let client = Client { peer, service, user };
-        let got = policy.mail(&client, &sender.parse().expect(sender)).err().map(|reply| reply.to_string());
+        let (params, now) = (MailParams::default(), UnixMillis(0));
+        let got =
+            policy.mail(&client, &sender.parse().expect(sender), &params, now).err().map(|reply| reply.to_string());
         assert_eq!(got.as_deref().map(|reply| &reply[..9]), want, "{service:?} {user:?} {sender}");
     }
 }
@@ -282,4 +286,18 @@ fn only_who_may_relay_may_go_before_others() {
         assert_eq!((given(0), given(-9)), (Some(0), Some(-9)), "to stand back is anybody's right");
         assert_eq!(policy.priority(&client, None), None);
     }
+}
+
+#[test]
+fn nothing_is_late_before_it_is_released() {
+    let now = UnixMillis(1_800_000_000_000);
+    let ask = |by: &str, release: Option<Release>| {
+        let params = MailParams { deliver_by: by.parse().ok(), release, ..MailParams::default() };
+        rules::times(&params, now).is_ok()
+    };
+    let until = |ms: u64| Some(Release::At(now.0 + ms));
+    assert!(ask("", Some(Release::After(60))) && ask("60;R", None) && ask("-60;N", None));
+    assert!(ask("61;R", Some(Release::After(60))) && !ask("60;R", Some(Release::After(60))));
+    assert!(ask("61;N", until(60_999)) && !ask("61;N", until(61_000)) && !ask("-5;N", until(1)));
+    assert!(ask("1;R", Some(Release::At(0))) && ask("1;R", Some(Release::After(0))), "at once");
 }

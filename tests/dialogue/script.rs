@@ -21,6 +21,7 @@ pub struct Setup {
     pub starttls: bool,
     pub auth: bool,
     pub require_auth: bool,
+    pub release: bool,
     pub live: bool,
     /// What is sent together arrives together, or the dialogue says something else.
     pub whole: bool,
@@ -145,6 +146,7 @@ impl Setup {
             "starttls" => self.starttls = true,
             "auth" => self.auth = true,
             "require-auth" => self.require_auth = true,
+            "release" => self.release = true,
             "live" => self.live = true,
             "whole" => self.whole = true,
             "user" => {

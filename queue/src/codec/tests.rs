@@ -18,6 +18,7 @@ fn item() -> Item {
         envid: Some("e1".into()),
         priority: Priority::new(-9),
         deliver_by: Some(DeliverBy { seconds: -70_000, mode: ByMode::Notify, trace: true }),
+        release: Some(Release::After(3)),
     };
     let report = Report {
         at: UnixMillis(5),
@@ -52,9 +53,13 @@ fn item() -> Item {
 #[test]
 fn an_item_reads_back() {
     let mut bare = item();
-    bare.envelope =
-        Envelope::new("".parse().expect("null"), MailParams::default(), item().envelope.recipients().to_vec())
-            .expect("recipients");
+    let release = Some(Release::At(1_800_000_000_000));
+    bare.envelope = Envelope::new(
+        "".parse().expect("null"),
+        MailParams { release, ..MailParams::default() },
+        item().envelope.recipients().to_vec(),
+    )
+    .expect("recipients");
     bare.origin = Origin { peer: Some("192.0.2.7".parse().expect("address")), ..Origin::default() };
     for item in [item(), bare] {
         let mut octets = Vec::new();

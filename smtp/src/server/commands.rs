@@ -77,6 +77,7 @@ impl Session {
             message_octets_max: self.config.limits.message_octets_max,
             starttls: self.can_start_tls(),
             auth: self.config.auth == AuthOffer::OverTls && self.facts.tls.is_some() && self.facts.user.is_none(),
+            release: self.release,
         }
     }
 
@@ -102,6 +103,11 @@ impl Session {
         }
         if mail.size.is_some_and(|octets| octets > self.config.limits.message_octets_max) {
             return self.refuse(&replies::TOO_LARGE);
+        }
+        match (mail.params.release, self.release) {
+            (Some(_), None) => return self.fault(&CommandError::ParameterUnknown.reply()),
+            (Some(release), Some(limit)) if !limit.allows(release) => return self.refuse(&replies::HELD_TOO_LONG),
+            _ => {}
         }
         self.state = State::Asking(Asking::Mail(mail));
     }

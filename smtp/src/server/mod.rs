@@ -28,6 +28,7 @@ use state::{Asking, State};
 use crate::command::{AUTH_OCTETS_MAX, COMMAND_OCTETS_MAX, CommandError};
 use crate::envelope::Envelope;
 use crate::line::{Input, Line};
+use crate::release::ReleaseLimit;
 use crate::reply::Reply;
 pub use crate::trace::TlsFacts;
 
@@ -49,6 +50,7 @@ pub struct Session {
     tally: Tally,
     draft: Draft,
     draining: bool,
+    release: Option<ReleaseLimit>,
 }
 
 /// What a session has used of its limits.
@@ -94,7 +96,14 @@ impl Session {
             tally: Tally::default(),
             draft: Draft::None,
             draining: false,
+            release: None,
         }
+    }
+
+    /// Offers FUTURERELEASE (RFC 4865) up to this limit. It names a time, so it is no setting that
+    /// sessions share.
+    pub fn offer_release(&mut self, limit: ReleaseLimit) {
+        self.release = Some(limit);
     }
 
     /// Returns what is known of the session.

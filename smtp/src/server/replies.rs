@@ -54,6 +54,7 @@ replies! {
     AUTH_FOREIGN: 535 (5, 7, 8) "acting for another user is not allowed";
     AUTH_NEEDS_TLS: 538 (5, 7, 11) "authentication needs TLS; send STARTTLS first";
     TOO_LARGE: 552 (5, 3, 4) "the message is larger than this host accepts";
+    HELD_TOO_LONG: 554 (5, 5, 4) "the release lies further ahead than this host offers with FUTURERELEASE";
     NO_RECIPIENTS: 554 (5, 5, 1) "no valid recipients";
     NOT_SMTP: 554 (5, 5, 1) "this is an SMTP server";
     INJECTED: 554 (5, 5, 1) "octets behind STARTTLS before TLS began";

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use postroad_smtp::server::{Action, Config, Question, Session, TlsFacts, Verdict};
-use postroad_smtp::{Envelope, Input, Reply};
+use postroad_smtp::{Envelope, Input, ReleaseLimit, Reply};
 
 /// Decides what the machine cannot.
 pub trait Policy {
@@ -63,6 +63,10 @@ impl Shell {
         };
         shell.run();
         shell
+    }
+
+    pub fn offer_release(&mut self, limit: ReleaseLimit) {
+        self.session.offer_release(limit);
     }
 
     /// Octets arrive. Behind the end of the session nobody reads them.

@@ -252,6 +252,9 @@ fn details(message: &MessageView, now: UnixMillis) -> Vec<String> {
     if let Some(priority) = message.priority {
         pair("priority", priority.to_string());
     }
+    if let Some(release) = message.release {
+        pair("release", format!("{release} ({})", soon(release.0, now)));
+    }
     if let Some(by) = message.deliver_by {
         pair("deliver by", format!("{by} ({})", soon(by.0, now)));
     }

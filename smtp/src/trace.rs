@@ -76,7 +76,7 @@ pub struct Received<'a> {
     pub id: &'a str,
     /// The recipient, only when there is exactly one: more would disclose them to each other.
     pub recipient: Option<&'a ForwardPath>,
-    /// The priority it was accepted with, where the client said one (RFC 6710 §3.7).
+    /// The priority it was accepted with, where the client said one (RFC 6710).
     pub priority: Option<Priority>,
     /// When, in milliseconds since the Unix epoch.
     pub unix_ms: u64,

@@ -11,7 +11,7 @@ use super::dispatcher::Routing;
 use crate::route::Route;
 
 /// The lowest priority that goes before other mail. Those below are what mail clients make of
-/// "important" (RFC 6710 appendix A: 4 is urgent in X.400).
+/// "important"; 4 is what "urgent" of X.400 becomes (RFC 6710).
 const URGENT_PRIORITY_MIN: i8 = 4;
 
 /// Returns one job for each destination that has pending recipients.

@@ -83,7 +83,7 @@ pub fn compose(
     let params = MailParams {
         eight_bit: !content.is_ascii(),
         smtputf8: !sender.is_ascii() || status.is_eight_bit,
-        // RFC 6710 §5: a notification is as urgent as what it is about.
+        // RFC 6710: a notification is as urgent as what it is about.
         priority: item.envelope.params.priority,
         ..MailParams::default()
     };

@@ -6,6 +6,9 @@
 //! so drafts never run into the limit, however many and large, and what does grow are the envelopes, the
 //! sessions and the index of the queue. Short of memory, MAIL is refused; at the limit new sessions and
 //! new content, too. Deliveries go on, fewer at a time: they are what makes room.
+//!
+//! The allocator keeps what was freed for a while, longest when nothing happens. So one at a time is let
+//! in nevertheless, as long as that makes nothing grow: it uses what is free already.
 
 mod machine;
 
@@ -62,6 +65,10 @@ pub struct Memory {
     measured: AtomicU64,
     resident: AtomicU64,
     level: AtomicU8,
+    /// What was used when the level last changed.
+    at_change: AtomicU64,
+    /// The measurement that somebody was let in by although memory is short.
+    granted: AtomicU64,
 }
 
 impl Level {
@@ -85,6 +92,8 @@ impl Memory {
             measured: AtomicU64::new(0),
             resident: AtomicU64::new(0),
             level: AtomicU8::new(0),
+            at_change: AtomicU64::new(u64::MAX),
+            granted: AtomicU64::new(u64::MAX),
         };
         memory.look();
         memory
@@ -128,7 +137,7 @@ impl Memory {
     /// # Errors
     /// 421 at the limit.
     pub fn admit_session(&self) -> Result<(), Reply> {
-        if self.level() == Level::Full { Err(NO_SESSION) } else { Ok(()) }
+        if self.level() == Level::Full && !self.reuses() { Err(NO_SESSION) } else { Ok(()) }
     }
 
     /// Decides about MAIL.
@@ -136,7 +145,7 @@ impl Memory {
     /// # Errors
     /// 451 when memory is short.
     pub fn admit_mail(&self) -> Result<(), Reply> {
-        if self.level() == Level::Ample { Ok(()) } else { Err(NO_MAIL) }
+        if self.level() == Level::Ample || self.reuses() { Ok(()) } else { Err(NO_MAIL) }
     }
 
     /// Decides about content, whose MAIL was accepted a while ago.
@@ -145,6 +154,14 @@ impl Memory {
     /// 451 at the limit.
     pub fn admit_content(&self) -> Result<(), Reply> {
         if self.level() == Level::Full { Err(NO_MAIL) } else { Ok(()) }
+    }
+
+    /// Returns whether one may be let in: nobody was since the last measurement, and by that one hardly
+    /// more is used than when memory became short.
+    fn reuses(&self) -> bool {
+        let (measured, resident) = (self.measured.load(Ordering::Relaxed), self.resident.load(Ordering::Relaxed));
+        let most = self.at_change.load(Ordering::Relaxed).saturating_add(self.limit() / RELIEF_PART);
+        resident <= most && self.granted.swap(measured, Ordering::Relaxed) != measured
     }
 
     fn noted(&self) -> Level {
@@ -160,6 +177,9 @@ impl Memory {
         self.resident.store(usage.resident, Ordering::Relaxed);
         let (old, new) = (self.noted(), judge(usage, limit, self.noted()));
         self.level.store(new as u8, Ordering::Relaxed);
+        if old != new {
+            self.at_change.store(usage.resident, Ordering::Relaxed);
+        }
         let (used_mb, limit_mb) = (usage.resident / 1_000_000, limit / 1_000_000);
         match new {
             _ if old == new => {}
@@ -227,14 +247,37 @@ mod tests {
         resident.store(60 * MIB, Ordering::Relaxed);
         std::thread::sleep(Duration::from_millis(2 * SAMPLE_MILLIS));
         assert_eq!(memory.used(), 60 * MIB);
+        resident.store(63 * MIB, Ordering::Relaxed);
+        std::thread::sleep(Duration::from_millis(2 * SAMPLE_MILLIS));
         assert_eq!(
             (memory.admit_session(), memory.admit_mail(), memory.admit_content()),
             (Ok(()), Err(NO_MAIL), Ok(()))
         );
         memory.set_limit(50 * MIB);
+        resident.store(70 * MIB, Ordering::Relaxed);
+        std::thread::sleep(Duration::from_millis(2 * SAMPLE_MILLIS));
         assert_eq!((memory.admit_session(), memory.admit_content()), (Err(NO_SESSION), Err(NO_MAIL)));
         memory.set_limit(500 * MIB);
         assert_eq!(memory.level(), Level::Ample);
+    }
+
+    #[test]
+    fn what_was_freed_but_not_given_back_is_used_by_one_at_a_time() {
+        let resident = Arc::new(AtomicU64::new(60 * MIB));
+        let measured = resident.clone();
+        let memory =
+            Memory::new(64 * MIB, move || Usage { resident: measured.load(Ordering::Relaxed), ..Usage::default() });
+        let later = |mib: u64| {
+            resident.store(mib * MIB, Ordering::Relaxed);
+            std::thread::sleep(Duration::from_millis(2 * SAMPLE_MILLIS));
+        };
+        later(61);
+        assert_eq!((memory.level(), memory.reuses()), (Level::Short, true), "hardly more is used than at first");
+        assert!(!memory.reuses(), "one for each measurement");
+        later(63);
+        assert_eq!(memory.admit_mail(), Err(NO_MAIL), "that made it grow");
+        later(58);
+        assert_eq!((memory.admit_mail(), memory.level()), (Ok(()), Level::Short));
     }
 
     #[test]

@@ -17,6 +17,8 @@ pub struct Entry {
     pub item: Arc<Item>,
     /// The next hop's key of each recipient, in the envelope's order; empty when nobody knows.
     pub destinations: Vec<Arc<str>>,
+    /// When the first of its pending recipients is given up.
+    pub expires: UnixMillis,
 }
 
 /// A message to be changed.

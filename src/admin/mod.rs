@@ -15,6 +15,7 @@ pub mod client;
 pub mod filter;
 pub mod request;
 pub mod server;
+pub mod standing;
 #[cfg(test)]
 pub mod testing;
 pub mod view;
@@ -23,5 +24,5 @@ mod work;
 pub use backend::{AdminBackend, Entry, Target};
 pub use client::{AskError, Client, News};
 pub use filter::Filter;
-pub use request::{Action, Done, Failure, Id, Line, Progress, Request};
+pub use request::{Action, By, Done, Failure, Id, Line, Progress, Request};
 pub use server::{BindError, ControlSocket};

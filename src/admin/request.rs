@@ -11,7 +11,8 @@ use postroad_queue::{QueueId, QueueIdError};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::filter::Filter;
-use super::view::TotalsView;
+use super::standing::DestinationView;
+use super::view::{MessageView, TotalsView};
 
 /// The version of the protocol; a request of another one is refused.
 pub const VERSION: u64 = 1;
@@ -57,9 +58,16 @@ pub enum Request {
         /// Which.
         id: Id,
     },
-    /// Totals, and how each destination stands.
+    /// Totals, and how each destination stands, those with most jobs first.
     #[serde(rename = "queue.stats")]
-    Stats {},
+    Stats {
+        /// What is counted together.
+        #[serde(default)]
+        by: By,
+        /// At most so many.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        limit: Option<u64>,
+    },
     /// Changes the messages that a filter selects.
     #[serde(rename = "queue.act")]
     Act {
@@ -74,6 +82,17 @@ pub enum Request {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         limit: Option<u64>,
     },
+}
+
+/// What `queue.stats` counts together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum By {
+    /// What goes to one destination.
+    #[default]
+    Destination,
+    /// What goes to one host or set of hosts, whatever the domain.
+    Site,
 }
 
 /// What can be done to messages.
@@ -134,6 +153,12 @@ pub struct Done {
     /// The totals of `queue.stats`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub totals: Option<TotalsView>,
+    /// The sum over all destinations of `queue.stats`, also those that were not shown.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sum: Option<Box<DestinationView>>,
+    /// The message of `queue.why`, with all its recipients.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub message: Option<Box<MessageView>>,
     /// A sentence for people.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub text: Option<String>,
@@ -264,6 +289,7 @@ mod tests {
             Request::Reload {},
             Request::List { filter: filter.clone(), after: Some(id()), limit: Some(5) },
             Request::Show { id: id() },
+            Request::Stats { by: By::Site, limit: Some(20) },
             Request::Act { action: Action::Bounce, filter, dry_run: true, limit: None },
         ] {
             let line = request.to_line();

@@ -43,7 +43,12 @@ pub fn entry(n: u64, age_hours: u64, from: &str, to: &[(&str, u32)]) -> Entry {
         .iter()
         .map(|to| format!("mx:{}", to.forward_path.domain().map_or("local", |domain| domain.as_str())).into())
         .collect();
-    Entry { item: Arc::new(Item { id, arrived, envelope, origin, content_octets: 2048 * n, state }), destinations }
+    let expires = state.expires;
+    Entry {
+        item: Arc::new(Item { id, arrived, envelope, origin, content_octets: 2048 * n, state }),
+        destinations,
+        expires,
+    }
 }
 
 fn refused(at: UnixMillis) -> Report {

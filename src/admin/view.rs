@@ -1,11 +1,10 @@
-//! Messages, waits and totals as the control socket and `--json` show them. Times are RFC 3339 in
+//! Messages and totals as the control socket and `--json` show them. Times are RFC 3339 in
 //! UTC; fields are only ever added.
 
 use std::fmt;
 
 use jiff::Timestamp;
-use postroad_queue::schedule::{DestinationStats, Lane, Standing, Why};
-use postroad_queue::{Item, RecipientState, Report, UnixMillis};
+use postroad_queue::{Item, RecipientState, Report, Said, UnixMillis};
 use postroad_smtp::Priority;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -23,7 +22,7 @@ pub struct MessageView {
     pub id: Id,
     /// When it was accepted.
     pub arrived: Time,
-    /// When its pending recipients are given up.
+    /// When the first of its pending recipients is given up.
     pub expires: Time,
     /// Octets of content.
     pub size: u64,
@@ -105,6 +104,9 @@ pub struct RecipientView {
     /// What was said last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last: Option<ReportView>,
+    /// What was said before, each reply once, the first first: where it is asked for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub earlier: Vec<SaidView>,
 }
 
 /// How far a recipient is.
@@ -129,6 +131,18 @@ pub struct ReportView {
     pub remote: Option<String>,
     /// The reply, on one line.
     pub reply: String,
+}
+
+/// A reply that was given once or several times.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SaidView {
+    /// It, as it was given first.
+    #[serde(flatten)]
+    pub report: ReportView,
+    /// How often.
+    pub times: u32,
+    /// When it was given last.
+    pub until: Time,
 }
 
 /// A message and what was done to it.
@@ -158,53 +172,6 @@ pub enum ActOutcome {
     Failed,
 }
 
-/// What one job of a message waits for.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct WaitView {
-    /// The next hop's key.
-    pub destination: String,
-    /// `urgent`, `normal` or `bulk`.
-    pub lane: String,
-    /// One word for programs.
-    pub reason: String,
-    /// A sentence for people.
-    pub text: String,
-    /// Until when, where that is known.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub until: Option<Time>,
-    /// The pending recipients there.
-    pub recipients: Vec<RecipientView>,
-}
-
-/// How a destination stands.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DestinationView {
-    /// The next hop's key.
-    pub destination: String,
-    /// Jobs that are due.
-    pub ready: u64,
-    /// Jobs that wait for their time.
-    pub deferred: u64,
-    /// Jobs held.
-    pub held: u64,
-    /// Attempts in flight.
-    pub in_flight: u64,
-    /// How many attempts may be in flight.
-    pub window: u32,
-    /// When it is probed, while it cannot be reached.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub closed_until: Option<Time>,
-    /// Failures in a row.
-    #[serde(default)]
-    pub failures: u32,
-    /// What was said last.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub said: Option<String>,
-    /// The oldest message that goes there.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub oldest: Option<Id>,
-}
-
 /// The queue in numbers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -217,6 +184,10 @@ pub struct TotalsView {
     pub disk_octets: u64,
     /// Jobs: a message counts once for each destination.
     pub jobs: u64,
+    /// Of these, jobs that wait for their time.
+    pub deferred: u64,
+    /// Of these, jobs that are held one by one.
+    pub held_jobs: u64,
     /// Attempts in flight.
     pub in_flight: u64,
     /// Whether an admin holds everything.
@@ -272,7 +243,7 @@ impl MessageView {
         MessageView {
             id: Id(item.id),
             arrived: Time(item.arrived),
-            expires: Time(item.state.expires),
+            expires: Time(entry.expires),
             size: item.content_octets,
             from: sender(&item.envelope.reverse_path),
             state: state_of(item),
@@ -294,7 +265,8 @@ impl MessageView {
     }
 }
 
-fn is_pending(state: &RecipientState) -> bool {
+/// Returns whether a recipient is still to be delivered.
+pub(super) fn is_pending(state: &RecipientState) -> bool {
     matches!(state, RecipientState::Pending { .. })
 }
 
@@ -341,7 +313,16 @@ impl RecipientView {
             due,
             destination: entry.destinations.get(place).map(|key| key.to_string()),
             last: last.map(ReportView::of),
+            earlier: Vec::new(),
         }
+    }
+
+    /// Adds what was said before.
+    pub fn with_history(self, entry: &Entry, place: usize) -> RecipientView {
+        let RecipientState::Pending { earlier, .. } = &entry.item.state.recipients[place] else { return self };
+        let view =
+            |said: &Said| SaidView { report: ReportView::of(&said.report), times: said.times, until: Time(said.until) };
+        RecipientView { earlier: earlier.said().iter().map(view).collect(), ..self }
     }
 }
 
@@ -349,115 +330,6 @@ impl ReportView {
     fn of(report: &Report) -> ReportView {
         let remote = report.remote.as_deref().map(str::to_owned);
         ReportView { at: Time(report.at), remote, reply: report.reply.to_string() }
-    }
-}
-
-impl WaitView {
-    /// Shows what a job waits for, with the message's pending recipients at its destination.
-    pub fn of(entry: &Entry, standing: &Standing) -> WaitView {
-        let there = |place: &usize| {
-            is_pending(&entry.item.state.recipients[*place])
-                && entry.destinations.get(*place).is_none_or(|key| *key == standing.destination)
-        };
-        let places = (0..entry.item.state.recipients.len()).filter(there);
-        let (reason, until) = reason_of(&standing.why);
-        let released = entry.item.released();
-        let (reason, text) = match standing.why {
-            // Its first attempt is due when its sender wants it to be.
-            Why::Deferred { due } if due == released && due > entry.item.arrived => {
-                ("future_release", format!("its sender asked for its release at {}", Time(released)))
-            }
-            _ => (reason, sentence(&standing.why)),
-        };
-        WaitView {
-            destination: standing.destination.to_string(),
-            lane: lane_name(standing.lane).to_owned(),
-            reason: reason.to_owned(),
-            text,
-            until: until.map(Time),
-            recipients: places.map(|place| RecipientView::of(entry, place)).collect(),
-        }
-    }
-}
-
-fn lane_name(lane: Lane) -> &'static str {
-    match lane {
-        Lane::Urgent => "urgent",
-        Lane::Normal => "normal",
-        Lane::Bulk => "bulk",
-    }
-}
-
-fn reason_of(why: &Why) -> (&'static str, Option<UnixMillis>) {
-    match why {
-        Why::InFlight => ("in_flight", None),
-        Why::Held => ("held", None),
-        Why::DestinationHeld => ("destination_held", None),
-        Why::AllHeld => ("all_held", None),
-        Why::Deferred { due } => ("deferred", Some(*due)),
-        Why::Closed { until, .. } => ("destination_unreachable", Some(*until)),
-        Why::Probing { .. } => ("destination_probed", None),
-        Why::Window { .. } | Why::Lane { .. } => ("destination_busy", None),
-        Why::Rate { at } => ("destination_rate", Some(*at)),
-        Why::Total { .. } => ("agent_busy", None),
-        Why::Unproven { .. } => ("agent_busy", None),
-        Why::Turn => ("turn", None),
-    }
-}
-
-fn sentence(why: &Why) -> String {
-    match why {
-        Why::InFlight => "is being delivered now".to_owned(),
-        Why::Held => "is held: `postroad queue release` lets it go".to_owned(),
-        Why::DestinationHeld => "its destination is held: release the destination".to_owned(),
-        Why::AllHeld => "the whole queue is held: release it".to_owned(),
-        Why::Deferred { due } => format!("was tried before; the next attempt is due at {}", Time(*due)),
-        Why::Closed { until, failures, said } => {
-            format!(
-                "its destination could not be reached (failures in a row: {failures}) and is tried again at {} ({said})",
-                Time(*until)
-            )
-        }
-        Why::Probing { failures, said } => {
-            format!(
-                "its destination could not be reached (failures in a row: {failures}) and is being tried now ({said})"
-            )
-        }
-        Why::Window { in_flight, window } => {
-            format!("waits for one of its destination's sessions: {in_flight} of {window} are in use")
-        }
-        Why::Lane { in_flight, limit } => {
-            format!(
-                "waits for one of its destination's sessions that bulk mail may have: {in_flight} of {limit} are in use"
-            )
-        }
-        Why::Rate { at } => format!("its destination takes so much in a time; the next message goes at {}", Time(*at)),
-        Why::Total { in_flight, limit } => {
-            format!("waits for one of the agent's outbound sessions: {in_flight} of {limit} are in use")
-        }
-        Why::Unproven { in_flight, limit } => format!(
-            "waits for one of the sessions kept for destinations that have not answered yet: {in_flight} of {limit} are in use"
-        ),
-        Why::Turn => "is ready and starts within moments".to_owned(),
-    }
-}
-
-impl DestinationView {
-    /// Shows how a destination stands.
-    pub fn of(stats: &DestinationStats) -> DestinationView {
-        let sum = |lanes: [usize; 3]| lanes.iter().sum::<usize>() as u64;
-        DestinationView {
-            destination: stats.destination.to_string(),
-            ready: sum(stats.ready),
-            deferred: sum(stats.deferred),
-            held: stats.held as u64,
-            in_flight: stats.in_flight as u64,
-            window: stats.window,
-            closed_until: stats.closed_until.map(Time),
-            failures: stats.failures,
-            said: stats.said.as_deref().map(str::to_owned),
-            oldest: stats.oldest.map(Id),
-        }
     }
 }
 

@@ -1,18 +1,21 @@
 //! What a request does: walks over the queue page by page, so that a queue of a million messages
 //! is never in memory, and sends what it finds as it finds it.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use postroad_queue::QueueId;
+use postroad_queue::schedule::DestinationStats;
 use serde::Serialize;
 use tokio::sync::mpsc::Sender;
 use tokio::time::Instant;
 
 use super::backend::{AdminBackend, Entry, Target};
 use super::filter::Filter;
-use super::request::{Action, Done, Failure, Id, Line, Progress, Request};
-use super::view::{ActOutcome, ActView, DestinationView, LISTED_RECIPIENTS_MAX, MessageView, WaitView};
+use super::request::{Action, By, Done, Failure, Id, Line, Progress, Request};
+use super::standing::{DestinationView, WaitView};
+use super::view::{ActOutcome, ActView, LISTED_RECIPIENTS_MAX, MessageView};
 
 /// Messages read at a time; also how many are changed with one sync.
 const PAGE_MESSAGES: usize = 256;
@@ -49,7 +52,7 @@ pub async fn perform<B: AdminBackend>(backend: Arc<B>, request: Request, lines: 
         Request::List { filter, after, limit } => work.list(filter, after, limit).await,
         Request::Show { id } => work.show(id).await,
         Request::Why { id } => work.why(id).await,
-        Request::Stats {} => work.stats().await,
+        Request::Stats { by, limit } => work.stats(by, limit).await,
         Request::Act { action, filter, dry_run, limit } => work.act(action, filter, dry_run, limit).await,
     }
 }
@@ -110,26 +113,27 @@ impl<B: AdminBackend> Work<B> {
     async fn why(&self, id: Id) -> Result<Done, Stop> {
         let entry = self.entry(id).await?;
         let standings = self.backend.standings(id.0).await;
+        let is_memory_full = self.backend.status().await.memory.state == "full";
         for standing in &standings {
-            self.item(&WaitView::of(&entry, standing)).await?;
+            self.item(&WaitView::of(&entry, standing, is_memory_full)).await?;
         }
         let waits_for_nothing = "no delivery is left to make: it ends once its notifications are queued".to_owned();
         let text = standings.is_empty().then_some(waits_for_nothing);
-        Ok(Done { matched: standings.len() as u64, text, ..Done::default() })
+        let message = Some(Box::new(MessageView::whole(&entry)));
+        Ok(Done { matched: standings.len() as u64, text, message, ..Done::default() })
     }
 
-    async fn stats(&self) -> Result<Done, Stop> {
-        let mut destinations = self.backend.destinations().await;
-        let jobs = |lanes: [usize; 3]| lanes.iter().sum::<usize>();
-        destinations.sort_by_cached_key(|stats| {
-            let most = jobs(stats.ready) + jobs(stats.deferred) + stats.held + stats.in_flight;
-            (std::cmp::Reverse(most), stats.destination.clone())
-        });
-        for stats in &destinations {
-            self.item(&DestinationView::of(stats)).await?;
-        }
+    async fn stats(&self, by: By, limit: Option<u64>) -> Result<Done, Stop> {
+        let stats = self.backend.destinations().await;
         let totals = self.backend.totals().await;
-        Ok(Done { matched: destinations.len() as u64, totals: Some(totals), ..Done::default() })
+        // Of very many destinations, putting in order takes a while.
+        let (views, sum) = blocking(move || ranked(&stats, by)).await?;
+        let limit = limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
+        for view in views.iter().take(limit) {
+            self.item(view).await?;
+        }
+        let sum = Some(Box::new(sum));
+        Ok(Done { matched: views.len() as u64, totals: Some(totals), sum, ..Done::default() })
     }
 
     async fn entry(&self, id: Id) -> Result<Entry, Stop> {
@@ -172,6 +176,28 @@ impl<B: AdminBackend> Work<B> {
 async fn blocking<T: Send + 'static>(job: impl FnOnce() -> T + Send + 'static) -> Result<T, Stop> {
     let lost = |_| Stop::Failed(Failure::new("the agent could not finish the request", "its log says why"));
     tokio::task::spawn_blocking(job).await.map_err(lost)
+}
+
+/// Returns what is counted together, the deepest first, and the sum of all.
+fn ranked(stats: &[DestinationStats], by: By) -> (Vec<DestinationView>, DestinationView) {
+    let mut views: Vec<DestinationView> = Vec::with_capacity(stats.len());
+    let mut sum = DestinationView::default();
+    let mut sites: HashMap<Arc<str>, usize> = HashMap::new();
+    for one in stats {
+        let view = DestinationView::of(one);
+        sum.add(&view);
+        let place = match by {
+            By::Destination => views.len(),
+            By::Site => *sites.entry(one.site.clone()).or_insert(views.len()),
+        };
+        match views.get_mut(place) {
+            Some(same) => same.add(&view),
+            None if by == By::Site => views.push(DestinationView { destination: view.site.clone(), ..view }),
+            None => views.push(view),
+        }
+    }
+    views.sort_by(|a, b| (b.jobs, &a.destination).cmp(&(a.jobs, &b.destination)));
+    (views, sum)
 }
 
 fn act_view(entry: &Entry, places: &[usize], outcome: Result<ActOutcome, String>) -> ActView {

@@ -29,7 +29,8 @@ impl AdminBackend for Backend {
 
     fn entry(&self, id: QueueId) -> Option<Entry> {
         let (item, destinations) = self.0.delivery.entry(id).ok()?;
-        Some(Entry { item, destinations })
+        let expires = self.0.delivery.expires(&item);
+        Some(Entry { item, destinations, expires })
     }
 
     async fn standings(&self, id: QueueId) -> Vec<Standing> {
@@ -37,7 +38,7 @@ impl AdminBackend for Backend {
     }
 
     async fn destinations(&self) -> Vec<DestinationStats> {
-        self.0.delivery.destinations()
+        self.0.delivery.destinations().await
     }
 
     async fn totals(&self) -> TotalsView {
@@ -111,6 +112,8 @@ impl Backend {
             content_octets: self.0.queue.content_octets(),
             disk_octets: self.0.queue.disk_octets(),
             jobs: totals.jobs as u64,
+            deferred: totals.deferred as u64,
+            held_jobs: totals.held as u64,
             in_flight: totals.in_flight as u64,
             held: totals.is_held,
         }

@@ -6,14 +6,14 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use postroad_queue::schedule::{Census, DestinationStats, Selector, Standing, Totals};
-use postroad_queue::{Item, LoadError, QueueId, RecipientState, Report};
+use postroad_queue::{Item, LoadError, QueueId, RecipientState, Report, UnixMillis};
 use postroad_smtp::{Reply, ReversePath, Status};
 
 use super::attempt::{finish_up, record};
 use super::dispatcher::Delivery;
 use super::jobs::key;
 
-/// Jobs or destinations that are counted while the schedule waits.
+/// Jobs or destinations counted without a pause: less than a millisecond's work.
 const COUNTED_AT_ONCE: usize = 2_000;
 
 const REMOVED: Reply = Reply::of(550, Some(Status::new(5, 7, 0)), "removed from the queue by the administrator");
@@ -140,15 +140,22 @@ impl Delivery {
         Ok((item, destinations))
     }
 
+    /// Returns when the first of a message's pending recipients is given up.
+    pub fn expires(&self, item: &Item) -> UnixMillis {
+        self.0.routing.load().router.first_expires(item)
+    }
+
     /// Returns what each job of a message waits for.
     pub fn standings(&self, id: QueueId) -> Vec<Standing> {
         self.0.schedule().describe(id, self.0.clock.now())
     }
 
-    /// Returns how every destination stands. Counted a piece at a time: mail flows meanwhile.
-    pub fn destinations(&self) -> Vec<DestinationStats> {
-        let mut census = Census::default();
-        while self.0.schedule().count(&mut census, self.0.clock.now(), COUNTED_AT_ONCE) {}
+    /// Returns how every destination stands. Counts in pieces, so that mail flows meanwhile.
+    pub async fn destinations(&self) -> Vec<DestinationStats> {
+        let (mut census, now) = (Census::default(), self.0.clock.now());
+        while self.0.schedule().count(&mut census, now, COUNTED_AT_ONCE) {
+            tokio::task::yield_now().await;
+        }
         census.into_stats()
     }
 

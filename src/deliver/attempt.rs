@@ -239,7 +239,7 @@ async fn settle(
         return Ok(None);
     }
     let mut item = (*current.item).clone();
-    let patience = |item: &Item, place| (routing.retry(item, place), routing.expires(item, place));
+    let patience = |item: &Item, place| (routing.retry(item, place), routing.router.expires(item, place));
     let timing = Timing { now: core.clock.now(), patience: &patience, random: fastrand::f64() };
     let due = apply(&mut item, outcomes, timing);
     record(core, &item).await?;

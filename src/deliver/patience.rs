@@ -16,22 +16,13 @@ impl Routing {
         policy(&self.patience(item, place).retry)
     }
 
-    /// Returns when a recipient is given up. A message keeps the `queue.expire` it was accepted
-    /// under; a route's own counts from the release and holds for mail that waits already. Neither
-    /// lasts longer than the time after which its sender wants it back (RFC 2852).
-    pub fn expires(&self, item: &Item, place: usize) -> UnixMillis {
-        let own = self.patience(item, place).expire;
-        let expires = own.map_or(item.state.expires, |expire| item.released().plus(millis(expire)));
-        item.deliver_by().filter(|_| item.returns_late()).map_or(expires, |by| by.min(expires))
-    }
-
     /// Returns what a sender is told of a recipient depends on.
     pub fn terms(&self, item: &Item, place: usize) -> dsn::Terms {
         let path = &item.envelope.recipients()[place].forward_path;
         let notice = self.router.patience(path).delay_notice;
         dsn::Terms {
             is_final: self.router.is_local(path),
-            expires: self.expires(item, place),
+            expires: self.router.expires(item, place),
             // Who says when a message is late hears of it then (RFC 2852 §4.1); of one that was late
             // when it came, the host before us has told.
             late: item

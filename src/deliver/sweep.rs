@@ -166,7 +166,7 @@ fn is_pending(item: &Item, place: usize) -> bool {
 /// Gives up on what is still pending when its time is over.
 pub async fn expire(core: &Arc<Core>, current: &mut Current, routing: &Routing, now: UnixMillis) -> Result<(), String> {
     let asked = current.item.clone();
-    let expires = |place| routing.expires(&asked, place);
+    let expires = |place| routing.router.expires(&asked, place);
     if !(0..asked.state.recipients.len()).any(|place| is_pending(&asked, place) && now >= expires(place)) {
         return Ok(());
     }

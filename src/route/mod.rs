@@ -4,6 +4,7 @@
 //! [`Resolver`] asks DNS, for delivery only. Both record what they decide and why in a
 //! [`Recorder`], which is how `postroad explain` shows the router itself and not a copy of it.
 
+mod expiry;
 pub mod failures;
 pub mod fault;
 pub mod mx;

@@ -1,12 +1,17 @@
 //! `queue list`, `show`, `why` and `stats`: what only looks.
 
+use super::Stats;
 use super::offline::Spool;
 use super::screen::{Look, Screen};
-use crate::admin::view::{DestinationView, MessageView, WaitView};
-use crate::admin::{AskError, Done, Filter, Id, Request};
+use crate::admin::standing::{DestinationView, WaitView};
+use crate::admin::view::MessageView;
+use crate::admin::{AskError, By, Done, Filter, Id, Request};
 use crate::cli::ask::{Trouble, add, ask, split};
 use crate::cli::{Context, Failure, exit};
 use crate::config::Config;
+
+/// Destinations shown on a terminal unless told otherwise.
+const STATS_SHOWN: u64 = 20;
 
 /// Lists messages; an empty list is an answer, not a failure.
 pub fn list(
@@ -62,12 +67,14 @@ fn opened<'s>(spool: &'s mut Option<Spool>, config: &Config, context: &mut Conte
 }
 
 /// Says what each part of a message waits for.
-pub fn why(config: &Config, screen: &mut Screen, ids: &[Id], context: &mut Context) -> Result<(), Failure> {
+pub fn why(config: &Config, screen: &Screen, ids: &[Id], context: &mut Context) -> Result<(), Failure> {
     each_id(ids, context, |id, context| {
-        if ids.len() > 1 && screen.look != Look::Json {
-            context.line(id)?;
-        }
-        let done = ask(config, &Request::Why { id }, |wait: WaitView| screen.wait(context.out(), &wait))?;
+        let mut waits = Vec::new();
+        let done = ask(config, &Request::Why { id }, |wait: WaitView| {
+            waits.push(wait);
+            Ok(())
+        })?;
+        screen.why(context.out(), done.message.as_deref(), &waits)?;
         match (done.text, screen.look) {
             (Some(text), Look::Table | Look::Plain) => context.line(text),
             _ => Ok(()),
@@ -75,13 +82,24 @@ pub fn why(config: &Config, screen: &mut Screen, ids: &[Id], context: &mut Conte
     })
 }
 
-/// Shows totals and destinations.
-pub fn stats(config: &Config, screen: &mut Screen, context: &mut Context) -> Result<(), Failure> {
-    let done = ask(config, &Request::Stats {}, |destination: DestinationView| {
-        screen.destination(context.out(), &destination)
+/// Shows totals and destinations: on a terminal the first as a table, else all that are asked for.
+pub fn stats(config: &Config, screen: &Screen, args: &Stats, context: &mut Context) -> Result<(), Failure> {
+    let is_table = screen.look == Look::Table;
+    let limit = args.limit.or(is_table.then_some(STATS_SHOWN));
+    let by = if args.sites { By::Site } else { By::Destination };
+    let mut shown = Vec::new();
+    let done = ask(config, &Request::Stats { by, limit }, |destination: DestinationView| match is_table {
+        true => {
+            shown.push(destination);
+            Ok(())
+        }
+        false => screen.destination(context.out(), &destination),
     })?;
-    screen.end_destinations(context.out())?;
-    done.totals.map_or(Ok(()), |totals| screen.totals(context.out(), &totals))
+    done.totals.map_or(Ok(()), |totals| screen.totals(context.out(), &totals))?;
+    match done.sum {
+        Some(sum) if is_table && sum.destinations > 0 => screen.destinations(context.out(), &shown, &sum, done.matched),
+        _ => Ok(()),
+    }
 }
 
 /// Does `one` for each id; the others are done although one fails.

@@ -9,6 +9,7 @@ mod list;
 mod offline;
 mod screen;
 mod select;
+mod standing;
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -56,7 +57,7 @@ Examples:
     /// Show messages with all their recipients; also when the agent is down
     #[command(after_help = "Example:\n  postroad queue show 0MCC5RM000007")]
     Show(Ids),
-    /// Say what each part of a message waits for
+    /// Say why a message is still here: what each part waits for, and all that was said about it
     #[command(after_help = "Example:\n  postroad queue why 0MCC5RM000007")]
     Why(Ids),
     /// Hold messages: no attempt until they are released
@@ -76,9 +77,20 @@ Examples:
     /// Give up and return a notification to the sender
     #[command(after_help = "Example:\n  postroad queue bounce --domain dead.example --dry-run")]
     Bounce(Act),
-    /// Show totals and how each destination stands
-    #[command(after_help = "Example:\n  postroad queue stats --json")]
-    Stats,
+    /// Show how many jobs of which age wait where, the deepest first
+    #[command(after_help = "\
+A job is a message on its way to one destination. READY jobs are due, ACTIVE ones being delivered; the
+columns behind count by the age of the message. Below a destination stands why nothing more goes there.
+
+Columns in a pipe, separated by tabs: destination, jobs, ready, deferred, held, active, sessions allowed,
+waiting jobs of the lanes urgent, normal and bulk, jobs below 5, 10, 20, 40, 80, 160, 320, 640 and 1280
+minutes and older, the oldest message, the way.
+
+Examples:
+  postroad queue stats
+  postroad queue stats --sites --limit 50          Domains with the same hosts together
+  postroad queue stats --json | jq -r 'select(.closed_until) | .destination'")]
+    Stats(Stats),
     /// Read every message on disk and compare the checksums; the agent may run meanwhile
     #[command(after_help = "Example:\n  postroad queue verify")]
     Verify,
@@ -89,6 +101,16 @@ struct ListArgs {
     #[command(flatten)]
     select: Select,
     /// Show at most so many messages
+    #[arg(long, value_name = "N")]
+    limit: Option<u64>,
+}
+
+#[derive(Debug, clap::Args)]
+struct Stats {
+    /// Count what goes to the same hosts together, whatever the domain
+    #[arg(long)]
+    sites: bool,
+    /// Show at most so many; on a terminal 20 unless told otherwise
     #[arg(long, value_name = "N")]
     limit: Option<u64>,
 }
@@ -106,9 +128,9 @@ pub(super) fn run(args: Args, context: &mut Context) -> Result<(), Failure> {
     match args.action {
         Command::List(args) => list::list(&config, &mut screen, args.select.filter(), args.limit, context),
         Command::Show(args) => list::show(&config, &mut screen, &args.ids, context),
-        Command::Why(args) => list::why(&config, &mut screen, &args.ids, context),
+        Command::Why(args) => list::why(&config, &screen, &args.ids, context),
         Command::Verify => offline::verify(&config, &screen, context),
-        Command::Stats => list::stats(&config, &mut screen, context),
+        Command::Stats(args) => list::stats(&config, &screen, &args, context),
         Command::Hold(args) => act::act(&config, &mut screen, Action::Hold, args, context),
         Command::Release(args) => act::act(&config, &mut screen, Action::Release, args, context),
         Command::Retry(args) => act::act(&config, &mut screen, Action::Retry, args, context),

@@ -76,7 +76,10 @@ impl Spool {
     /// Reads a message; one that is damaged is named on standard error and passed over.
     fn entry(&self, id: QueueId, context: &mut Context) -> Option<Entry> {
         match self.snapshot.load(id) {
-            Ok(item) => Some(Entry { destinations: destinations(&self.router, &item), item: Arc::new(item) }),
+            Ok(item) => {
+                let (destinations, expires) = (destinations(&self.router, &item), self.router.first_expires(&item));
+                Some(Entry { item: Arc::new(item), destinations, expires })
+            }
             Err(error) => {
                 context.warn(error);
                 None

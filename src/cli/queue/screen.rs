@@ -1,4 +1,4 @@
-//! How messages and destinations look: a table for a terminal, tab-separated lines for a pipe, JSON
+//! How messages look: a table for a terminal, tab-separated lines for a pipe, JSON
 //! lines for a program. What a stranger wrote is escaped before it reaches a terminal.
 
 use std::io::{self, IsTerminal, Write};
@@ -8,9 +8,7 @@ use comfy_table::{CellAlignment, ColumnConstraint, ContentArrangement, Table, pr
 use postroad_queue::UnixMillis;
 use serde::Serialize;
 
-use crate::admin::view::{
-    ActView, DestinationView, MessageState, MessageView, RecipientStateView, RecipientView, TotalsView, WaitView,
-};
+use crate::admin::view::{ActView, MessageState, MessageView, RecipientStateView, RecipientView};
 use crate::cli::Failure;
 use crate::telemetry::escaped;
 
@@ -35,7 +33,7 @@ pub enum Look {
 pub struct Screen {
     /// How output is wanted.
     pub look: Look,
-    now: UnixMillis,
+    pub(super) now: UnixMillis,
     /// Columns of the terminal; found out by itself when `None`.
     width: Option<u16>,
     rows: Vec<Vec<String>>,
@@ -43,11 +41,10 @@ pub struct Screen {
 }
 
 const MESSAGE_HEAD: &[&str] = &["ID", "AGE", "SIZE", "STATE", "TRIES", "NEXT", "FROM", "TO", "LAST REPLY"];
-const DESTINATION_HEAD: &[&str] = &["DESTINATION", "READY", "DEFERRED", "HELD", "ACTIVE", "MAX", "OLDEST", "WAY"];
 
 /// Columns that give way on a narrow terminal.
-const FLEXIBLE: &[&str] = &["FROM", "TO", "LAST REPLY", "DESTINATION", "WAY"];
-const NUMBERS: &[&str] = &["SIZE", "TRIES", "READY", "DEFERRED", "HELD", "ACTIVE", "MAX"];
+const FLEXIBLE: &[&str] = &["FROM", "TO", "LAST REPLY"];
+const NUMBERS: &[&str] = &["SIZE", "TRIES"];
 
 impl Screen {
     /// A screen for standard output.
@@ -86,55 +83,12 @@ impl Screen {
         }
     }
 
-    /// Shows how a destination stands.
-    pub fn destination(&mut self, out: &mut dyn Write, destination: &DestinationView) -> Result<(), Failure> {
-        match self.look {
-            Look::Json => json(out, destination),
-            Look::Plain => line(out, destination_row(destination, self.now).join("\t")),
-            Look::Table => self.row(out, DESTINATION_HEAD, destination_row(destination, self.now)),
-        }
-    }
-
-    /// Shows the totals under the destinations.
-    pub fn totals(&mut self, out: &mut dyn Write, totals: &TotalsView) -> Result<(), Failure> {
-        #[derive(Serialize)]
-        struct Totals<'a> {
-            totals: &'a TotalsView,
-        }
-        match self.look {
-            Look::Json => json(out, &Totals { totals }),
-            _ => {
-                let held = if totals.held { "; all of it is held" } else { "" };
-                line(
-                    out,
-                    format_args!(
-                        "{} messages, {} of content, {} on disk; {} jobs, {} being delivered{held}",
-                        totals.messages,
-                        size(totals.content_octets),
-                        size(totals.disk_octets),
-                        totals.jobs,
-                        totals.in_flight
-                    ),
-                )
-            }
-        }
-    }
-
     /// Shows a message with all its recipients.
     pub fn details(&mut self, out: &mut dyn Write, message: &MessageView) -> Result<(), Failure> {
         match self.look {
             Look::Json => json(out, message),
             _ => details(message, self.now).into_iter().try_for_each(|text| line(out, text)),
         }
-    }
-
-    /// Shows what one job of a message waits for.
-    pub fn wait(&mut self, out: &mut dyn Write, wait: &WaitView) -> Result<(), Failure> {
-        if self.look == Look::Json {
-            return json(out, wait);
-        }
-        line(out, format_args!("{}: {}", escaped(&wait.destination), escaped(&wait.text)))?;
-        wait.recipients.iter().try_for_each(|recipient| line(out, recipient_line(recipient, self.now)))
     }
 
     fn row(&mut self, out: &mut dyn Write, head: &[&str], row: Vec<String>) -> Result<(), Failure> {
@@ -145,11 +99,6 @@ impl Screen {
     /// Draws the messages that wait to be drawn.
     pub fn end_messages(&mut self, out: &mut dyn Write) -> Result<(), Failure> {
         self.draw(out, MESSAGE_HEAD)
-    }
-
-    /// Draws the destinations that wait to be drawn.
-    pub fn end_destinations(&mut self, out: &mut dyn Write) -> Result<(), Failure> {
-        self.draw(out, DESTINATION_HEAD)
     }
 
     fn draw(&mut self, out: &mut dyn Write, head: &[&str]) -> Result<(), Failure> {
@@ -179,11 +128,11 @@ impl Screen {
     }
 }
 
-fn line(out: &mut dyn Write, text: impl std::fmt::Display) -> Result<(), Failure> {
+pub(super) fn line(out: &mut dyn Write, text: impl std::fmt::Display) -> Result<(), Failure> {
     Ok(writeln!(out, "{text}")?)
 }
 
-fn json(out: &mut dyn Write, value: &impl Serialize) -> Result<(), Failure> {
+pub(super) fn json(out: &mut dyn Write, value: &impl Serialize) -> Result<(), Failure> {
     line(out, serde_json::to_string(value).expect("a view is plain JSON"))
 }
 
@@ -216,26 +165,6 @@ fn plain_message(message: &MessageView) -> String {
         last_reply(message).unwrap_or_else(|| "-".to_owned()),
     ];
     columns.join("\t")
-}
-
-fn destination_row(destination: &DestinationView, now: UnixMillis) -> Vec<String> {
-    let state = match (destination.closed_until, &destination.said) {
-        (Some(until), said) => {
-            let said = said.as_deref().map(escaped).unwrap_or_default();
-            format!("unreachable (failures: {}), tried again {}: {said}", destination.failures, soon(until.0, now))
-        }
-        (None, _) => "open".to_owned(),
-    };
-    vec![
-        escaped(&destination.destination),
-        destination.ready.to_string(),
-        destination.deferred.to_string(),
-        destination.held.to_string(),
-        destination.in_flight.to_string(),
-        destination.window.to_string(),
-        destination.oldest.map_or("-".to_owned(), |id| id.to_string()),
-        state,
-    ]
 }
 
 fn details(message: &MessageView, now: UnixMillis) -> Vec<String> {
@@ -326,12 +255,12 @@ fn state(state: MessageState) -> &'static str {
     }
 }
 
-fn soon(at: UnixMillis, now: UnixMillis) -> String {
+pub(super) fn soon(at: UnixMillis, now: UnixMillis) -> String {
     if at <= now { "now".to_owned() } else { format!("in {}", span(at.since(now))) }
 }
 
 /// A time span in its largest unit.
-fn span(millis: u64) -> String {
+pub(super) fn span(millis: u64) -> String {
     let seconds = Duration::from_millis(millis).as_secs();
     match seconds {
         0..60 => format!("{seconds}s"),

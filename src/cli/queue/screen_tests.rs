@@ -1,10 +1,9 @@
 //! What people and programs see: the exact text of each look.
 
 use super::*;
+use crate::admin::Entry;
 use crate::admin::testing::{HOUR_MS, NOW, entry, held};
-use crate::admin::view::{ActOutcome, Time};
-use crate::admin::{Entry, Id};
-use postroad_queue::QueueId;
+use crate::admin::view::ActOutcome;
 
 fn sample() -> Vec<Entry> {
     vec![
@@ -86,33 +85,6 @@ fn one_message_in_full() {
   ops@dead.example: tries: 7, next in 30m
     2027-01-14T02:00:00.000Z mx1.example.com [198.51.100.7] said 450 4.2.0 Greylisted, come back later
   log@example.com: not tried yet
-";
-    assert_eq!(String::from_utf8(out).expect("UTF-8"), want);
-}
-
-#[test]
-fn destinations_and_totals() {
-    let destination = DestinationView {
-        destination: "mx:dead.example".into(),
-        ready: 1,
-        deferred: 20,
-        held: 0,
-        in_flight: 0,
-        window: 1,
-        closed_until: Some(Time(NOW.plus(HOUR_MS))),
-        failures: 4,
-        said: Some("451 4.4.1 connection refused".into()),
-        oldest: Some(Id(QueueId::from_u64(1))),
-    };
-    let totals = TotalsView { messages: 21, content_octets: 5_000_000, jobs: 21, ..TotalsView::default() };
-    let (mut screen, mut out) = (Screen::with_look(Look::Table, NOW, Some(140)), Vec::new());
-    screen.destination(&mut out, &destination).expect("printed");
-    screen.end_destinations(&mut out).expect("printed");
-    screen.totals(&mut out, &totals).expect("printed");
-    let want = "\
-DESTINATION     READY DEFERRED HELD ACTIVE MAX OLDEST        WAY
-mx:dead.example     1       20    0      0   1 0000000000001 unreachable (failures: 4), tried again in 1h: 451 4.4.1 connection refused
-21 messages, 5.0 MB of content, 0 B on disk; 21 jobs, 0 being delivered
 ";
     assert_eq!(String::from_utf8(out).expect("UTF-8"), want);
 }

@@ -110,11 +110,16 @@ fn an_id_that_is_not_there_is_a_failure() {
 #[test]
 fn why_says_what_each_destination_waits_for() {
     let (code, text) = host(true).run("why 0000000000001");
-    let want = "\
-mx:dead.example: was tried before; the next attempt is due at 2027-01-15T08:30:00.000Z
-  ops@dead.example: tries: 7, next ";
-    assert!(code == 0 && text.starts_with(want), "{text}");
-    assert!(text.contains("\nmx:example.com: was tried before"), "{text}");
+    assert_eq!(code, 0, "{text}");
+    for part in [
+        "0000000000001 from cron@app.example.org, accepted ",
+        "\nmx:dead.example (",
+        "): was put off; the next attempt is due at 2027-01-15T08:30:00.000Z\n  change it by: postroad queue retry \
+         0000000000001 --destination 'mx:dead.example'\n  ops@dead.example: tried 7 times\n    450 4.2.0 Greylisted",
+        "\nmx:example.com (",
+    ] {
+        assert!(text.contains(part), "{part:?} is not in {text}");
+    }
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::process::Signal;
-use support::agent::{Agent, Builder, POSTROAD};
+use support::agent::{Agent, Builder, POSTROAD, items};
 use support::client::{Client, Way};
 use support::net::{SOON, wait_until};
 use support::sink::{Behaviour, Sink};
@@ -96,6 +96,29 @@ fn each_route_has_its_own_pauses_and_shorter_ones_hold_for_what_waits() {
     agent.ok(&["reload"]);
     seldom.expect(1, SOON);
     agent.wait_empty(SOON);
+}
+
+#[test]
+fn a_next_hop_that_is_down_is_probed_as_often_as_its_route_says() {
+    let (often, seldom) = (Sink::new(), Sink::new());
+    let agent = Builder::new()
+        .route("often.test", often.address())
+        .route_with("seldom.test", seldom.address(), LASTING)
+        .start();
+    often.close();
+    seldom.close();
+    for to in ["b@often.test", "b@seldom.test"] {
+        connect(&agent).deliver("a@client.test", &[to], CONTENT, Way::Data);
+    }
+    let failures = |sink: &Sink| {
+        let stats = items(&agent.ok(&["queue", "stats", "--json"]));
+        let is_it = |one: &&serde_json::Value| {
+            one["destination"].as_str().is_some_and(|name| name.contains(&sink.ip().to_string()))
+        };
+        stats.iter().find(is_it).and_then(|one| one["failures"].as_u64()).unwrap_or(0)
+    };
+    wait_until("the one is probed every second", SOON, || failures(&often) >= 3);
+    assert_eq!(failures(&seldom), 1, "and the other once an hour");
 }
 
 #[test]

@@ -66,6 +66,7 @@ impl Simulation {
                 concurrency_max: 2,
                 messages: None,
                 octets: Some(Rate { count: 1_000_000, period_ms: 1_000 }),
+                backoff,
             }],
         };
         Simulation {

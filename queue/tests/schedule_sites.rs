@@ -165,7 +165,7 @@ fn a_domain_that_moves_takes_its_line_along_in_order() {
 #[test]
 fn a_rate_holds_for_all_domains_of_a_site_to_the_millisecond() {
     let rate = |count| Some(Rate { count, period_ms: 1_000 });
-    let slow = Allowance { concurrency_max: 20, messages: rate(4), octets: None };
+    let slow = Allowance { concurrency_max: 20, messages: rate(4), octets: None, backoff: BACKOFF };
     let limits = Limits { messages: rate(5), allowances: vec![slow], ..Limits::default() };
     let mut s = Schedule::new(limits, 1);
     (0..40).for_each(|n| admit(&mut s, n, ["a", "b"][n as usize % 2]));

@@ -224,7 +224,7 @@ expire = "2d"
                 "u@corp.example",
                 "<u@corp.example>\n  \
                  route \"corp.example\" matches: via [192.0.2.9]:2525 (TLS required) (configuration line 9)\n  \
-                 destination host:192.0.2.9:2525/required\n  \
+                 destination host:192.0.2.9:2525/required/route1\n  \
                  hop [192.0.2.9] 192.0.2.9:2525, TLS required\n  \
                  what is put off is tried again every 10m; the sender hears of it after 4h; it is returned after 2d\n=> relayed to this hop",
             ),

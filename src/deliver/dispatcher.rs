@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use postroad_queue::schedule::{Allowance, Attempt, Finish, Job, Limits, Next, Rate, Schedule, Selector};
-use postroad_queue::{Item, LoadError, Queue, QueueId, RecipientState, RetryPolicy, SetAside, UnixMillis};
+use postroad_queue::{Item, LoadError, Queue, QueueId, RecipientState, SetAside, UnixMillis};
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
@@ -21,11 +21,10 @@ use super::active::ActiveItems;
 use super::attempt::{TROUBLE_DELAY_MS, Worker};
 use super::jobs::jobs;
 use super::local::BlockingLimit;
-use super::patience::policy;
 use super::pool::Pool;
 use super::transport::Connection;
 use crate::clock::{Clock, millis};
-use crate::config::{self, Config, Pace};
+use crate::config::{self, Config};
 use crate::memory::{Level, Memory};
 use crate::metrics::Metrics;
 use crate::route::{Resolver, Router};
@@ -116,21 +115,22 @@ impl Routing {
 
     fn limits(&self) -> Limits {
         let outbound = &self.config.outbound;
-        let retry = policy(&self.config.queue.retry);
         Limits {
             destination_concurrency_max: outbound.pace.connections_max,
             messages: outbound.pace.messages.map(rate),
             octets: outbound.pace.octets.map(rate),
-            allowances: self.config.routes.iter().map(|route| allowance(&route.pace)).collect(),
+            allowances: self.config.routes.iter().map(|route| self.allowance(route)).collect(),
             total_concurrency_max: outbound.connections_max,
-            // Whoever wants messages tried often wants their destination probed as often.
-            destination_backoff: RetryPolicy {
-                first_ms: RetryPolicy::DESTINATION.first_ms.min(retry.first_ms),
-                max_ms: RetryPolicy::DESTINATION.max_ms.min(retry.max_ms),
-                ..RetryPolicy::DESTINATION
-            },
+            destination_backoff: self.probes(),
             ..Limits::default()
         }
+    }
+
+    /// Returns what holds for the next hop of a route.
+    fn allowance(&self, route: &config::Route) -> Allowance {
+        let config::Pace { connections_max, messages, octets } = route.pace;
+        let (messages, octets) = (messages.map(rate), octets.map(rate));
+        Allowance { concurrency_max: connections_max, messages, octets, backoff: self.probes_of(route) }
     }
 }
 
@@ -428,11 +428,6 @@ impl Core {
 /// Returns when the by-time of a message ends, if it does before the message expires anyway.
 fn by_time_end(item: &Item) -> Option<UnixMillis> {
     item.deliver_by().filter(|at| *at <= item.state.expires)
-}
-
-fn allowance(pace: &Pace) -> Allowance {
-    let (messages, octets) = (pace.messages.map(rate), pace.octets.map(rate));
-    Allowance { concurrency_max: pace.connections_max, messages, octets }
 }
 
 fn rate(rate: config::Rate) -> Rate {

@@ -7,7 +7,7 @@ use postroad_queue::{Item, RecipientState, RetryPolicy, UnixMillis};
 
 use super::dispatcher::Routing;
 use crate::clock::millis;
-use crate::config::{Patience, Retry};
+use crate::config::{self, Patience, Retry};
 use crate::dsn;
 
 impl Routing {
@@ -40,6 +40,24 @@ impl Routing {
         Some(latest.map_or(*due, |latest| latest.min(*due)))
     }
 
+    /// Returns how often a destination that cannot be reached is probed, where no route says more:
+    /// whoever wants messages tried often wants that as often.
+    pub fn probes(&self) -> RetryPolicy {
+        let retry = policy(&self.config.queue.retry);
+        RetryPolicy {
+            first_ms: RetryPolicy::DESTINATION.first_ms.min(retry.first_ms),
+            max_ms: RetryPolicy::DESTINATION.max_ms.min(retry.max_ms),
+            ..RetryPolicy::DESTINATION
+        }
+    }
+
+    /// Returns how often the next hop of a route is probed while it cannot be reached. With pauses of
+    /// its own at these and no oftener: the line to it may cost money.
+    pub fn probes_of(&self, route: &config::Route) -> RetryPolicy {
+        let retry = &route.patience.retry;
+        if *retry == self.config.queue.retry { self.probes() } else { policy(retry) }
+    }
+
     /// Returns the ages, in milliseconds, at which mail expires or its sender hears of a delay.
     pub fn ages(&self) -> impl Iterator<Item = u64> {
         let queue = &self.config.queue;
@@ -60,7 +78,7 @@ impl Routing {
 }
 
 /// Returns the arithmetic of a setting.
-pub fn policy(retry: &Retry) -> RetryPolicy {
+fn policy(retry: &Retry) -> RetryPolicy {
     let Retry { first, factor, max } = *retry;
     RetryPolicy { first_ms: millis(first), factor, max_ms: millis(max), ..RetryPolicy::MESSAGE }
 }
@@ -116,6 +134,14 @@ mod tests {
         let mut ages: Vec<u64> = routing.ages().map(|age| age / MINUTE_MS).collect();
         ages.sort_unstable();
         assert_eq!(ages, [30, 180, 180, 5 * 24 * 60]);
+    }
+
+    #[test]
+    fn a_next_hop_is_probed_as_often_as_its_route_says_and_others_often() {
+        let routing = routing(SETTINGS);
+        let probes = |at: usize| routing.probes_of(&routing.config.routes[at]).first_ms;
+        assert_eq!([probes(0), probes(1)], [10 * MINUTE_MS, MINUTE_MS]);
+        assert_eq!((routing.probes().first_ms, routing.probes().max_ms), (10_000, 10 * MINUTE_MS));
     }
 
     #[test]

@@ -71,7 +71,9 @@ impl Router {
             patience: config.queue.patience(),
         };
         for (route, number) in config.routes.iter().zip(1..) {
-            let pace = if route.pace == config.outbound.pace { 0 } else { number };
+            // One site cannot be left alone for two lengths of time.
+            let is_usual = route.pace == config.outbound.pace && route.patience.retry == config.queue.retry;
+            let pace = if is_usual { 0 } else { number };
             let rule = Rule { fixed: fixed_hop(route, pace), route: route.clone(), pace };
             match &route.matches {
                 RouteMatch::Domain(domain) => drop(router.exact.insert(domain.clone(), rule)),

@@ -33,7 +33,7 @@ pub struct Limits {
 }
 
 /// What a site is allowed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Allowance {
     /// Sessions at once, at most.
     pub concurrency_max: u32,
@@ -41,6 +41,8 @@ pub struct Allowance {
     pub messages: Option<Rate>,
     /// Octets of content in a time.
     pub octets: Option<Rate>,
+    /// How long it is left alone when it cannot be reached.
+    pub backoff: RetryPolicy,
 }
 
 impl Default for Limits {
@@ -77,6 +79,7 @@ impl Limits {
             concurrency_max: self.destination_concurrency_max,
             messages: self.messages,
             octets: self.octets,
+            backoff: self.destination_backoff,
         });
         Allowance { concurrency_max: found.concurrency_max.max(1), ..found }
     }

@@ -284,11 +284,10 @@ impl Schedule {
         let (newest, now) = (self.serial, self.now);
         let random = self.next_random();
         let site = self.sites.at(attempt.site);
-        let max = self.limits.allowance(site.allowance).concurrency_max;
+        let Allowance { concurrency_max: max, backoff, .. } = self.limits.allowance(site.allowance);
         let first = self.limits.destination_concurrency_first.min(max);
         site.ended(attempt.serial, attempt.lane);
-        let backoff = &self.limits.destination_backoff;
-        let blame = |said| Blame { serial: attempt.serial, newest, now, said, backoff };
+        let blame = |said| Blame { serial: attempt.serial, newest, now, said, backoff: &backoff };
         match finish {
             Finish::Returned | Finish::Forgotten | Finish::Postponed { .. } => {}
             Finish::Throttled { said, .. } => site.throttled(&blame(said), random),

@@ -72,6 +72,7 @@ pub(crate) struct Spool {
     pub untidy: Mutex<Untidy>,
     last_id: AtomicU64,
     poison: OnceLock<Arc<str>>,
+    on_stopped: OnceLock<Box<dyn Fn(&str) + Send + Sync>>,
     space: Mutex<Space>,
 }
 
@@ -112,6 +113,7 @@ impl Queue {
             untidy: Mutex::default(),
             last_id: AtomicU64::new(recovered.last_id.to_u64()),
             poison: OnceLock::new(),
+            on_stopped: OnceLock::new(),
             space: Mutex::default(),
         };
         Ok((Queue(Arc::new(spool)), recovered.report))
@@ -147,6 +149,12 @@ impl Queue {
     /// committer's thread. It replaces the one named before.
     pub fn on_committed(&self, listener: Box<dyn Fn(Vec<Arc<Item>>) + Send + Sync>) {
         *self.0.listener.write().expect("no listener panics") = Some(listener);
+    }
+
+    /// Names who hears, once and at once, that the queue has stopped, and why. Called while the queue
+    /// holds locks: it must not call the queue. Only the first one named counts.
+    pub fn on_stopped(&self, tell: impl Fn(&str) + Send + Sync + 'static) {
+        let _ = self.0.on_stopped.set(Box::new(tell));
     }
 
     /// Reads a message, all but its content, with the state recorded last. What was just committed
@@ -291,7 +299,16 @@ impl Queue {
 impl Spool {
     /// Stops the queue for good: from here on nothing is promised.
     pub(crate) fn poison(&self, why: &str) -> Arc<str> {
-        self.poison.get_or_init(|| why.into()).clone()
+        let mut is_first = false;
+        let first = || {
+            is_first = true;
+            why.into()
+        };
+        let why = self.poison.get_or_init(first).clone();
+        if is_first && let Some(tell) = self.on_stopped.get() {
+            tell(&why);
+        }
+        why
     }
 
     pub(crate) fn check_poison(&self) -> Result<(), Arc<str>> {

@@ -206,6 +206,9 @@ pub struct StatusView {
     pub hostname: String,
     /// `serving`, `draining`, or `stopped` when a failed write ended acceptance.
     pub state: String,
+    /// Why it is stopped.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stopped: Option<String>,
     /// Since when it runs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub since: Option<Time>,

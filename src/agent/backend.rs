@@ -48,7 +48,8 @@ impl AdminBackend for Backend {
     async fn status(&self) -> StatusView {
         let agent = &self.0;
         let draining = *agent.context.drain.borrow();
-        let state = match (agent.queue.poisoned(), draining) {
+        let stopped = agent.queue.poisoned();
+        let state = match (&stopped, draining) {
             (Some(_), _) => "stopped",
             (None, true) => "draining",
             (None, false) => "serving",
@@ -58,6 +59,7 @@ impl AdminBackend for Backend {
             pid: std::process::id(),
             hostname: agent.config.load().hostname.to_string(),
             state: state.to_owned(),
+            stopped: stopped.map(|why| why.to_string()),
             since: Some(Time(agent.started)),
             sessions: u64::from(agent.context.policy.session_count()),
             listeners: agent.listeners.clone(),

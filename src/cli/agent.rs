@@ -43,6 +43,9 @@ pub(super) fn reload(_: Reload, context: &mut Context) -> Result<(), Failure> {
 
 fn lines(status: &StatusView) -> Vec<String> {
     let mut lines = vec![format!("{} is {}", escaped(&status.hostname), escaped(&status.state))];
+    if let Some(why) = &status.stopped {
+        lines.push(format!("{}: mend the disk, then restart the agent", escaped(why)));
+    }
     let mut pair = |name: &str, value: String| lines.push(format!("  {name:<10} {value}"));
     pair("version", format!("{}, process {}", escaped(&status.version), status.pid));
     if let Some(since) = status.since {

@@ -50,6 +50,7 @@ impl Default for Options {
 #[derive(Clone)]
 pub struct Queue(pub(crate) Arc<Spool>);
 
+type Teller = Box<dyn Fn(&str) + Send + Sync>;
 pub(crate) type Listener = Box<dyn Fn(Vec<Arc<Item>>) + Send + Sync>;
 
 /// What the parts of a queue share. Locks are taken in the order log, index, cache,
@@ -72,7 +73,7 @@ pub(crate) struct Spool {
     pub untidy: Mutex<Untidy>,
     last_id: AtomicU64,
     poison: OnceLock<Arc<str>>,
-    on_stopped: OnceLock<Box<dyn Fn(&str) + Send + Sync>>,
+    on_stopped: OnceLock<Teller>,
     space: Mutex<Space>,
 }
 

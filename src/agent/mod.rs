@@ -270,7 +270,8 @@ fn open_queue(config: &Config) -> Result<(Queue, Committer), StartError> {
     let (queue, report) = Queue::open(Arc::new(fs), options)?;
     log_recovery(&report);
     queue.on_stopped(|why| {
-        error!(%why, "the queue has stopped: nothing is accepted or delivered until the disk is mended and the agent restarted");
+        let until = "the disk is mended and the agent restarted";
+        error!(%why, until, "the queue has stopped: nothing is accepted or delivered");
     });
     let committer = queue.start().map_err(|source| StartError::System { what: "the committer thread", source })?;
     Ok((queue, committer))

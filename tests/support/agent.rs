@@ -185,10 +185,11 @@ impl Agent {
         self.wrapper.clear();
     }
 
-    /// Starts it and waits until it answers.
+    /// Starts it and waits until it answers; reading a queue that was cut off takes its time where
+    /// nothing was optimized and much else runs.
     pub fn start(&mut self) {
         self.spawn();
-        self.wait_ready(SOON);
+        self.wait_ready(3 * SOON);
     }
 
     /// Starts it without waiting.
@@ -212,15 +213,26 @@ impl Agent {
 
     /// Waits until it greets.
     pub fn wait_ready(&mut self, limit: Duration) {
-        let address = self.smtp();
         wait_until("the agent greets", limit, || {
-            let ended = self.child.as_mut().expect("it was started").try_wait().expect("it is a child");
-            if let Some(status) = ended {
-                panic!("the agent ended with {status}:\n{}", self.log());
-            }
-            let greeting = Client::dial(None, address).and_then(|mut client| client.try_reply());
-            greeting.is_ok_and(|reply| reply.code == 220)
+            assert!(!self.ended(), "the agent ended:\n{}", self.log());
+            self.greets()
         });
+    }
+
+    /// Returns whether it greets now.
+    pub fn greets(&self) -> bool {
+        let greeting = Client::dial(None, self.smtp()).and_then(|mut client| client.try_reply());
+        greeting.is_ok_and(|reply| reply.code == 220)
+    }
+
+    /// Returns whether it has ended by itself.
+    pub fn ended(&mut self) -> bool {
+        let Some(child) = &mut self.child else { return true };
+        let ended = child.try_wait().expect("it is a child").is_some();
+        if ended {
+            self.child = None;
+        }
+        ended
     }
 
     /// Sends a signal.

@@ -1,19 +1,28 @@
 //! What was acknowledged against what was delivered. It never claims too much: a message counts as
 //! accepted only once its 250 was read; without a reply it may or may not arrive.
 
-use std::collections::BTreeMap;
-use std::sync::Mutex;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, MutexGuard};
 
-use super::sink::Message;
+use super::sink::Sink;
 
 /// The header field that names a message.
 const FIELD: &str = "X-Ledger: ";
 
-/// The messages that were acknowledged.
+/// The messages that were acknowledged, and those that arrived.
 #[derive(Default)]
 pub struct Ledger {
     accepted: Mutex<BTreeMap<u64, usize>>,
-    unknown: Mutex<Vec<u64>>,
+    unknown: Mutex<BTreeSet<u64>>,
+    arrived: Mutex<BTreeMap<u64, Arrived>>,
+}
+
+/// What arrived of one message.
+#[derive(Clone, Copy, Default)]
+struct Arrived {
+    copies: usize,
+    octets: usize,
+    altered: bool,
 }
 
 /// How a ledger stands.
@@ -46,58 +55,68 @@ impl Ledger {
         content
     }
 
-    /// Notes that a message of so many octets was acknowledged.
-    pub fn accept(&self, number: u64, octets: usize) {
-        self.accepted.lock().expect("no thread panicked with the lock").insert(number, octets);
+    /// Notes that a message with this content was acknowledged.
+    pub fn accept(&self, number: u64, content: &[u8]) {
+        lock(&self.accepted).insert(number, content.len());
     }
 
     /// Notes that no reply was read for a message: it may arrive.
     pub fn unknown(&self, number: u64) {
-        self.unknown.lock().expect("no thread panicked with the lock").push(number);
-    }
-
-    /// Returns whether a message was acknowledged.
-    pub fn knows(&self, number: u64) -> bool {
-        self.accepted.lock().expect("no thread panicked with the lock").contains_key(&number)
+        lock(&self.unknown).insert(number);
     }
 
     /// Returns how many messages were acknowledged.
     pub fn count(&self) -> usize {
-        self.accepted.lock().expect("no thread panicked with the lock").len()
+        lock(&self.accepted).len()
     }
 
-    /// Returns whether every acknowledged message is among these.
-    pub fn is_delivered(&self, delivered: &[Message]) -> bool {
-        let seen: std::collections::BTreeSet<u64> =
-            delivered.iter().map(|message| number_of(&message.content)).collect();
-        self.accepted.lock().expect("no thread panicked with the lock").keys().all(|number| seen.contains(number))
-    }
-
-    /// Compares with what a sink took.
+    /// Notes what a sink took since it was asked last; the sink forgets it.
     ///
     /// # Panics
     /// When something was delivered that was never sent.
-    pub fn balance(&self, delivered: &[Message]) -> Balance {
-        let accepted = self.accepted.lock().expect("no thread panicked with the lock");
-        let unknown = self.unknown.lock().expect("no thread panicked with the lock");
-        let mut counts: BTreeMap<u64, usize> = BTreeMap::new();
-        let mut altered = Vec::new();
-        for message in delivered {
+    pub fn collect(&self, sink: &Sink) {
+        for message in sink.take() {
             let number = number_of(&message.content);
-            assert!(accepted.contains_key(&number) || unknown.contains(&number), "message {number} was never sent");
-            *counts.entry(number).or_default() += 1;
-            let octets = accepted.get(&number).copied().unwrap_or(message.relayed().len());
-            if message.relayed() != Ledger::content(number, octets) {
-                altered.push(number);
-            }
-        }
-        Balance {
-            accepted: accepted.len(),
-            missing: accepted.keys().filter(|number| !counts.contains_key(number)).copied().collect(),
-            altered,
-            duplicates: counts.values().map(|count| count - 1).sum(),
+            let sent = lock(&self.unknown).contains(&number) || lock(&self.accepted).contains_key(&number);
+            assert!(sent, "message {number} was never sent");
+            let content = message.relayed();
+            let mut all = lock(&self.arrived);
+            let arrived = all.entry(number).or_default();
+            arrived.altered |= content != Ledger::content(number, content.len());
+            arrived.altered |= arrived.copies > 0 && arrived.octets != content.len();
+            arrived.octets = content.len();
+            arrived.copies += 1;
         }
     }
+
+    /// Returns whether every acknowledged message was collected.
+    pub fn is_delivered(&self) -> bool {
+        let arrived = lock(&self.arrived);
+        lock(&self.accepted).keys().all(|number| arrived.contains_key(number))
+    }
+
+    /// Returns how many copies were collected beyond the first of each message.
+    pub fn duplicates(&self) -> usize {
+        lock(&self.arrived).values().map(|arrived| arrived.copies - 1).sum()
+    }
+
+    /// Compares what was acknowledged with what was collected.
+    pub fn balance(&self) -> Balance {
+        let (accepted, arrived) = (lock(&self.accepted), lock(&self.arrived));
+        let whole = |number: &u64, arrived: &Arrived| {
+            !arrived.altered && accepted.get(number).is_none_or(|octets| *octets == arrived.octets)
+        };
+        Balance {
+            accepted: accepted.len(),
+            missing: accepted.keys().filter(|number| !arrived.contains_key(number)).copied().collect(),
+            altered: arrived.iter().filter(|(n, arrived)| !whole(n, arrived)).map(|(n, _)| *n).collect(),
+            duplicates: arrived.values().map(|arrived| arrived.copies - 1).sum(),
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().expect("no thread panicked with the lock")
 }
 
 impl Balance {

@@ -10,8 +10,10 @@
 pub mod agent;
 pub mod client;
 pub mod corpus;
+pub mod disk;
 pub mod dns;
 pub mod ledger;
+pub mod load;
 pub mod net;
 pub mod sink;
 pub mod tls;

@@ -254,6 +254,13 @@ impl Sink {
         lock(&self.shared.messages).iter().filter(|message| message.taken()).count()
     }
 
+    /// Returns the messages that the sink took since this was asked last, and forgets all.
+    pub fn take(&self) -> Vec<Message> {
+        let mut messages = std::mem::take(&mut *lock(&self.shared.messages));
+        messages.retain(Message::taken);
+        messages
+    }
+
     /// Forgets what was recorded.
     pub fn forget(&self) {
         lock(&self.shared.messages).clear();

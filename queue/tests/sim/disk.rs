@@ -29,6 +29,7 @@ pub(super) fn kinds(data: &[u8]) -> String {
             (b"PRec", _, 2) => Some('S'),
             (b"PRec", _, 3) => Some('R'),
             (b"PRec", _, 4) => Some('V'),
+            (b"PRec", _, 5) => Some('C'),
             _ => None,
         })
         .collect()

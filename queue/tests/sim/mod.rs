@@ -115,7 +115,7 @@ impl SimFs {
     }
 
     /// The same, each with what the queue was about and which records were written: `H` a segment's
-    /// header, `M` and `L` messages with their content beside and apart, `S` states, `R` retirements,
+    /// header, `M` and `L` messages with their content beside and apart, `S` states, `C` changes, `R` retirements,
     /// `V` a void.
     pub fn steps(&self) -> Vec<String> {
         lock(&self.disk).steps.clone()

@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use support::agent::{Agent, Builder};
+use support::agent::{Agent, Builder, make_maildir};
 use support::client::{Client, Way};
 use support::net::{SOON, wait_until};
 use support::sink::{Behaviour, Message, Sink};
@@ -180,15 +180,18 @@ fn what_is_late_goes_back_when_its_sender_says_so() {
 
 #[test]
 fn what_was_held_too_long_goes_back_without_an_attempt() {
-    let (home, away) = (Sink::new(), knowing());
-    let mut agent = between(&home, &away).set("queue.hold", "true").start();
-    let id = send(&mut connect(&agent), " BY=1;R", "b@away.test");
+    let (home, away) = (Sink::new(), Sink::new());
+    let builder = between(&home, &away).set("queue.hold", "true");
+    make_maildir(&builder.path("mail/b"));
+    let mut agent = builder.table("local", "domain = \"local.test\"\nmaildir = \"mail/{user}\"").start();
+    let id = send(&mut connect(&agent), " BY=1;R", "b@local.test");
     std::thread::sleep(Duration::from_millis(1100));
     agent.restart();
     agent.ok(&["queue", "release", &id]);
     assert_says(&notice(&home), &["Status: 5.4.7", "Deliver-By-Date: "]);
     agent.wait_empty(SOON);
-    assert_eq!(away.count(), 0, "late mail is not sent");
+    let mailbox = std::fs::read_dir(agent.path("mail/b/new")).expect("readable");
+    assert_eq!(mailbox.count(), 0, "late mail is not delivered");
 }
 
 #[test]

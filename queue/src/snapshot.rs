@@ -33,11 +33,20 @@ impl Snapshot {
         Snapshot::of(Arc::new(OsFs::open_read_only(path)?))
     }
 
+    /// Reads the queue in this directory to its last octet: what [`crate::Queue::repair`] would find.
+    pub fn read_whole(path: &Path) -> Result<Snapshot, OpenError> {
+        Snapshot::gathered(Arc::new(OsFs::open_read_only(path)?), Depth::Whole)
+    }
+
     /// Reads the queue behind `fs`.
     pub fn of(fs: Arc<dyn Fs>) -> Result<Snapshot, OpenError> {
+        Snapshot::gathered(fs, Depth::Quick)
+    }
+
+    fn gathered(fs: Arc<dyn Fs>, depth: Depth) -> Result<Snapshot, OpenError> {
         let mut tries = 1;
         let gathered = loop {
-            match gather(&*fs, Depth::Quick) {
+            match gather(&*fs, depth) {
                 Err(OpenError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound && tries < TRIES => {
                     tries += 1;
                 }

@@ -120,6 +120,12 @@ impl Queue {
         Ok((Queue(Arc::new(spool)), recovered.report))
     }
 
+    /// Reads all of a queue that is not open, every record and every content, and puts aside in
+    /// `quarantine/` what is not as it was written; everything else stays. The report says what was found.
+    pub fn repair(fs: &dyn Fs) -> Result<RecoveryReport, OpenError> {
+        Ok(recovery::recover(fs, Depth::Whole)?.report)
+    }
+
     /// Starts the thread that writes. Without it only [`Queue::flush`] does.
     pub fn start(&self) -> io::Result<Committer> {
         Committer::start(self.0.clone())

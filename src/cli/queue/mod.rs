@@ -94,6 +94,20 @@ Examples:
     /// Read every message on disk and compare the checksums; the agent may run meanwhile
     #[command(after_help = "Example:\n  postroad queue verify")]
     Verify,
+    /// Put aside what is damaged on disk and keep everything else; the agent must not run
+    #[command(after_help = "\
+Reads every record and every content. What is not as it was written goes to quarantine/ in the queue's
+directory, as it was; a message that is lost by it is named. A start of the agent does the same for what
+it finds, but it does not read everything.
+
+Examples:
+  postroad queue repair --dry-run                  What would be put aside?
+  systemctl stop postroad && sudo -u postroad postroad queue repair")]
+    Repair {
+        /// Only say what would be put aside
+        #[arg(long)]
+        dry_run: bool,
+    },
 }
 
 #[derive(Debug, clap::Args)]
@@ -130,6 +144,7 @@ pub(super) fn run(args: Args, context: &mut Context) -> Result<(), Failure> {
         Command::Show(args) => list::show(&config, &mut screen, &args.ids, context),
         Command::Why(args) => list::why(&config, &screen, &args.ids, context),
         Command::Verify => offline::verify(&config, &screen, context),
+        Command::Repair { dry_run } => offline::repair(&config, &screen, dry_run, context),
         Command::Stats(args) => list::stats(&config, &screen, &args, context),
         Command::Hold(args) => act::act(&config, &mut screen, Action::Hold, args, context),
         Command::Release(args) => act::act(&config, &mut screen, Action::Release, args, context),

@@ -1,14 +1,15 @@
 //! The queue read from its files: what `list` and `show` fall back to when the agent is down, and
-//! `verify`. Nothing is changed there and no lock is taken.
+//! `verify`. Nothing is changed there and no lock is taken; only `repair` takes it and changes.
 //!
 //! Next hops are the router's answers, which need no DNS: the names that the agent would show.
 
 use std::collections::HashSet;
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use postroad_queue::{Damage, Item, QueueId, Snapshot};
+use postroad_queue::{Damage, Item, OpenError, OsFs, Queue, QueueId, Snapshot};
 
 use super::now;
 use super::screen::{Look, Screen, size};
@@ -111,6 +112,37 @@ pub fn verify(config: &Config, screen: &Screen, context: &mut Context) -> Result
     }
 }
 
+/// Puts aside what is damaged, or only says what that would be.
+pub fn repair(config: &Config, screen: &Screen, dry_run: bool, context: &mut Context) -> Result<(), Failure> {
+    let path = queue_dir(config);
+    let (messages, damage) = if dry_run {
+        let snapshot = Snapshot::read_whole(&path).map_err(|error| unreadable(&error))?;
+        (snapshot.len(), snapshot.damage().to_vec())
+    } else {
+        is_ours(&path)?;
+        let fs = OsFs::open(&path).map_err(|error| unreadable(&error))?;
+        let report = Queue::repair(&fs).map_err(|error| unreadable(&error))?;
+        (report.messages, report.damage)
+    };
+    let damage: Vec<String> = damage.iter().map(ToString::to_string).collect();
+    if screen.look == Look::Json {
+        return context.json(&serde_json::json!({ "messages": messages, "dry_run": dry_run, "damage": damage }));
+    }
+    damage.iter().try_for_each(|damage| context.line(format_args!("damaged: {damage}")))?;
+    let done = if dry_run { "would be put aside" } else { "put aside" };
+    context.line(format_args!("{} places {done}; {messages} messages are in order", damage.len()))
+}
+
+/// What is written as root the agent could not read.
+fn is_ours(path: &Path) -> Result<(), Failure> {
+    let owner = std::fs::metadata(path).map_or(0, |metadata| metadata.uid());
+    if owner == rustix::process::geteuid().as_raw() || !path.exists() {
+        return Ok(());
+    }
+    let message = format!("{} belongs to the user with the number {owner}", path.display());
+    Err(Failure::new(exit::FAILED, message).with_remedy("run it as that user: sudo -u postroad postroad queue repair"))
+}
+
 /// Returns the damage to the log. A record that the agent is writing looks like one that a crash
 /// cut off, so the latter is looked for a second time: the agent's is whole by then.
 fn lasting_damage(snapshot: &Snapshot, config: &Config) -> Result<Vec<String>, Failure> {
@@ -128,10 +160,12 @@ fn lasting_damage(snapshot: &Snapshot, config: &Config) -> Result<Vec<String>, F
 }
 
 fn read(config: &Config) -> Result<Snapshot, Failure> {
-    Snapshot::read(&queue_dir(config)).map_err(|error| {
-        Failure::new(exit::TRY_LATER, format!("the queue cannot be read: {error}"))
-            .with_remedy("run it as root or as the agent's user; start the agent once if it never ran")
-    })
+    Snapshot::read(&queue_dir(config)).map_err(|error| unreadable(&error))
+}
+
+fn unreadable(error: &OpenError) -> Failure {
+    Failure::new(exit::TRY_LATER, format!("the queue cannot be read: {error}"))
+        .with_remedy("run it as root or as the agent's user; start the agent once if it never ran")
 }
 
 /// Where the queue of an agent lies.

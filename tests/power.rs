@@ -2,7 +2,7 @@
 //! that got its 250 is there when power is back, octet for octet.
 //!
 //! A kill leaves to the kernel what was written; a cut takes everything that was not synced, names of
-//! files included. Needs root and loop devices, so it runs only when asked, as `.ci/run` does:
+//! files included. Needs root and loop devices, so it runs only when asked:
 //! `cargo test --test power -- --ignored --test-threads=1`. `POSTROAD_POWER_CUTS=100` asks for more
 //! cuts than five.
 

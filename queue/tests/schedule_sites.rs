@@ -163,6 +163,59 @@ fn a_domain_that_moves_takes_its_line_along_in_order() {
 }
 
 #[test]
+fn a_line_that_comes_to_a_busy_site_takes_turns_there() {
+    let one = Limits { destination_concurrency_max: 1, ..Limits::default() };
+    let mut s = Schedule::new(Limits { destination_backoff: BACKOFF, ..one }, 1);
+    let job = |n: u64, destination: &str, sender| {
+        let (id, destination, due) = (QueueId::from_u64(n), destination.into(), at(0));
+        Job { id, destination, due, lane: Lane::Normal, sender, load: Load::new(1, 2_000), allowance: 0 }
+    };
+    (0..4_000).for_each(|n| s.admit(job(n, "a", 1), at(0)));
+    for _ in 0..2_000 {
+        let started = start_all(&mut s, 1);
+        let there = resolve(&mut s, started, "hosts", 1);
+        there.into_iter().for_each(|attempt| s.finished(attempt, Finish::Done, at(1)));
+    }
+    (0..500).for_each(|n| s.admit(job(10_000 + n, "b", 2), at(1)));
+    let mut of_b = 0;
+    for _ in 0..200 {
+        let started = start_all(&mut s, 2);
+        for attempt in resolve(&mut s, started, "hosts", 2) {
+            of_b += usize::from(&**attempt.destination() == "b");
+            s.finished(attempt, Finish::Done, at(2));
+        }
+    }
+    assert!((90..=110).contains(&of_b), "{of_b} of 200");
+}
+
+#[test]
+fn retrying_a_destination_goes_on_in_pieces_and_ends_with_what_was_there() {
+    let mut s = schedule();
+    let job = |n: u64, due| {
+        let (id, destination, due) = (QueueId::from_u64(n), "a".into(), at(due));
+        Job { id, destination, due, lane: Lane::Normal, sender: 1, load: Load::new(1, 2_000), allowance: 0 }
+    };
+    (0..5_000).for_each(|n| s.admit(job(n, 1_000_000 + n), at(0)));
+    s.hold(Selector::Id(QueueId::from_u64(7)));
+    assert_eq!(s.retry_now(Selector::Destination("a")), 5_000);
+    assert!(s.totals().deferred > 3_000, "not all at once");
+    (5_000..5_010).for_each(|n| s.admit(job(n, 2_000_000), at(1)));
+    let mut done = 0;
+    while let Some(attempt) = start_all(&mut s, 2).pop() {
+        s.finished(attempt, Finish::Returned, at(2));
+        done += 1;
+        if s.totals().deferred == 10 {
+            break;
+        }
+        assert!(done < 100);
+    }
+    assert_eq!(s.totals().deferred, 10, "those that came later wait for their own time");
+    assert_eq!(why(&s, 7, 2), Why::Held);
+    s.release(Selector::Id(QueueId::from_u64(7)));
+    assert_ne!(why(&s, 7, 2), Why::Deferred { due: at(1_000_007) });
+}
+
+#[test]
 fn a_rate_holds_for_all_domains_of_a_site_to_the_millisecond() {
     let rate = |count| Some(Rate { count, period_ms: 1_000 });
     let slow = Allowance { concurrency_max: 20, messages: rate(4), octets: None, backoff: BACKOFF };

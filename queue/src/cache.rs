@@ -8,7 +8,9 @@ use std::sync::Arc;
 use crate::id::QueueId;
 use crate::item::Item;
 
-/// The most octets of content kept.
+/// What a recipient of a message counts as.
+const RECIPIENT_OCTETS: usize = 512;
+/// The most octets kept.
 const CONTENT_OCTETS_MAX: usize = 16 << 20;
 /// The most messages kept.
 const ITEMS_MAX: usize = 4096;
@@ -52,6 +54,7 @@ impl Cache {
     /// Forgets the item, whose state has changed; the content stays.
     pub(crate) fn forget_item(&mut self, id: QueueId) {
         if let Some(recent) = self.recent.get_mut(&id) {
+            self.octets -= item_octets(recent);
             recent.item = None;
         }
     }
@@ -70,5 +73,9 @@ impl Cache {
 }
 
 fn octets(recent: &Recent) -> usize {
-    recent.content.as_ref().map_or(0, |content| content.capacity())
+    recent.content.as_ref().map_or(0, |content| content.capacity()) + item_octets(recent)
+}
+
+fn item_octets(recent: &Recent) -> usize {
+    recent.item.as_ref().map_or(0, |item| RECIPIENT_OCTETS * item.envelope.recipients().len())
 }

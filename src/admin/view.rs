@@ -230,7 +230,7 @@ pub struct StatusView {
 pub struct MemoryView {
     /// `ample`, `short` when new mail is refused, or `full` when new sessions are, too.
     pub state: String,
-    /// Octets used: resident and of no file.
+    /// Octets used: what is both counted and resident.
     pub used_octets: u64,
     /// Octets that the agent may use.
     pub limit_octets: u64,

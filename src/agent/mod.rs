@@ -286,7 +286,13 @@ fn measured_memory(config: &Config, queue: &Queue) -> Memory {
     let limit = memory_limit(config);
     queue.set_draft_octets_max(Memory::draft_share(limit));
     let (resident, queue) = (Resident::open(), queue.clone());
-    Memory::new(limit, move || Usage { resident: resident.octets(), drafts: queue.draft_octets() as u64 })
+    let queued = move || (queue.draft_octets() as u64, memory::queue_octets(queue.len(), queue.content_octets()));
+    // What there is before anything happens is in no count.
+    let base = resident.octets().saturating_sub(queued().1);
+    Memory::new(limit, move || {
+        let (drafts, queued) = queued();
+        Usage { resident: resident.octets(), counted: base + queued + drafts, drafts }
+    })
 }
 
 fn log_recovery(report: &RecoveryReport) {

@@ -20,6 +20,7 @@ use super::remote::Lane;
 use super::sweep::expire;
 use super::{local_mail, notify};
 use crate::clock::millis;
+use crate::memory::{Held, attempt_octets};
 use crate::metrics::Transport;
 use crate::route::Route;
 
@@ -99,6 +100,7 @@ async fn run_one(core: &Arc<Core>, lane: &mut Lane, attempt: &mut Attempt) -> Fi
         Begun::Attempt { item, places, route } => (item, places, route),
         Begun::Nothing(finish) => return finish,
     };
+    let _held = Held::new(core.memory.clone(), attempt_octets(item.envelope.recipients().len()));
     let task = Task { item: &item, places, routing: &routing };
     let started = Instant::now();
     let (outcomes, ended) = match route {

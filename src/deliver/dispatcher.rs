@@ -84,7 +84,7 @@ pub(super) struct Core {
     pub tls: ClientTls,
     pub clock: Clock,
     pub metrics: Arc<Metrics>,
-    memory: Arc<Memory>,
+    pub memory: Arc<Memory>,
     pub active: ActiveItems,
     pub pool: Pool,
     pub local: BlockingLimit,
@@ -321,10 +321,11 @@ impl Core {
             return;
         }
         loop {
+            let is_full = self.memory.level() == Level::Full;
             let next = {
                 let mut schedule = self.schedule();
                 // Whoever ends asks again.
-                if self.memory.level() == Level::Full && schedule.totals().in_flight >= ATTEMPTS_WHEN_FULL_MAX {
+                if is_full && schedule.totals().in_flight >= ATTEMPTS_WHEN_FULL_MAX {
                     return;
                 }
                 schedule.poll(self.clock.now())

@@ -20,6 +20,7 @@ use super::content::{Intake, Terms};
 use super::{Context, Drain, drained, release_limit};
 use crate::clock;
 use crate::config::Service;
+use crate::memory::{self, Held};
 use crate::metrics::{self, Direction, Handshake, Refusal};
 use crate::net::Stream;
 use crate::policy::Client;
@@ -83,6 +84,8 @@ struct Transaction {
     priority: Option<Priority>,
     /// When it began: by-times count from here.
     begun: UnixMillis,
+    /// Counts its envelope.
+    envelope: Option<Held>,
 }
 
 /// Serves one connection to its end.
@@ -93,6 +96,7 @@ pub async fn serve(arrival: Arrival, context: Arc<Context>) {
         true => metrics::Service::Submission,
         false => metrics::Service::Relay,
     });
+    let _held = Held::new(context.memory.clone(), memory::SESSION_OCTETS);
     debug!(session = %name, %peer, "connected");
     match begin(arrival, context).await {
         Ok(()) => debug!(session = %name, seconds = started.elapsed().as_secs(), "disconnected"),
@@ -298,6 +302,11 @@ impl Asking<'_> {
             Question::Rcpt { reverse_path, recipient, accepted } => {
                 policy.rcpt(&client, reverse_path, &recipient.forward_path, accepted).map(|_| {
                     transaction.recipient = (accepted == 0).then(|| recipient.forward_path.clone());
+                    let octets = memory::recipient_octets(recipient);
+                    match &mut transaction.envelope {
+                        Some(envelope) => envelope.add(octets),
+                        none => *none = Some(Held::new(self.context.memory.clone(), octets)),
+                    }
                 })
             }
             Question::Content => self.open_draft(peer, transaction),

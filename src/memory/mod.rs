@@ -1,15 +1,16 @@
 //! The memory that the agent may use, and who has to wait when it runs short.
 //!
-//! What is used is measured, not reckoned: the anonymous resident memory of the process, as the
-//! kernel counts it before it kills, looked at every few milliseconds while mail comes in. Content that
-//! is being received has a share of its own ([`Memory::draft_share`]), beyond which it lies in files;
-//! so drafts never run into the limit, however many and large, and what does grow are the envelopes, the
-//! sessions and the index of the queue. Short of memory, MAIL is refused; at the limit new sessions and
-//! new content, too. Deliveries go on, fewer at a time: they are what makes room.
+//! It is known in two ways. The kernel says what is resident, as it counts before it kills; but the
+//! allocator keeps what was freed, for long when nothing happens. The agent counts what it holds, each
+//! thing at no less than it takes; but a count can forget something. What both say is used
+//! ([`Usage::octets`]); far above the limit the kernel alone is believed.
 //!
-//! The allocator keeps what was freed for a while, longest when nothing happens. So one at a time is let
-//! in nevertheless, as long as that makes nothing grow: it uses what is free already.
+//! Content that is being received has a share of its own ([`Memory::draft_share`]), beyond which it lies
+//! in files; so drafts never run into the limit, however many and large, and what does grow are the
+//! envelopes, the sessions and the index of the queue. Short of memory, MAIL is refused; at the limit new
+//! sessions and new content, too. Deliveries go on, fewer at a time: they are what makes room.
 
+mod held;
 mod machine;
 
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
@@ -20,6 +21,7 @@ use tracing::{info, warn};
 
 use crate::clock::millis;
 
+pub use held::{Held, SESSION_OCTETS, attempt_octets, queue_octets, recipient_octets};
 pub use machine::{Resident, default_limit};
 
 /// How long a measurement is good for.
@@ -30,6 +32,8 @@ const DRAFT_PART: u64 = 8;
 const DRAFT_OCTETS_MAX: u64 = 64 << 20;
 /// Of the limit one part in so many has to come free again before more is taken in.
 const RELIEF_PART: u64 = 32;
+/// So far above the limit, as a part of it, what is resident counts alone.
+const BEYOND_PART: u64 = 2;
 
 const NO_MAIL: Reply =
     Reply::of(451, Some(Status::new(4, 3, 1)), "Not enough memory for more mail, please try again later");
@@ -50,9 +54,11 @@ pub enum Level {
 /// What is used, in octets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
-    /// All of it.
+    /// What is resident and of no file.
     pub resident: u64,
-    /// Of it, content that is being received.
+    /// What is counted, without what [`Held`] counts.
+    pub counted: u64,
+    /// Of both, content that is being received.
     pub drafts: u64,
 }
 
@@ -63,12 +69,10 @@ pub struct Memory {
     start: Instant,
     /// Milliseconds after the start; one who finds it too long ago measures anew.
     measured: AtomicU64,
-    resident: AtomicU64,
+    used: AtomicU64,
     level: AtomicU8,
-    /// What was used when the level last changed.
-    at_change: AtomicU64,
-    /// The measurement that somebody was let in by although memory is short.
-    granted: AtomicU64,
+    /// What sessions and attempts hold.
+    held: AtomicU64,
 }
 
 impl Level {
@@ -90,10 +94,9 @@ impl Memory {
             limit: AtomicU64::new(limit),
             start: Instant::now(),
             measured: AtomicU64::new(0),
-            resident: AtomicU64::new(0),
+            used: AtomicU64::new(0),
             level: AtomicU8::new(0),
-            at_change: AtomicU64::new(u64::MAX),
-            granted: AtomicU64::new(u64::MAX),
+            held: AtomicU64::new(0),
         };
         memory.look();
         memory
@@ -118,7 +121,7 @@ impl Memory {
     /// Returns what is used, in octets.
     pub fn used(&self) -> u64 {
         self.level();
-        self.resident.load(Ordering::Relaxed)
+        self.used.load(Ordering::Relaxed)
     }
 
     /// Returns how much there is left.
@@ -137,7 +140,7 @@ impl Memory {
     /// # Errors
     /// 421 at the limit.
     pub fn admit_session(&self) -> Result<(), Reply> {
-        if self.level() == Level::Full && !self.reuses() { Err(NO_SESSION) } else { Ok(()) }
+        if self.level() == Level::Full { Err(NO_SESSION) } else { Ok(()) }
     }
 
     /// Decides about MAIL.
@@ -145,7 +148,7 @@ impl Memory {
     /// # Errors
     /// 451 when memory is short.
     pub fn admit_mail(&self) -> Result<(), Reply> {
-        if self.level() == Level::Ample || self.reuses() { Ok(()) } else { Err(NO_MAIL) }
+        if self.level() == Level::Ample { Ok(()) } else { Err(NO_MAIL) }
     }
 
     /// Decides about content, whose MAIL was accepted a while ago.
@@ -154,14 +157,6 @@ impl Memory {
     /// 451 at the limit.
     pub fn admit_content(&self) -> Result<(), Reply> {
         if self.level() == Level::Full { Err(NO_MAIL) } else { Ok(()) }
-    }
-
-    /// Returns whether one may be let in: nobody was since the last measurement, and by that one hardly
-    /// more is used than when memory became short.
-    fn reuses(&self) -> bool {
-        let (measured, resident) = (self.measured.load(Ordering::Relaxed), self.resident.load(Ordering::Relaxed));
-        let most = self.at_change.load(Ordering::Relaxed).saturating_add(self.limit() / RELIEF_PART);
-        resident <= most && self.granted.swap(measured, Ordering::Relaxed) != measured
     }
 
     fn noted(&self) -> Level {
@@ -173,14 +168,12 @@ impl Memory {
     }
 
     fn look(&self) {
-        let (usage, limit) = ((self.measure)(), self.limit());
-        self.resident.store(usage.resident, Ordering::Relaxed);
+        let (mut usage, limit) = ((self.measure)(), self.limit());
+        usage.counted += self.held.load(Ordering::Relaxed);
+        self.used.store(usage.octets(limit), Ordering::Relaxed);
         let (old, new) = (self.noted(), judge(usage, limit, self.noted()));
         self.level.store(new as u8, Ordering::Relaxed);
-        if old != new {
-            self.at_change.store(usage.resident, Ordering::Relaxed);
-        }
-        let (used_mb, limit_mb) = (usage.resident / 1_000_000, limit / 1_000_000);
+        let (used_mb, limit_mb) = (usage.octets(limit) / 1_000_000, limit / 1_000_000);
         match new {
             _ if old == new => {}
             Level::Ample => info!(used_mb, limit_mb, "memory is ample again: mail is taken"),
@@ -190,13 +183,21 @@ impl Memory {
     }
 }
 
-/// Judges a measurement. What was short stays so until some more is free, so that nothing flickers.
+impl Usage {
+    /// Returns what is used under a limit.
+    fn octets(&self, limit: u64) -> u64 {
+        let is_beyond = self.resident >= limit.saturating_add(limit / BEYOND_PART);
+        if is_beyond { self.resident } else { self.resident.min(self.counted) }
+    }
+}
+
+/// Judges what is used. What was short stays so until some more is free, so that nothing flickers.
 fn judge(usage: Usage, limit: u64, old: Level) -> Level {
     let relief = |level| if old >= level { limit / RELIEF_PART } else { 0 };
-    let share = Memory::draft_share(limit) as u64;
+    let (used, share) = (usage.octets(limit), Memory::draft_share(limit) as u64);
     // Drafts up to their share are foreseen.
-    let unforeseen = usage.resident.saturating_sub(usage.drafts.min(share));
-    if usage.resident.saturating_add(relief(Level::Full)) >= limit {
+    let unforeseen = used.saturating_sub(usage.drafts.min(share));
+    if used.saturating_add(relief(Level::Full)) >= limit {
         Level::Full
     } else if unforeseen.saturating_add(share).saturating_add(relief(Level::Short)) >= limit {
         Level::Short
@@ -215,7 +216,7 @@ mod tests {
     const MIB: u64 = 1 << 20;
 
     fn usage(resident: u64, drafts: u64) -> Usage {
-        Usage { resident: resident * MIB, drafts: drafts * MIB }
+        Usage { resident: resident * MIB, counted: resident * MIB, drafts: drafts * MIB }
     }
 
     #[test]
@@ -241,8 +242,7 @@ mod tests {
     fn measurements_are_taken_as_time_passes_and_limits_hold_at_once() {
         let resident = Arc::new(AtomicU64::new(10 * MIB));
         let measured = resident.clone();
-        let memory =
-            Memory::new(64 * MIB, move || Usage { resident: measured.load(Ordering::Relaxed), ..Usage::default() });
+        let memory = Memory::new(64 * MIB, move || usage(measured.load(Ordering::Relaxed) / MIB, 0));
         assert_eq!((memory.admit_session(), memory.admit_mail(), memory.admit_content()), (Ok(()), Ok(()), Ok(())));
         resident.store(60 * MIB, Ordering::Relaxed);
         std::thread::sleep(Duration::from_millis(2 * SAMPLE_MILLIS));
@@ -262,22 +262,31 @@ mod tests {
     }
 
     #[test]
-    fn what_was_freed_but_not_given_back_is_used_by_one_at_a_time() {
-        let resident = Arc::new(AtomicU64::new(60 * MIB));
-        let measured = resident.clone();
-        let memory =
-            Memory::new(64 * MIB, move || Usage { resident: measured.load(Ordering::Relaxed), ..Usage::default() });
-        let later = |mib: u64| {
-            resident.store(mib * MIB, Ordering::Relaxed);
-            std::thread::sleep(Duration::from_millis(2 * SAMPLE_MILLIS));
+    fn what_was_freed_but_not_given_back_is_not_used() {
+        let used = |resident, counted| {
+            let usage = Usage { resident: resident * MIB, counted: counted * MIB, drafts: 0 };
+            (judge(usage, 64 * MIB, Level::Full), usage.octets(64 * MIB) / MIB)
         };
-        later(61);
-        assert_eq!((memory.level(), memory.reuses()), (Level::Short, true), "hardly more is used than at first");
-        assert!(!memory.reuses(), "one for each measurement");
-        later(63);
-        assert_eq!(memory.admit_mail(), Err(NO_MAIL), "that made it grow");
-        later(58);
-        assert_eq!((memory.admit_mail(), memory.level()), (Ok(()), Level::Short));
+        assert_eq!(used(90, 20), (Level::Ample, 20));
+        assert_eq!(used(20, 90), (Level::Ample, 20), "and what is counted but not there neither");
+        assert_eq!(used(90, 80), (Level::Full, 80));
+        assert_eq!(used(96, 20), (Level::Full, 96), "but that far nobody goes by a count");
+    }
+
+    #[test]
+    fn what_is_held_counts_as_long_as_it_is_kept() {
+        let memory = Arc::new(Memory::new(64 * MIB, || usage(80, 0)));
+        memory.set_limit(60 * MIB);
+        assert_eq!(memory.level(), Level::Full);
+        let memory = Arc::new(Memory::new(64 * MIB, || Usage { resident: 80 * MIB, ..Usage::default() }));
+        assert_eq!(memory.level(), Level::Ample);
+        let mut held = Held::new(memory.clone(), 30 * MIB);
+        held.add(40 * MIB);
+        memory.set_limit(64 * MIB);
+        assert_eq!((memory.level(), memory.used()), (Level::Full, 70 * MIB));
+        drop(held);
+        memory.set_limit(64 * MIB);
+        assert_eq!((memory.level(), memory.used()), (Level::Ample, 0));
     }
 
     #[test]

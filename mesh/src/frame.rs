@@ -9,6 +9,7 @@ use minicbor::bytes::{ByteArray, ByteVec};
 use minicbor::{Decode, Encode};
 
 use crate::difference::{Key, LISTED_MAX, RANGES_MAX, Range, SUM_OCTETS, Said};
+use crate::wire::{NOT_CBOR, Wrong, few};
 
 /// The most octets of a frame.
 pub const FRAME_OCTETS_MAX: usize = 128 * 1024;
@@ -102,7 +103,7 @@ impl Frame {
         if octets.len() > FRAME_OCTETS_MAX {
             return Err(FrameError("it is too long"));
         }
-        let wire: Wire = minicbor::decode(octets).map_err(|_| FrameError("not CBOR as expected"))?;
+        let wire: Wire = minicbor::decode(octets).map_err(|_| NOT_CBOR)?;
         match (wire.ranges, wire.items, wire.asked) {
             (Some(ranges), None, None) => {
                 let without = few(wire.without.unwrap_or_default(), WITHOUT_MAX)?;
@@ -170,8 +171,10 @@ fn item((kind, octets): (u8, ByteVec)) -> Result<Item, FrameError> {
     }
 }
 
-fn few<T>(list: Vec<T>, max: usize) -> Result<Vec<T>, FrameError> {
-    if list.len() > max { Err(FrameError("a list is too long")) } else { Ok(list) }
+impl From<Wrong> for FrameError {
+    fn from(what: Wrong) -> FrameError {
+        FrameError(what)
+    }
 }
 
 #[cfg(test)]

@@ -18,6 +18,7 @@ pub mod roster;
 pub mod spread;
 pub mod statement;
 mod voices;
+mod wire;
 
 pub use caps::Caps;
 pub use directory::Directory;

@@ -8,12 +8,13 @@
 
 use std::fmt;
 
-use minicbor::bytes::{ByteArray, ByteVec};
+use minicbor::bytes::ByteArray;
 use minicbor::{Decode, Encode};
 use postroad_smtp::Domain;
 
 use crate::node::{NodeId, NodeKey, Purpose, SecretKey, Signature, base32, sha256};
 use crate::statement::{MeshId, StatementId};
+use crate::wire::{NOT_CBOR, Wrong, domains, few, text, with_signature, without_signature};
 
 /// The most octets of a record, signature not counted.
 pub const RECORD_OCTETS_MAX: usize = 4096;
@@ -209,7 +210,7 @@ impl Record {
         if octets.len() > RECORD_OCTETS_MAX {
             return Err(RecordError::TooLong);
         }
-        let wire: Wire = minicbor::decode(octets).map_err(|_| malformed("not CBOR as expected"))?;
+        let wire: Wire = minicbor::decode(octets).map_err(|_| NOT_CBOR)?;
         if wire.version != VERSION {
             return Err(RecordError::Version(wire.version));
         }
@@ -244,8 +245,7 @@ impl Record {
 
     /// Returns the octets and their signature as one, for files and the wire.
     pub fn to_octets(&self) -> Vec<u8> {
-        let parts = (ByteVec::from(self.octets.to_vec()), ByteArray::from(*self.signature.octets()));
-        minicbor::to_vec(parts).expect("memory takes what is written")
+        with_signature(&self.octets, &self.signature)
     }
 
     /// Reads what [`Record::to_octets`] wrote.
@@ -254,9 +254,8 @@ impl Record {
     ///
     /// As [`Record::read`].
     pub fn from_octets(octets: &[u8]) -> Result<Record, RecordError> {
-        let (octets, signature): (ByteVec, ByteArray<64>) =
-            minicbor::decode(octets).map_err(|_| malformed("not CBOR as expected"))?;
-        Record::read(&octets, Signature::from_octets(*signature))
+        let (octets, signature) = without_signature(octets)?;
+        Record::read(&octets, signature)
     }
 }
 
@@ -284,58 +283,48 @@ fn wire(said: &Said) -> Wire {
 }
 
 fn said(wire: Wire, node: NodeKey) -> Result<Said, RecordError> {
-    let egress = |(to, from, cost, octets_max): WireEgress| {
-        Ok(Egress { to: domains(to)?, from: domains(from)?, cost, octets_max })
+    let egress = |(to, from, cost, octets_max): WireEgress| -> Result<Egress, Wrong> {
+        Ok(Egress { to: domains(to, DOMAINS_MAX)?, from: domains(from, DOMAINS_MAX)?, cost, octets_max })
     };
     let link = |(to, cost): (ByteArray<32>, u16)| Link { to: NodeId::from_octets(*to), cost };
     Ok(Said {
         node,
         mesh: StatementId::from_octets(*wire.mesh),
         sequence: wire.sequence,
-        label: label(wire.label)?,
-        site: label(wire.site)?,
-        addresses: few(wire.addresses, ADDRESSES_MAX)?.into_iter().map(address).collect::<Result<_, _>>()?,
+        label: text(wire.label, LABEL_OCTETS_MAX)?,
+        site: text(wire.site, LABEL_OCTETS_MAX)?,
+        addresses: few(wire.addresses.unwrap_or_default(), ADDRESSES_MAX)?
+            .into_iter()
+            .map(address)
+            .collect::<Result<_, _>>()?,
         reach: match wire.reach.unwrap_or_default() {
             1 => Reach::DialsOut,
             2 => Reach::Windows,
             _ => Reach::Public,
         },
-        serves: domains(wire.serves.unwrap_or_default())?,
-        egress: few(wire.egress, EGRESS_MAX)?.into_iter().map(egress).collect::<Result<_, _>>()?,
-        pickups: few(wire.pickups, PICKUPS_MAX)?.into_iter().map(|id| NodeId::from_octets(*id)).collect(),
+        serves: domains(wire.serves.unwrap_or_default(), DOMAINS_MAX)?,
+        egress: few(wire.egress.unwrap_or_default(), EGRESS_MAX)?.into_iter().map(egress).collect::<Result<_, _>>()?,
+        pickups: few(wire.pickups.unwrap_or_default(), PICKUPS_MAX)?
+            .into_iter()
+            .map(|id| NodeId::from_octets(*id))
+            .collect(),
         holds_days: wire.holds_days.unwrap_or_default(),
-        links: few(wire.links, LINKS_MAX)?.into_iter().map(link).collect(),
+        links: few(wire.links.unwrap_or_default(), LINKS_MAX)?.into_iter().map(link).collect(),
     })
-}
-
-fn few<T>(list: Option<Vec<T>>, max: usize) -> Result<Vec<T>, RecordError> {
-    let list = list.unwrap_or_default();
-    if list.len() > max { Err(malformed("a list is too long")) } else { Ok(list) }
 }
 
 fn address((host, port, flags): (String, u16, u8)) -> Result<Address, RecordError> {
     let is_ip = host.parse::<std::net::IpAddr>().is_ok();
     if !is_ip && host.parse::<Domain>().is_err() {
-        return Err(malformed("an address that is neither a host name nor an IP address"));
+        return Err("an address that is neither a host name nor an IP address".into());
     }
     Ok(Address { host: host.into(), port, implicit_tls: flags & 1 != 0 })
 }
 
-fn label(text: Option<String>) -> Result<Box<str>, RecordError> {
-    let text = text.unwrap_or_default();
-    if text.len() > LABEL_OCTETS_MAX || text.chars().any(char::is_control) {
-        return Err(malformed("a text that is too long or has control characters"));
+impl From<Wrong> for RecordError {
+    fn from(what: Wrong) -> RecordError {
+        RecordError::Malformed(what)
     }
-    Ok(text.into())
-}
-
-fn domains(names: Vec<String>) -> Result<Vec<Domain>, RecordError> {
-    let domain = |name: String| name.parse().map_err(|_| malformed("a domain that is none"));
-    few(Some(names), DOMAINS_MAX)?.into_iter().map(domain).collect()
-}
-
-const fn malformed(what: &'static str) -> RecordError {
-    RecordError::Malformed(what)
 }
 
 impl fmt::Debug for Record {

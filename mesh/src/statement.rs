@@ -10,12 +10,13 @@
 
 use std::fmt;
 
-use minicbor::bytes::{ByteArray, ByteVec};
+use minicbor::bytes::ByteArray;
 use minicbor::{Decode, Encode};
 use postroad_smtp::Domain;
 
 use crate::caps::Caps;
 use crate::node::{NodeId, NodeKey, Purpose, SecretKey, Signature, base32, sha256};
+use crate::wire::{NOT_CBOR, Wrong, domains, text, with_signature, without_signature};
 
 /// The most octets of a statement, signature not counted.
 pub const STATEMENT_OCTETS_MAX: usize = 4096;
@@ -212,7 +213,7 @@ impl Statement {
         if octets.len() > STATEMENT_OCTETS_MAX {
             return Err(StatementError::TooLong);
         }
-        let wire: Wire = minicbor::decode(octets).map_err(|_| StatementError::Malformed("not CBOR as expected"))?;
+        let wire: Wire = minicbor::decode(octets).map_err(|_| NOT_CBOR)?;
         if wire.version != VERSION {
             return Err(StatementError::Version(wire.version));
         }
@@ -269,8 +270,7 @@ impl Statement {
 
     /// Returns the octets and their signature as one, for files and the wire.
     pub fn to_octets(&self) -> Vec<u8> {
-        let parts = (ByteVec::from(self.octets.to_vec()), ByteArray::from(*self.signature.octets()));
-        minicbor::to_vec(parts).expect("memory takes what is written")
+        with_signature(&self.octets, &self.signature)
     }
 
     /// Reads what [`Statement::to_octets`] wrote.
@@ -279,9 +279,8 @@ impl Statement {
     ///
     /// As [`Statement::read`].
     pub fn from_octets(octets: &[u8]) -> Result<Statement, StatementError> {
-        let (octets, signature): (ByteVec, ByteArray<64>) =
-            minicbor::decode(octets).map_err(|_| StatementError::Malformed("not CBOR as expected"))?;
-        Statement::read(&octets, Signature::from_octets(*signature))
+        let (octets, signature) = without_signature(octets)?;
+        Statement::read(&octets, signature)
     }
 }
 
@@ -333,29 +332,29 @@ fn wire(by: &NodeKey, head: Head, what: &What, consent: Option<Signature>) -> Wi
 }
 
 fn what(wire: Wire, by: &NodeKey) -> Result<What, StatementError> {
-    let key = |key: Option<ByteArray<32>>| key.map(|key| NodeKey::from_octets(*key)).ok_or(malformed("no key"));
+    let key = |key: Option<ByteArray<32>>| key.map(|key| NodeKey::from_octets(*key)).ok_or("no key");
     Ok(match wire.kind {
         FOUND => {
-            let (admit_by, revoke_by) = wire.policy.ok_or(malformed("no policy"))?;
+            let (admit_by, revoke_by) = wire.policy.ok_or("no policy")?;
             if admit_by == 0 || revoke_by == 0 {
-                return Err(malformed("a policy by nobody"));
+                return Err("a policy by nobody".into());
             }
-            What::Found { policy: Policy { admit_by, revoke_by }, label: text(wire.text)? }
+            What::Found { policy: Policy { admit_by, revoke_by }, label: text(wire.text, TEXT_OCTETS_MAX)? }
         }
         ADMIT => What::Admit {
             node: key(wire.key)?,
             caps: Caps::from_bits(wire.caps.unwrap_or_default()),
-            serves: domains(wire.serves.unwrap_or_default())?,
-            label: text(wire.text)?,
+            serves: domains(wire.serves.unwrap_or_default(), GRANTED_DOMAINS_MAX)?,
+            label: text(wire.text, TEXT_OCTETS_MAX)?,
         },
         REVOKE => What::Revoke {
-            node: NodeId::from_octets(*wire.node.ok_or(malformed("no node"))?),
+            node: NodeId::from_octets(*wire.node.ok_or("no node")?),
             upto: wire.upto.as_deref().copied().map(StatementId),
-            reason: text(wire.text)?,
+            reason: text(wire.text, TEXT_OCTETS_MAX)?,
         },
         ROTATE => {
             let to = key(wire.key)?;
-            let consent = Signature::from_octets(*wire.consent.ok_or(malformed("no consent"))?);
+            let consent = Signature::from_octets(*wire.consent.ok_or("no consent")?);
             if !to.verifies(Purpose::Rotation, by.octets(), &consent) {
                 return Err(StatementError::Signature);
             }
@@ -369,31 +368,18 @@ fn what(wire: Wire, by: &NodeKey) -> Result<What, StatementError> {
 fn check_head(head: &Head, what: &What) -> Result<(), StatementError> {
     let founds = matches!(what, What::Found { .. });
     if founds != head.mesh.is_none() || (founds && head.sequence != 0) {
-        return Err(malformed("only the first statement of a mesh founds it"));
+        return Err("only the first statement of a mesh founds it".into());
     }
     if head.sequence > SEQUENCE_MAX || (head.sequence == 0) != head.previous.is_none() {
-        return Err(malformed("the number does not fit the chain"));
+        return Err("the number does not fit the chain".into());
     }
     Ok(())
 }
 
-fn text(text: Option<String>) -> Result<Box<str>, StatementError> {
-    let text = text.unwrap_or_default();
-    if text.len() > TEXT_OCTETS_MAX || text.chars().any(char::is_control) {
-        return Err(malformed("a text that is too long or has control characters"));
+impl From<Wrong> for StatementError {
+    fn from(what: Wrong) -> StatementError {
+        StatementError::Malformed(what)
     }
-    Ok(text.into())
-}
-
-fn domains(names: Vec<String>) -> Result<Vec<Domain>, StatementError> {
-    if names.len() > GRANTED_DOMAINS_MAX {
-        return Err(malformed("too many domains"));
-    }
-    names.iter().map(|name| name.parse().map_err(|_| malformed("a domain that is none"))).collect()
-}
-
-const fn malformed(what: &'static str) -> StatementError {
-    StatementError::Malformed(what)
 }
 
 impl StatementId {

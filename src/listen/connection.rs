@@ -12,7 +12,7 @@ use postroad_queue::{Committed, Origin, UnixMillis};
 use postroad_smtp::line::Input;
 use postroad_smtp::server::{self, Action, Facts, Question, Session, Verdict};
 use postroad_smtp::trace::{Received, With};
-use postroad_smtp::{Envelope, ForwardPath, MailParams, Priority, Reply, ReversePath, Status};
+use postroad_smtp::{Envelope, ForwardPath, Priority, Reply, ReversePath, Status};
 use tracing::{debug, info, warn};
 
 use super::completion::{Completion, Missing};
@@ -288,17 +288,20 @@ impl Asking<'_> {
         let answer = match question {
             Question::Connect => peer.permit.as_ref().map(drop).map_err(Clone::clone),
             Question::Helo(_) => Ok(()),
-            Question::Mail { reverse_path, params, .. } => match self.admit(&client, reverse_path, params, now) {
-                Ok(()) => {
-                    let priority = policy.priority(&client, params.priority);
-                    *transaction = Transaction::begin(now, reverse_path, params.smtputf8, priority);
-                    if priority != params.priority {
-                        return Verdict::AcceptUnprivileged;
+            Question::Mail { reverse_path, params, .. } => {
+                let admitted = self.context.memory.admit_mail();
+                match admitted.and_then(|()| policy.mail(&client, reverse_path, params, now)) {
+                    Ok(()) => {
+                        let priority = policy.priority(&client, params.priority);
+                        *transaction = Transaction::begin(now, reverse_path, params.smtputf8, priority);
+                        if priority != params.priority {
+                            return Verdict::AcceptUnprivileged;
+                        }
+                        Ok(())
                     }
-                    Ok(())
+                    Err(reply) => Err(reply),
                 }
-                Err(reply) => Err(reply),
-            },
+            }
             Question::Rcpt { reverse_path, recipient, accepted } => {
                 policy.rcpt(&client, reverse_path, &recipient.forward_path, accepted).map(|_| {
                     transaction.recipient = (accepted == 0).then(|| recipient.forward_path.clone());
@@ -333,18 +336,6 @@ impl Asking<'_> {
                 if reply.code.get() == 421 { Verdict::Close(reply) } else { Verdict::Refuse(reply) }
             }
         }
-    }
-
-    /// Decides about MAIL: is there memory for one more, and may this client send it.
-    fn admit(
-        &self,
-        client: &Client<'_>,
-        reverse_path: &ReversePath,
-        params: &MailParams,
-        now: UnixMillis,
-    ) -> Result<(), Reply> {
-        self.context.memory.admit_mail()?;
-        self.context.policy.mail(client, reverse_path, params, now)
     }
 
     /// Opens a draft with our trace field on top.

@@ -244,19 +244,11 @@ fn the_next_exchange_is_tried_when_one_is_down_or_busy() {
         &[(10, "mx1.away.test", closed), (20, "mx2.away.test", busy.ip()), (30, "mx3.away.test", good.ip())],
     );
     let dns = Dns::start(zone);
-    let agent = by_dns(&dns).start();
+    let agent = Builder::new().by_dns(&dns).start();
     send(&agent, "a@client.test", &["b@away.test"]);
     good.expect(1, Duration::from_secs(5));
     agent.wait_empty(SOON);
     assert_eq!((busy.sessions(), busy.count()), (1, 0));
-}
-
-fn by_dns(dns: &Dns) -> Builder {
-    Builder::new()
-        .set("dns.servers", &dns.servers())
-        .set("outbound.port", "2525")
-        .set("outbound.allow_loopback", "true")
-        .set("outbound.tls", "\"never\"")
 }
 
 #[test]
@@ -270,7 +262,7 @@ fn dns_says_where_mail_goes_and_whether() {
         .null_mx("never.test")
         .servfail("broken.test");
     let dns = Dns::start(zone);
-    let agent = by_dns(&dns).start();
+    let agent = Builder::new().by_dns(&dns).start();
     for domain in ["away.test", "implicit.test", "alias.test", "never.test", "nowhere.test", "broken.test"] {
         send(&agent, "a@client.test", &[&format!("b@{domain}")]);
     }
@@ -391,7 +383,7 @@ fn a_next_hop_that_is_down_is_found_again() {
 fn a_zone_that_is_silent_costs_no_mail() {
     let home = Sink::new();
     let dns = Dns::start(Zone::new().silent("away.test"));
-    let agent = by_dns(&dns).route("client.test", home.address()).start();
+    let agent = Builder::new().by_dns(&dns).route("client.test", home.address()).start();
     send(&agent, "a@client.test", &["b@away.test"]);
     std::thread::sleep(Duration::from_secs(4));
     assert_eq!((agent.queued(), home.count()), (1, 0));

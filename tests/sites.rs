@@ -28,19 +28,11 @@ fn zone(sink: &Sink) -> Zone {
     (0..DOMAINS).fold(zone, |zone, n| zone.mx(&format!("d{n}.test"), 10 + n as u16, "mx.shared.test"))
 }
 
-fn by_dns(dns: &Dns) -> Builder {
-    Builder::new()
-        .set("dns.servers", &dns.servers())
-        .set("outbound.port", "2525")
-        .set("outbound.allow_loopback", "true")
-        .set("outbound.tls", "\"never\"")
-}
-
 #[test]
 fn domains_with_the_same_hosts_share_one_connection() {
     let sink = Sink::new();
     let dns = Dns::start(zone(&sink));
-    let agent = by_dns(&dns).start();
+    let agent = Builder::new().by_dns(&dns).start();
     for n in 0..DOMAINS {
         send(&agent, &format!("b@d{n}.test"));
         sink.expect(n + 1, SOON);
@@ -55,7 +47,8 @@ fn a_route_with_another_policy_has_connections_of_its_own() {
     let sink = Sink::new();
     let dns = Dns::start(zone(&sink));
     let route = |n: usize, terms: &str| format!("domain = \"d{n}.test\"\nvia = \"mx\"\n{terms}");
-    let agent = by_dns(&dns)
+    let agent = Builder::new()
+        .by_dns(&dns)
         .set("outbound.tls", "\"opportunistic\"")
         .table("route", &route(1, "tls = \"never\""))
         .table("route", &route(2, "message_rate = \"1000/s\""))
@@ -72,7 +65,7 @@ fn one_outage_for_all_domains_of_a_site_and_all_mail_when_it_is_over() {
     let sink = Sink::new();
     sink.behave(|sink| sink.greeting = "421 4.3.2 Too busy".into());
     let dns = Dns::start(zone(&sink));
-    let agent = by_dns(&dns).start();
+    let agent = Builder::new().by_dns(&dns).start();
     (0..DOMAINS).for_each(|n| send(&agent, &format!("b@d{n}.test")));
     wait_until("all know that the site is closed", SOON, || {
         let stats = agent.ok(&["queue", "stats", "--json"]);
@@ -100,7 +93,7 @@ fn trouble_with_dns_closes_a_domain_and_not_its_hosts() {
     let sink = Sink::new();
     let zone = zone(&sink).servfail("broken.test");
     let dns = Dns::start(zone);
-    let agent = by_dns(&dns).start();
+    let agent = Builder::new().by_dns(&dns).start();
     send(&agent, "b@broken.test");
     send(&agent, "b@d0.test");
     sink.expect(1, SOON);

@@ -12,9 +12,9 @@ use anyhow::Result;
 use crate::Bench;
 use crate::agent::{Agent, Route};
 use crate::load::Mail;
-use crate::plot::{Chart, Series, ratio_charts};
+use crate::plot::ratio_charts;
 use crate::relay;
-use crate::results::{Results, last_run};
+use crate::results::Results;
 use crate::sink::{Manner, Sink, Tally};
 
 const PART: &str = "depth";
@@ -65,19 +65,6 @@ pub fn down() -> Mail {
 }
 
 pub fn draw(directory: &Path) -> Result<()> {
-    let rows = last_run(directory, PART)?;
-    let chart = |name: &str, title: &str, y: &str| Chart {
-        file: directory.join(format!("{PART}-{name}.svg")),
-        title: title.to_owned(),
-        x_label: "messages waiting for a destination that is down".to_owned(),
-        y_label: y.to_owned(),
-        is_x_logarithmic: true,
-        band: None,
-        series: Vec::new(),
-        remarks: Default::default(),
-    };
-    let rate = chart("rate", "Relay rate beside waiting mail", "messages relayed a second");
-    let cpu = chart("cpu", "Processor time of a relayed message beside waiting mail", "µs CPU a message");
-    let series = |metric: &str| vec![Series::of(&rows, WAITING, metric), Series::of(&rows, EMPTY, metric)];
-    ratio_charts(&rows, [(rate, series("relayed")), (cpu, series("CPU of the agent"))])
+    let titles = ["Relay rate beside waiting mail", "Processor time of a relayed message beside waiting mail"];
+    ratio_charts(directory, PART, "messages waiting for a destination that is down", [WAITING, EMPTY], titles)
 }

@@ -9,9 +9,9 @@ use anyhow::Result;
 use crate::Bench;
 use crate::agent::{Agent, Route};
 use crate::load::Mail;
-use crate::plot::{Chart, Series, ratio_charts};
+use crate::plot::ratio_charts;
 use crate::relay;
-use crate::results::{Bar, Results, last_run};
+use crate::results::{Bar, Results};
 use crate::sink::{Manner, Sink, Tally};
 
 const PART: &str = "destinations";
@@ -55,19 +55,6 @@ fn spread(count: u64) -> Mail {
 }
 
 pub fn draw(directory: &Path) -> Result<()> {
-    let rows = last_run(directory, PART)?;
-    let chart = |name: &str, title: &str, y: &str| Chart {
-        file: directory.join(format!("{PART}-{name}.svg")),
-        title: title.to_owned(),
-        x_label: "destinations".to_owned(),
-        y_label: y.to_owned(),
-        is_x_logarithmic: true,
-        band: None,
-        series: Vec::new(),
-        remarks: Default::default(),
-    };
-    let rate = chart("rate", "Relay rate by number of destinations", "messages relayed a second");
-    let cpu = chart("cpu", "Processor time of a message by number of destinations", "µs CPU a message");
-    let series = |metric: &str| vec![Series::of(&rows, MANY, metric), Series::of(&rows, ONE, metric)];
-    ratio_charts(&rows, [(rate, series("relayed")), (cpu, series("CPU of the agent"))])
+    let titles = ["Relay rate by number of destinations", "Processor time of a message by number of destinations"];
+    ratio_charts(directory, PART, "destinations", [MANY, ONE], titles)
 }

@@ -4,11 +4,11 @@
 //! bench.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use crate::results::Row;
+use crate::results::{Row, last_run};
 
 const WIDTH: f64 = 760.0;
 const HEIGHT: f64 = 420.0;
@@ -64,14 +64,26 @@ impl Series {
     }
 }
 
-/// Draws charts whose first line should stay within 20 % of the second one's mean.
-pub fn ratio_charts<const N: usize>(rows: &[Row], charts: [(Chart, Vec<Series>); N]) -> Result<()> {
-    for (mut chart, series) in charts {
-        let reference: Vec<f64> = series.last().iter().flat_map(|one| one.points.iter().map(|point| point.1)).collect();
+/// Draws the rate and the processor time of a part, in which the first case should stay within 20 % of the
+/// mean of the second.
+pub fn ratio_charts(directory: &Path, part: &str, x_label: &str, cases: [&str; 2], titles: [&str; 2]) -> Result<()> {
+    let rows = last_run(directory, part)?;
+    let measures = [("rate", "relayed", "messages relayed a second"), ("cpu", "CPU of the agent", "µs CPU a message")];
+    for ((name, metric, y_label), title) in measures.into_iter().zip(titles) {
+        let series = cases.map(|case| Series::of(&rows, case, metric));
+        let reference: Vec<f64> = series[1].points.iter().map(|point| point.1).collect();
         let mean = reference.iter().sum::<f64>() / reference.len().max(1) as f64;
-        chart.band = Some((mean * 0.8, mean * 1.2));
-        chart.series = series;
-        chart.draw(rows)?;
+        let chart = Chart {
+            file: directory.join(format!("{part}-{name}.svg")),
+            title: title.to_owned(),
+            x_label: x_label.to_owned(),
+            y_label: y_label.to_owned(),
+            is_x_logarithmic: true,
+            band: Some((mean * 0.8, mean * 1.2)),
+            series: series.into(),
+            remarks: Default::default(),
+        };
+        chart.draw(&rows)?;
     }
     Ok(())
 }

@@ -13,6 +13,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use super::client::Client;
+use super::dns::Dns;
 use super::net::{SOON, own_address, wait_for, wait_until};
 use super::note;
 
@@ -58,6 +59,14 @@ impl Builder {
             .set("outbound.idle", "\"1s\"")
             .set("limits.sessions_per_address", "1000")
             .set("timeouts.drain", "\"5s\"")
+    }
+
+    /// Lets it find next hops through this name server, in the clear and on the tests' port.
+    pub fn by_dns(self, dns: &Dns) -> Builder {
+        self.set("dns.servers", &dns.servers())
+            .set("outbound.port", "2525")
+            .set("outbound.allow_loopback", "true")
+            .set("outbound.tls", "\"never\"")
     }
 
     /// Returns a path in the agent's directory.

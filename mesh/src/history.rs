@@ -192,6 +192,16 @@ mod tests {
     }
 
     #[test]
+    fn it_holds_no_more_than_its_age_brings() {
+        let mut history = History::new(30 * DAY);
+        for day in 0..100 {
+            let now = NOW + day * DAY;
+            history.remember(&message(now, &day.to_be_bytes()), "b@n2.example", now);
+            assert!(history.len() <= 31, "{} on day {day}", history.len());
+        }
+    }
+
+    #[test]
     fn parts_do_not_run_into_one_another() {
         assert_ne!(MeshMessageId::new(1, &[b"ab", b"c"]), MeshMessageId::new(1, &[b"a", b"bc"]));
     }

@@ -3,7 +3,7 @@
 //! It is known in two ways. The kernel says what is resident, as it counts before it kills; but the
 //! allocator keeps what was freed, for long when nothing happens. The agent counts what it holds, each
 //! thing at no less than it takes; but a count can forget something. What both say is used
-//! ([`Usage::octets`]); far above the limit the kernel alone is believed.
+//! (`Usage::octets`); far above the limit the kernel alone is believed.
 //!
 //! Content that is being received has a share of its own ([`Memory::draft_share`]), beyond which it lies
 //! in files; so drafts never run into the limit, however many and large, and what does grow are the

@@ -163,7 +163,7 @@ impl<'a> Player<'a> {
                 let done = self.client.wire().connect_tls();
                 assert!(done.is_ok(), "{}", self.at(line, &format!("{done:?}")));
             }
-            Event::Time(_) => unreachable!("such dialogues are not live"),
+            Event::Time(_) | Event::Linked(_) => unreachable!("such dialogues are not live"),
             Event::Drain => {
                 self.agent.signal(Signal::TERM);
                 // The agent reads the signal before what the client says next.

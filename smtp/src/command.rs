@@ -61,6 +61,9 @@ pub enum Command<'a> {
         /// The initial response in base64, or `=` for an empty one.
         initial: Option<&'a str>,
     },
+    /// `XLINK version`: what follows are no commands but frames between hosts that know each other.
+    /// Whoever does not offer it answers as to an unknown command, whatever stands behind the verb.
+    XLink(&'a str),
 }
 
 /// What MAIL says.
@@ -202,6 +205,7 @@ impl<'a> Command<'a> {
             b"QUIT" => alone(argument, Command::Quit),
             b"STARTTLS" => alone(argument, Command::StartTls),
             b"NOOP" => Ok(Command::Noop),
+            b"XLINK" => Ok(Command::XLink(argument.unwrap_or_default())),
             b"HELP" => Ok(Command::Help),
             b"VRFY" => argument.map(|_| Command::Vrfy).ok_or(CommandError::ArgumentMissing),
             b"EXPN" | b"TURN" | b"SEND" | b"SOML" | b"SAML" => Err(CommandError::NotImplemented),

@@ -85,6 +85,9 @@ impl<'a> Player<'a> {
         if script.setup.release {
             shell.offer_release(RELEASE_LIMIT);
         }
+        if script.setup.link {
+            shell.offer_link();
+        }
         Player { script, shell, heard: 0, last_reply: String::new(), stored: 0, closed: false }
     }
 
@@ -106,6 +109,10 @@ impl<'a> Player<'a> {
                 self.closed = true;
             }
             Event::Handshake => self.shell.handshake(tls_facts()),
+            Event::Linked(frames) => {
+                let got = self.shell.frames().map(<[u8]>::to_vec);
+                assert_eq!(got.as_ref(), Some(frames), "{}", self.at(line, "what stands behind XLINK"));
+            }
             Event::Time(time) => self.shell.pass(*time),
             Event::Drain => self.shell.drain(),
             Event::Eof => self.shell.eof(),

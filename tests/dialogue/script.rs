@@ -22,6 +22,7 @@ pub struct Setup {
     pub auth: bool,
     pub require_auth: bool,
     pub release: bool,
+    pub link: bool,
     pub live: bool,
     /// What is sent together arrives together, or the dialogue says something else.
     pub whole: bool,
@@ -61,6 +62,8 @@ pub enum Event {
     Keyword(String, bool),
     Closed,
     Handshake,
+    /// The connection was handed over, with these octets behind XLINK.
+    Linked(Vec<u8>),
     Time(Duration),
     Drain,
     Eof,
@@ -147,6 +150,7 @@ impl Setup {
             "auth" => self.auth = true,
             "require-auth" => self.require_auth = true,
             "release" => self.release = true,
+            "link" => self.link = true,
             "live" => self.live = true,
             "whole" => self.whole = true,
             "user" => {
@@ -193,6 +197,7 @@ fn read_event(line: &str) -> Option<Event> {
         "S-" => Event::Keyword(rest.to_owned(), false),
         "closed" => Event::Closed,
         "handshake" => Event::Handshake,
+        "linked" => Event::Linked(unescape(rest)?),
         "drain" => Event::Drain,
         "eof" => Event::Eof,
         "time" => Event::Time(read_time(rest)?),

@@ -24,6 +24,9 @@ pub enum Action<'a> {
     /// Flush the output, start TLS as the server, then call `handle_tls`. When the handshake
     /// fails, close the connection.
     StartTls,
+    /// Flush the output and take the connection: what the input holds and what follows are frames.
+    /// The session is over. Only ever after [`Session::offer_link`](super::Session::offer_link).
+    Link,
     /// Flush the output, then wait for octets (append them to the input and poll) or for the
     /// deadline (`handle_timeout`) or for the end of the stream (`handle_eof`).
     Read {

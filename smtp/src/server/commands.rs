@@ -8,6 +8,9 @@ use crate::extension::Offer;
 use crate::reply::Reply;
 use crate::sasl::{Exchange, Mechanism, Progress, SaslError};
 
+/// The version of the frames behind XLINK.
+const LINK_VERSION: &str = "1";
+
 impl Session {
     pub(super) fn handle_line(&mut self, line: &[u8]) {
         if matches!(self.state, State::ExpectAuth(_)) {
@@ -44,6 +47,7 @@ impl Session {
             Command::Data => return self.handle_data(),
             Command::Bdat { octets, last } => return self.handle_bdat(octets, last),
             Command::Quit => return self.say_last(&replies::BYE),
+            Command::XLink(version) => return self.handle_link(version),
             _ => {}
         }
         self.tally.idle_commands += 1;
@@ -172,6 +176,18 @@ impl Session {
             _ if !self.config.offer_starttls => self.fault(&replies::NOT_OFFERED),
             _ if self.facts.tls.is_some() => self.fault(&replies::ALREADY_TLS),
             State::ExpectHello | State::ExpectMail => self.state = State::StartTlsDue,
+            _ => self.fault(&replies::AMID_TRANSACTION),
+        }
+    }
+
+    fn handle_link(&mut self, version: &str) {
+        match self.state {
+            _ if !self.link => self.fault(&CommandError::Unknown.reply()),
+            State::ExpectHello | State::ExpectMail if version == LINK_VERSION => {
+                self.say(&replies::LINKED);
+                self.state = State::Linked;
+            }
+            State::ExpectHello | State::ExpectMail => self.fault(&replies::LINK_VERSION),
             _ => self.fault(&replies::AMID_TRANSACTION),
         }
     }

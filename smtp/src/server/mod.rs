@@ -51,6 +51,7 @@ pub struct Session {
     draft: Draft,
     draining: bool,
     release: Option<ReleaseLimit>,
+    link: bool,
 }
 
 /// What a session has used of its limits.
@@ -79,6 +80,7 @@ enum Step {
     Discard,
     Flush,
     StartTls,
+    Link,
     Read(Instant),
     Close,
 }
@@ -97,6 +99,7 @@ impl Session {
             draft: Draft::None,
             draining: false,
             release: None,
+            link: false,
         }
     }
 
@@ -104,6 +107,12 @@ impl Session {
     /// sessions share.
     pub fn offer_release(&mut self, limit: ReleaseLimit) {
         self.release = Some(limit);
+    }
+
+    /// Takes XLINK from here on: for sessions whose client has proved by its key who it is. Nothing in
+    /// the reply to EHLO tells of it.
+    pub fn offer_link(&mut self) {
+        self.link = true;
     }
 
     /// Returns what is known of the session.
@@ -129,6 +138,7 @@ impl Session {
             Step::Discard => Action::Discard,
             Step::Flush => Action::Flush,
             Step::StartTls => Action::StartTls,
+            Step::Link => Action::Link,
             Step::Read(until) => Action::Read { until },
             Step::Close => Action::Close,
         }
@@ -148,6 +158,7 @@ impl Session {
                 State::Storing { .. } => Some(self.wait(now)),
                 State::StartTlsDue => self.accept_tls(input),
                 State::ExpectTls => Some(Step::StartTls),
+                State::Linked => Some(Step::Link),
                 State::Closing => Some(Step::Close),
                 State::ReceiveData(_) => self.receive_data(input, now),
                 State::ReceiveChunk { .. } => self.receive_chunk(input, now),
@@ -243,7 +254,7 @@ impl Session {
         match self.state {
             _ if now < self.until => {}
             // It is not the peer who is late.
-            State::Asking(_) | State::Storing { .. } | State::Closing => {}
+            State::Asking(_) | State::Storing { .. } | State::Linked | State::Closing => {}
             // Neither side speaks plaintext any more.
             State::ExpectTls => self.close(),
             _ => self.say_last(&replies::TIMED_OUT),

@@ -24,6 +24,7 @@ replies! {
     SENDER_OK: 250 (2, 1, 0) "sender ok";
     PRIORITY_LOWERED: 250 (2, 3, 6) "0 is the priority of this message; a higher one needs a login or a known network";
     RECIPIENT_OK: 250 (2, 1, 5) "recipient ok";
+    LINKED: 250 (2, 0, 0) "frames from here on";
     CHUNK_OK: 250 (2, 0, 0) "chunk received";
     CANNOT_VERIFY: 252 (2, 1, 5) "not verified; send some mail";
     SEND_CONTENT: 354 "end data with <CR><LF>.<CR><LF>";
@@ -49,6 +50,7 @@ replies! {
     ALREADY_TLS: 503 (5, 5, 1) "TLS is active already";
     ALREADY_AUTHENTICATED: 503 (5, 5, 1) "authenticated already";
     AUTH_MECHANISM: 504 (5, 5, 4) "unknown authentication mechanism; PLAIN and LOGIN are offered";
+    LINK_VERSION: 504 (5, 5, 4) "links of version 1 are spoken here";
     AUTH_FIRST: 530 (5, 7, 0) "authentication required";
     TLS_FIRST: 530 (5, 7, 0) "send STARTTLS first";
     AUTH_FOREIGN: 535 (5, 7, 8) "acting for another user is not allowed";

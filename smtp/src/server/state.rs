@@ -36,6 +36,8 @@ pub(super) enum State {
     StartTlsDue,
     /// The shell owes the handshake.
     ExpectTls,
+    /// The connection is the shell's.
+    Linked,
     /// Nothing more is read.
     Closing,
 }

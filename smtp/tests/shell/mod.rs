@@ -41,6 +41,7 @@ pub struct Shell {
     stored: Vec<Message>,
     transcript: Vec<u8>,
     waits_for_tls: bool,
+    linked: bool,
     closed: bool,
     flushed_octets_max: usize,
 }
@@ -58,6 +59,7 @@ impl Shell {
             stored: Vec::new(),
             transcript: Vec::new(),
             waits_for_tls: false,
+            linked: false,
             closed: false,
             flushed_octets_max: 0,
         };
@@ -67,6 +69,15 @@ impl Shell {
 
     pub fn offer_release(&mut self, limit: ReleaseLimit) {
         self.session.offer_release(limit);
+    }
+
+    pub fn offer_link(&mut self) {
+        self.session.offer_link();
+    }
+
+    /// What stands behind XLINK, once the connection was handed over.
+    pub fn frames(&self) -> Option<&[u8]> {
+        self.linked.then(|| self.input.unread())
     }
 
     /// Octets arrive. Behind the end of the session nobody reads them.
@@ -130,7 +141,7 @@ impl Shell {
     }
 
     fn run(&mut self) {
-        while !self.closed && !self.waits_for_tls && self.step() {}
+        while !self.closed && !self.waits_for_tls && !self.linked && self.step() {}
     }
 
     /// Performs one action; returns whether there may be another.
@@ -167,6 +178,11 @@ impl Shell {
                 self.flush();
                 assert!(self.input.is_empty(), "nothing stands before TLS");
                 self.waits_for_tls = true;
+                return false;
+            }
+            Action::Link => {
+                self.flush();
+                self.linked = true;
                 return false;
             }
             Action::Close => {

@@ -13,6 +13,7 @@ pub mod listen;
 pub mod memory;
 pub mod metrics;
 pub mod net;
+pub mod peer;
 pub mod policy;
 pub mod route;
 pub mod submit;

@@ -15,16 +15,21 @@ use std::time::{Duration, Instant};
 
 use postroad_smtp::line::Input;
 use rustls::pki_types::ServerName;
+use rustls::server::Acceptor;
 use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{timeout, timeout_at};
-use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
+use tokio_rustls::{LazyConfigAcceptor, TlsConnector, TlsStream};
+
+use crate::tls::ServerTls;
 
 /// Octets taken from a socket at a time, at most.
 const READ_OCTETS: usize = 64 * 1024;
 /// What a peer may still send into a connection that we have closed, before it is cut off.
 const LINGER_OCTETS_MAX: usize = 1024 * 1024;
 const LINGER: Duration = Duration::from_secs(3);
+/// RFC 9266 §4.2.
+const BINDING_LABEL: &[u8] = b"EXPORTER-Channel-Binding";
 
 thread_local! {
     static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_OCTETS].into_boxed_slice());
@@ -145,9 +150,14 @@ impl Stream {
     ///
     /// # Errors
     /// What TLS says, `TimedOut`, or `InvalidInput` on a stream that has TLS already.
-    pub async fn accept_tls(self, acceptor: &TlsAcceptor, limit: Duration) -> io::Result<Stream> {
-        let tls =
-            timeout(limit, acceptor.accept(self.into_plain()?)).await.map_err(|_| timed_out("TLS handshake"))??;
+    pub async fn accept_tls(self, tls: &ServerTls, limit: Duration) -> io::Result<Stream> {
+        let plain = self.into_plain()?;
+        let handshake = async {
+            let begun = LazyConfigAcceptor::new(Acceptor::default(), plain).await?;
+            let config = tls.answer(begun.client_hello().server_name());
+            begun.into_stream(config).await
+        };
+        let tls = timeout(limit, handshake).await.map_err(|_| timed_out("TLS handshake"))??;
         Ok(Stream::Tls(Box::new(TlsStream::Server(tls))))
     }
 
@@ -180,6 +190,17 @@ impl Stream {
             Stream::Plain(_) | Stream::Unix(_) => None,
             Stream::Tls(tls) => Some(tls.get_ref().1),
         }
+    }
+
+    /// Returns octets that both sides of this TLS session know and nobody else, nor any other session
+    /// (RFC 9266, `tls-exporter`); `None` without TLS.
+    pub fn channel_binding(&self) -> Option<[u8; 32]> {
+        let Stream::Tls(tls) = self else { return None };
+        let exported = match &**tls {
+            TlsStream::Client(tls) => tls.get_ref().1.export_keying_material([0; 32], BINDING_LABEL, Some(&[])),
+            TlsStream::Server(tls) => tls.get_ref().1.export_keying_material([0; 32], BINDING_LABEL, Some(&[])),
+        };
+        exported.ok()
     }
 
     /// Returns whether an idle connection is still open and silent, as one between transactions

@@ -152,6 +152,11 @@ impl Directory {
         &self.roster
     }
 
+    /// Returns the roster, to be kept while the directory goes on.
+    pub fn shared_roster(&self) -> Arc<Roster> {
+        self.roster.clone()
+    }
+
     /// Returns the members' records.
     pub fn records(&self) -> &BTreeMap<NodeId, Arc<Record>> {
         &self.records

@@ -7,6 +7,7 @@
 //! On the wire: CBOR, numbered fields, format version 1, kept as it was signed.
 
 use std::fmt;
+use std::str::FromStr;
 
 use minicbor::bytes::ByteArray;
 use minicbor::{Decode, Encode};
@@ -319,6 +320,39 @@ fn address((host, port, flags): (String, u16, u8)) -> Result<Address, RecordErro
         return Err("an address that is neither a host name nor an IP address".into());
     }
     Ok(Address { host: host.into(), port, implicit_tls: flags & 1 != 0 })
+}
+
+/// The text is no address: `host:port`, or `host:port/tls` where TLS begins at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("an address is host:port, or host:port/tls where TLS begins at once")]
+pub struct AddressError;
+
+impl FromStr for Address {
+    type Err = AddressError;
+
+    fn from_str(text: &str) -> Result<Address, AddressError> {
+        let (rest, implicit_tls) = text.strip_suffix("/tls").map_or((text, false), |rest| (rest, true));
+        let (host, port) = rest.rsplit_once(':').ok_or(AddressError)?;
+        let port = port.parse().map_err(|_| AddressError)?;
+        let bracketed = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+        let is_ipv6 = |host: &str| host.parse::<std::net::Ipv6Addr>().is_ok();
+        let host = match bracketed {
+            Some(host) if is_ipv6(host) => host,
+            None if !is_ipv6(host) => host,
+            _ => return Err(AddressError),
+        };
+        address((host.to_owned(), port, u8::from(implicit_tls))).map_err(|_| AddressError)
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let tls = if self.implicit_tls { "/tls" } else { "" };
+        match self.host.contains(':') {
+            true => write!(f, "[{}]:{}{tls}", self.host, self.port),
+            false => write!(f, "{}:{}{tls}", self.host, self.port),
+        }
+    }
 }
 
 impl From<Wrong> for RecordError {

@@ -30,6 +30,7 @@ use crate::deliver::{Delivery, Parts, Routing};
 use crate::listen::{Context, Listener, SessionNames};
 use crate::memory::{self, Level, Memory, Resident, Usage};
 use crate::metrics::{self, Metrics};
+use crate::peer::{KeyError, Peers};
 use crate::policy::Policy;
 use crate::route::{Resolver, ResolverError};
 use crate::systemd;
@@ -58,6 +59,9 @@ pub enum StartError {
     /// There is no certificate.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// The key of this node in the mesh cannot be used.
+    #[error(transparent)]
+    Peer(#[from] KeyError),
     /// There is no name resolution.
     #[error(transparent)]
     Resolver(#[from] ResolverError),
@@ -119,12 +123,15 @@ pub async fn run(config: Config, path: Option<PathBuf>) -> Result<(), StartError
     let metrics = Arc::new(Metrics::new());
     let delivery = delivery(&config, &queue, clock, &metrics, &memory)?;
     let current = Arc::new(ArcSwap::from(config.clone()));
+    let tls = ServerTls::load(&identity(&config))?;
+    let peers = Peers::open(&config.state_dir, &tls)?;
     let context = Arc::new(Context {
         config: current.clone(),
         policy: Arc::new(Policy::new(config.clone())),
         queue: queue.clone(),
         memory,
-        tls: ServerTls::load(&identity(&config))?,
+        tls,
+        peers,
         clock,
         metrics: metrics.clone(),
         drain: watch::Sender::new(false),

@@ -8,6 +8,7 @@ mod check;
 mod destinations;
 mod fault;
 mod host;
+mod mesh;
 mod read;
 mod section;
 mod settings;
@@ -20,6 +21,7 @@ use std::path::{Path, PathBuf};
 use postroad_smtp::{Domain, Host, Mailbox};
 
 pub use fault::{ConfigErrors, Fault};
+pub use mesh::{LINK_COST_DEFAULT, Mesh};
 pub use settings::*;
 pub use user_name::{SUBADDRESS_SEPARATOR, USER_NAME_OCTETS_MAX, UserName};
 pub use value::{parse_duration, show_duration, show_rate, show_size};
@@ -65,6 +67,8 @@ pub struct Config {
     pub metrics: Metrics,
     /// `[control]`
     pub control: Control,
+    /// `[mesh]`
+    pub mesh: Mesh,
     /// `[[local]]`, in the order of the file; no domain twice.
     pub locals: Vec<Local>,
     /// `[[route]]`, in the order of the file; no pattern twice.
@@ -173,6 +177,7 @@ impl Config {
             ("listen.smtp", self.listen.smtp != old.listen.smtp),
             ("listen.submission", self.listen.submission != old.listen.submission),
             ("listen.submissions", self.listen.submissions != old.listen.submissions),
+            ("mesh.listen", self.listen.mesh != old.listen.mesh),
             ("queue.reserve", self.queue.reserve_octets != old.queue.reserve_octets),
             ("log.format", self.log.format != old.log.format),
             ("metrics.listen", self.metrics.listen != old.metrics.listen),
@@ -271,10 +276,11 @@ mod tests {
         /// Keys that exist with values that do not fit them.
         #[test]
         fn no_value_panics_the_reader(
-            section in "(|\\[(listen|tls|relay|users|dns|outbound|queue|limits|timeouts|log|metrics|control)\\]|\\[\\[(local|route)\\]\\])",
+            section in "(|\\[(listen|tls|relay|users|dns|outbound|queue|limits|timeouts|log|metrics|control|mesh)\\]|\\[\\[(local|route)\\]\\])",
             lines in proptest::collection::vec((
                 "(hostname|postmaster|smtp|certificate|networks|servers|timeout|port|tls|helo|expire|reserve|retry_max|\
-                  retry_factor|delay_notice|message_size|hops|socket|domain|maildir|lmtp|recipients|via|user|address_families)",
+                  retry_factor|delay_notice|message_size|hops|socket|domain|maildir|lmtp|recipients|via|user|address_families|\
+                  addresses|label|reach|egress|serves|pickups|holds)",
                 "([-0-9.einfax]{1,8}|\"[^\"]{0,20}\"|\\[(\"[^\"]{0,12}\",){0,3}\\]|\\{a=1\\}|true|1979-05-27)",
             ), 0..6),
         ) {

@@ -14,7 +14,7 @@ use super::fault::{self, Fault, Kind};
 use super::section::{Faults, Section};
 use super::settings::*;
 use super::value::{self, Read};
-use super::{Config, check, destinations, host};
+use super::{Config, check, destinations, host, mesh};
 
 const HOUR: u64 = 3600;
 const DAY: u64 = 24 * HOUR;
@@ -76,7 +76,9 @@ fn read_root(mut root: Section<'_>, base_dir: &Path, faults: &Faults) -> (Config
     let hostname = root.get("hostname", value::domain).map(Spanned::into_inner);
     let postmaster = root.get("postmaster", value::mailbox);
     places.postmaster = postmaster.as_ref().map(Spanned::span);
-    let listen = listen(root.section("listen"), &mut places);
+    let mut listen = listen(root.section("listen"), &mut places);
+    let mut mesh_section = root.section("mesh");
+    listen.mesh = addresses(&mut mesh_section, "listen", Service::Mesh, &mut places).unwrap_or_default();
     let tls = tls(root.section("tls"), base_dir, faults);
     let relay = relay(root.section("relay"), &mut places);
     let users = users(root.section("users"), base_dir, &state_dir);
@@ -95,6 +97,7 @@ fn read_root(mut root: Section<'_>, base_dir: &Path, faults: &Faults) -> (Config
         timeouts: timeouts(root.section("timeouts")),
         log: log(root.section("log")),
         metrics: metrics(root.section("metrics"), &mut places),
+        mesh: mesh::mesh(mesh_section, faults),
         control: control(root.section("control"), base_dir, &state_dir, &mut places),
         locals: root
             .sections("local")
@@ -123,19 +126,23 @@ pub(super) fn plain<T>(list: Spanned<Vec<Spanned<T>>>) -> Vec<T> {
 
 fn listen(mut s: Section<'_>, places: &mut Places) -> Listen {
     let loopback = vec![(Ipv4Addr::LOCALHOST, 25).into(), (Ipv6Addr::LOCALHOST, 25).into()];
-    let mut read = |service: Service, default| {
-        let Some(list) = s.list(service.as_str(), value::listen_address) else { return default };
-        let place = |item: &Spanned<SocketAddr>| (service, Spanned::new(item.span(), *item.get_ref()));
-        places.listen.extend(list.get_ref().iter().map(place));
-        plain(list)
-    };
+    let mut read = |service: Service, default| addresses(&mut s, service.as_str(), service, places).unwrap_or(default);
     let listen = Listen {
         smtp: read(Service::Smtp, loopback),
         submission: read(Service::Submission, Vec::new()),
         submissions: read(Service::Submissions, Vec::new()),
+        mesh: Vec::new(),
     };
     s.finish();
     listen
+}
+
+/// Where a service listens.
+fn addresses(s: &mut Section<'_>, key: &'static str, service: Service, places: &mut Places) -> Option<Vec<SocketAddr>> {
+    let list = s.list(key, value::listen_address)?;
+    let place = |item: &Spanned<SocketAddr>| (service, Spanned::new(item.span(), *item.get_ref()));
+    places.listen.extend(list.get_ref().iter().map(place));
+    Some(plain(list))
 }
 
 fn tls(mut s: Section<'_>, base_dir: &Path, faults: &Faults) -> Tls {

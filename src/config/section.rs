@@ -131,6 +131,12 @@ impl<'t> Section<'t> {
         found.is_some_and(|found| found.get_ref().as_array().is_some_and(|array| array.is_empty()))
     }
 
+    /// Returns whether the file has `true` or `false` under a key, without asking for it.
+    pub fn holds_boolean(&self, key: &str) -> bool {
+        let found = self.table.and_then(|table| table.get(key));
+        found.is_some_and(|found| found.get_ref().as_bool().is_some())
+    }
+
     /// Reports the keys that nobody asked for.
     pub fn finish(self) {
         let Some(table) = self.table else { return };

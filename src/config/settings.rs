@@ -19,6 +19,8 @@ pub enum Service {
     Submission,
     /// The same with TLS from the first octet (RFC 8314).
     Submissions,
+    /// What [`Service::Smtp`] serves, with TLS from the first octet: for members of the mesh.
+    Mesh,
 }
 
 /// `[listen]`.
@@ -30,6 +32,8 @@ pub struct Listen {
     pub submission: Vec<SocketAddr>,
     /// Default none; the usual port is 465.
     pub submissions: Vec<SocketAddr>,
+    /// `[mesh] listen`; default none.
+    pub mesh: Vec<SocketAddr>,
 }
 
 /// `[tls]`.
@@ -376,7 +380,8 @@ impl Listen {
         let with = |service| move |address: &SocketAddr| (service, *address);
         let submission = self.submission.iter().map(with(Service::Submission));
         let submissions = self.submissions.iter().map(with(Service::Submissions));
-        self.smtp.iter().map(with(Service::Smtp)).chain(submission).chain(submissions)
+        let mesh = self.mesh.iter().map(with(Service::Mesh));
+        self.smtp.iter().map(with(Service::Smtp)).chain(submission).chain(submissions).chain(mesh)
     }
 
     /// Returns whether only this host itself can connect.
@@ -386,18 +391,24 @@ impl Listen {
 }
 
 impl Service {
-    /// Returns the key of `[listen]`.
+    /// Returns the key of `[listen]`, or `mesh`.
     pub fn as_str(self) -> &'static str {
         match self {
             Service::Smtp => "smtp",
             Service::Submission => "submission",
             Service::Submissions => "submissions",
+            Service::Mesh => "mesh",
         }
+    }
+
+    /// Returns whether TLS begins with the first octet.
+    pub fn is_implicit_tls(self) -> bool {
+        matches!(self, Service::Submissions | Service::Mesh)
     }
 
     /// Returns whether a login is needed before anything else.
     pub fn is_submission(self) -> bool {
-        self != Service::Smtp
+        matches!(self, Service::Submission | Service::Submissions)
     }
 }
 

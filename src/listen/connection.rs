@@ -8,6 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use postroad_mesh::NodeId;
 use postroad_queue::{Committed, Origin, UnixMillis};
 use postroad_smtp::line::Input;
 use postroad_smtp::server::{self, Action, Facts, Question, Session, Verdict};
@@ -68,6 +69,8 @@ pub struct Arrival {
 struct Peer {
     ip: IpAddr,
     service: Service,
+    /// The node whose key it has proved to hold, a member of the mesh or not.
+    node: Option<NodeId>,
     /// Counts this session for as long as it lasts.
     permit: Result<SessionPermit, Reply>,
 }
@@ -108,12 +111,12 @@ async fn begin(arrival: Arrival, context: Arc<Context>) -> io::Result<()> {
     let Arrival { stream, peer, service, settings, permit, name } = arrival;
     let (stream, tls) = match service {
         // The reply could only be told behind a handshake, which is what there are too many of.
-        Service::Submissions if let Err(reply) = &permit => {
+        Service::Submissions | Service::Mesh if let Err(reply) = &permit => {
             info!(session = %name, peer = %peer.ip(), what = "connect", %reply, "refused");
             context.metrics.count_refusal(Refusal::of(reply));
             return Ok(());
         }
-        Service::Submissions => {
+        Service::Submissions | Service::Mesh => {
             let stream = Box::pin(secure(stream, &context)).await?;
             let facts = stream.tls().map(tls::facts);
             (stream, facts)
@@ -122,7 +125,7 @@ async fn begin(arrival: Arrival, context: Arc<Context>) -> io::Result<()> {
     };
     let now = Instant::now();
     let mut connection = Connection {
-        peer: Peer { ip: peer.ip().to_canonical(), service, permit },
+        peer: Peer { ip: peer.ip().to_canonical(), service, node: stream.tls().and_then(node_of), permit },
         name,
         session: Session::new(settings, tls.clone(), now),
         facts: Facts { tls, ..Facts::default() },
@@ -131,6 +134,9 @@ async fn begin(arrival: Arrival, context: Arc<Context>) -> io::Result<()> {
         draining: false,
         context,
     };
+    if let Some(node) = connection.peer.node {
+        debug!(session = %connection.name, %node, "a node of the mesh");
+    }
     if let Some(limit) = release_limit(&connection.context.config.load(), service, connection.context.clock.now()) {
         connection.session.offer_release(limit);
     }
@@ -167,11 +173,13 @@ impl Connection {
                 Action::StartTls => {
                     flush(&mut stream, self.session.output()).await?;
                     stream = Box::pin(secure(stream, &self.context)).await?;
+                    self.peer.node = stream.tls().and_then(node_of);
                     if let Some(facts) = stream.tls().map(tls::facts) {
                         self.session.handle_tls(facts);
                         self.facts = self.session.facts().clone();
                     }
                 }
+                Action::Link => unreachable!("no link is offered"),
                 Action::Close => {
                     flush(&mut stream, self.session.output()).await?;
                     Box::pin(stream.close()).await;
@@ -383,9 +391,14 @@ fn with(facts: &Facts, smtputf8: bool) -> With {
     With { lmtp: false, esmtp: facts.esmtp, tls: facts.tls.is_some(), authenticated: facts.user.is_some(), smtputf8 }
 }
 
+/// Returns the node that the other side has proved to be.
+fn node_of(connection: &rustls::CommonState) -> Option<NodeId> {
+    tls::node::peer_key(connection).map(|key| key.id())
+}
+
 /// Completes our half of a TLS handshake.
 async fn secure(stream: Stream, context: &Context) -> io::Result<Stream> {
-    let result = stream.accept_tls(context.tls.acceptor(), HANDSHAKE_LIMIT).await;
+    let result = stream.accept_tls(&context.tls, HANDSHAKE_LIMIT).await;
     let outcome = if result.is_ok() { Handshake::Done } else { Handshake::Failed };
     context.metrics.count_handshake(Direction::In, outcome);
     result

@@ -30,6 +30,7 @@ use crate::config::{Config, Service};
 use crate::memory::Memory;
 use crate::metrics::Metrics;
 use crate::net::Stream;
+use crate::peer::Peers;
 use crate::policy::Policy;
 use crate::tls::ServerTls;
 use connection::Arrival;
@@ -62,6 +63,8 @@ pub struct Context {
     pub memory: Arc<Memory>,
     /// Certificate and key.
     pub tls: ServerTls,
+    /// The mesh.
+    pub peers: Peers,
     /// The time.
     pub clock: Clock,
     /// What is counted.
@@ -79,7 +82,7 @@ impl Context {
         Arc::new(server::Config {
             hostname: config.hostname.clone(),
             service: if submission { server::Service::Submission } else { server::Service::Relay },
-            offer_starttls: service != Service::Submissions,
+            offer_starttls: !service.is_implicit_tls(),
             auth: if submission { AuthOffer::OverTls } else { AuthOffer::Never },
             require_auth: submission,
             limits: server::Limits {

@@ -1,9 +1,11 @@
 //! TLS on both sides, version 1.2 and later, with aws-lc-rs as the one crypto provider.
 //!
 //! The provider is always named explicitly, never the process default. [`server`] answers with the
-//! certificate of this host, [`client`] checks that of the next hop as far as its policy says.
+//! certificate of this host, [`client`] checks that of the next hop as far as its policy says, and
+//! [`node`] is for members of the mesh, who know each other by key.
 
 pub mod client;
+pub mod node;
 pub mod server;
 
 use std::sync::{Arc, LazyLock};
@@ -12,6 +14,7 @@ use postroad_smtp::server::TlsFacts;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 
 pub use client::ClientTls;
+pub use node::NodeTls;
 pub use server::{Identity, ServerTls, TlsError};
 
 /// Returns what a finished handshake came to, on either side of a connection: `TLSv1.2` or
@@ -34,6 +37,16 @@ fn registered_name(suite: &'static str) -> &'static str {
         "TLS13_CHACHA20_POLY1305_SHA256" => "TLS_CHACHA20_POLY1305_SHA256",
         other => other,
     }
+}
+
+/// Returns octets that nobody can guess.
+///
+/// # Errors
+/// The operating system has none to give.
+pub fn random<const N: usize>() -> Result<[u8; N], rustls::Error> {
+    let mut octets = [0; N];
+    provider().secure_random.fill(&mut octets).map_err(|_| rustls::Error::FailedToGetRandomBytes)?;
+    Ok(octets)
 }
 
 fn provider() -> Arc<CryptoProvider> {

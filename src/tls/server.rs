@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use postroad_mesh::NodeId;
 use postroad_smtp::Domain;
 use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs;
@@ -18,9 +19,8 @@ use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
-use tokio_rustls::TlsAcceptor;
 
-use super::provider;
+use super::{NodeTls, provider};
 
 /// Sessions kept for clients that resume TLS 1.2 without tickets.
 const SESSIONS_MAX: usize = 1024;
@@ -44,11 +44,13 @@ pub enum Identity {
     },
 }
 
-/// The server side of TLS. Clones share the certificate.
+/// The server side of TLS. Clones share the certificate and the keys.
 #[derive(Clone)]
 pub struct ServerTls {
     current: Arc<Current>,
-    acceptor: TlsAcceptor,
+    ordinary: Arc<ServerConfig>,
+    /// The keys that this host is known by in a mesh: none, one, or two while it goes over to the next.
+    nodes: Arc<ArcSwap<Vec<NodeTls>>>,
 }
 
 /// Why there is no certificate to answer with.
@@ -144,7 +146,7 @@ impl ServerTls {
             .with_cert_resolver(current.clone());
         config.ticketer = aws_lc_rs::Ticketer::new()?;
         config.session_storage = rustls::server::ServerSessionMemoryCache::new(SESSIONS_MAX);
-        Ok(ServerTls { current, acceptor: TlsAcceptor::from(Arc::new(config)) })
+        Ok(ServerTls { current, ordinary: Arc::new(config), nodes: Arc::default() })
     }
 
     /// Loads again; handshakes from now on see the new certificate, running sessions go on.
@@ -156,9 +158,18 @@ impl ServerTls {
         Ok(())
     }
 
-    /// Returns what accepts handshakes.
-    pub fn acceptor(&self) -> &TlsAcceptor {
-        &self.acceptor
+    /// Answers those who ask for one of these nodes with its key, from now on.
+    pub fn set_nodes(&self, nodes: Vec<NodeTls>) {
+        self.nodes.store(Arc::new(nodes));
+    }
+
+    /// Returns how to answer a client: as the node it asks for, when this is it, and with the
+    /// certificate of this host otherwise.
+    pub fn answer(&self, asked: Option<&str>) -> Arc<ServerConfig> {
+        let asked = asked.and_then(NodeId::from_server_name);
+        let nodes = self.nodes.load();
+        let node = asked.and_then(|asked| nodes.iter().find(|node| node.id() == asked));
+        node.map_or(&self.ordinary, NodeTls::server).clone()
     }
 
     /// Returns the certificate in use, DER.

@@ -6,7 +6,7 @@ use std::path::Path;
 use rustls::pki_types::ServerName;
 use rustls::{HandshakeKind, RootCertStore};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
-use tokio_rustls::{TlsConnector, client::TlsStream};
+use tokio_rustls::{TlsAcceptor, TlsConnector, client::TlsStream};
 
 use super::client::server_name;
 use super::*;
@@ -22,7 +22,7 @@ async fn handshake(
     name: &str,
 ) -> std::io::Result<TlsStream<DuplexStream>> {
     let (near, far) = duplex(64 * 1024);
-    let acceptor = server.acceptor().clone();
+    let acceptor = TlsAcceptor::from(server.answer(None));
     let serving = tokio::spawn(async move {
         let mut stream = acceptor.accept(far).await?;
         stream.write_all(b"x").await?;
@@ -90,7 +90,7 @@ async fn a_reload_changes_new_handshakes_and_a_bad_one_changes_nothing() {
     let before = server.certificate();
     let clone = server.clone();
     let (near, far) = duplex(64 * 1024);
-    let acceptor = server.acceptor().clone();
+    let acceptor = TlsAcceptor::from(server.answer(None));
     let serving = tokio::spawn(async move { acceptor.accept(far).await?.read_u8().await });
     let name = server_name("mx.example", "192.0.2.1".parse().expect("valid"));
     let mut running = ClientTls::new().any_certificate().connect(name, near).await.expect("connects");

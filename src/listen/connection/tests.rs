@@ -12,6 +12,7 @@ use crate::config::Config;
 use crate::listen::{Listener, SessionNames};
 use crate::memory::{Memory, Usage};
 use crate::metrics::Metrics;
+use crate::peer::Peers;
 use crate::policy::Policy;
 use crate::tls::{Identity, ServerTls};
 
@@ -23,12 +24,14 @@ fn context(directory: &Path, text: &str) -> Arc<Context> {
     let (queue, _) = Queue::open(Arc::new(fs), Options::default()).expect("an empty queue");
     let identity = Identity::SelfSigned { dir: directory.join("tls"), hostname: config.hostname.clone() };
     let clock = Clock::start();
+    let tls = ServerTls::load(&identity).expect("made");
     Arc::new(Context {
         policy: Arc::new(Policy::new(config.clone())),
         config: Arc::new(config.into()),
         queue,
         memory: Arc::new(Memory::new(u64::MAX, Usage::default)),
-        tls: ServerTls::load(&identity).expect("made"),
+        peers: Peers::open(directory, &tls).expect("no key is there"),
+        tls,
         clock,
         metrics: Arc::new(Metrics::new()),
         drain: tokio::sync::watch::Sender::new(false),
@@ -51,7 +54,7 @@ async fn a_session_is_told_of_the_drain_once_and_then_waits_for_its_client() {
     let (mut stream, client, peer) = connected().await;
     let mut drain = context.drain.subscribe();
     let mut connection = Connection {
-        peer: Peer { ip: peer.ip(), service: Service::Smtp, permit: context.policy.connect(peer.ip()) },
+        peer: Peer { ip: peer.ip(), service: Service::Smtp, node: None, permit: context.policy.connect(peer.ip()) },
         name: context.names.next(),
         session: Session::new(Context::session_config(&context.config.load(), Service::Smtp), None, Instant::now()),
         facts: Facts::default(),

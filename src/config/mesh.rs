@@ -1,0 +1,146 @@
+//! `[mesh]`: what this host says of itself to the members of a mesh, and how members reach it. None of
+//! it makes a mesh; that is done by `postroad mesh invite` and `postroad mesh join`.
+
+use std::time::Duration;
+
+use postroad_mesh::record::{
+    ADDRESSES_MAX, Address, DOMAINS_MAX, EGRESS_MAX, Egress, LABEL_OCTETS_MAX, PICKUPS_MAX, Reach,
+};
+use postroad_mesh::spread::Profile;
+use postroad_smtp::Domain;
+use toml::Spanned;
+use toml::de::DeValue;
+
+use super::read::plain;
+use super::section::{Faults, Section};
+use super::value::{self, Read};
+
+/// What a link costs where nobody says otherwise.
+pub const LINK_COST_DEFAULT: u16 = 10;
+/// What an egress costs where nobody says otherwise.
+const EGRESS_COST_DEFAULT: u16 = 10;
+/// The longest time that mail is held for a node that sleeps, in days.
+const HOLDS_DAYS_MAX: u64 = 365;
+const DAY: Duration = Duration::from_secs(86_400);
+
+/// `[mesh]`; its `listen` is in [`Listen`](super::Listen).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mesh {
+    /// Where members reach this host, the best first; default the hostname and the first port of
+    /// `listen.smtp`.
+    pub addresses: Vec<Address>,
+    /// Its name, for people; `None`: the hostname.
+    pub label: Option<Box<str>>,
+    /// Hosts of one site fail together; default none.
+    pub site: Box<str>,
+    /// How often it compares what it knows; default `wan`.
+    pub profile: Profile,
+    /// How it is reached; default `public`.
+    pub reach: Reach,
+    /// The domains that it takes mail for; `None`: the local ones.
+    pub serves: Option<Vec<Domain>>,
+    /// Where it sends mail out to for others; default nowhere.
+    pub egress: Vec<Egress>,
+    /// Members that hold its mail while it sleeps, by label or id.
+    pub pickups: Vec<Box<str>>,
+    /// How long it holds mail for members that name it in `pickups`, in days; default 0: not at all.
+    pub holds_days: u16,
+    /// What its links to other sites cost; default 10. Within a site it is 1.
+    pub link_cost: u16,
+}
+
+const PROFILES: &[(&str, Profile)] =
+    &[("lan", Profile::Lan), ("wan", Profile::Wan), ("quiet", Profile::Quiet), ("metered", Profile::Metered)];
+const REACHES: &[(&str, Reach)] =
+    &[("public", Reach::Public), ("dials-out", Reach::DialsOut), ("windows", Reach::Windows)];
+
+/// Reads the section; its key `listen` was asked for already.
+pub(super) fn mesh(mut s: Section<'_>, faults: &Faults) -> Mesh {
+    let mesh = Mesh {
+        addresses: few(&mut s, "addresses", ADDRESSES_MAX, faults, address).unwrap_or_default(),
+        label: s.get("label", label).map(Spanned::into_inner),
+        site: s.or("site", "".into(), label),
+        profile: s.or("profile", Profile::Wan, value::choice(PROFILES)),
+        reach: s.or("reach", Reach::Public, value::choice(REACHES)),
+        serves: few(&mut s, "serves", DOMAINS_MAX, faults, value::domain),
+        egress: egress(&mut s, faults),
+        pickups: few(&mut s, "pickups", PICKUPS_MAX, faults, label).unwrap_or_default(),
+        holds_days: whole_days(s.or("holds", Duration::ZERO, value::duration(Duration::ZERO..=holds_max()))),
+        link_cost: s.or("link_cost", LINK_COST_DEFAULT, cost(1)),
+    };
+    s.finish();
+    mesh
+}
+
+/// A list that fits the record.
+fn few<T>(
+    s: &mut Section<'_>,
+    key: &'static str,
+    max: usize,
+    faults: &Faults,
+    read: impl Fn(&DeValue<'_>) -> Read<T>,
+) -> Option<Vec<T>> {
+    let list = s.list(key, read)?;
+    if list.get_ref().len() > max {
+        let message = format!("`{key}` names {} of them; members are told at most {max}", list.get_ref().len());
+        faults.conflict(list.span(), message, format!("keep the {max} that matter most"));
+    }
+    Some(plain(list))
+}
+
+/// `true`, or `[[mesh.egress]]` once for each offer.
+fn egress(s: &mut Section<'_>, faults: &Faults) -> Vec<Egress> {
+    if s.holds_boolean("egress") {
+        let everywhere = s.or("egress", false, value::boolean);
+        return everywhere.then(|| Egress { cost: EGRESS_COST_DEFAULT, ..Egress::default() }).into_iter().collect();
+    }
+    let sections = s.sections("egress");
+    if let Some(surplus) = sections.get(EGRESS_MAX) {
+        let message = format!("members are told at most {EGRESS_MAX} offers");
+        faults.conflict(surplus.span(), message, "put domains with the same cost into one");
+    }
+    sections.into_iter().map(|s| offer(s, faults)).collect()
+}
+
+fn offer(mut s: Section<'_>, faults: &Faults) -> Egress {
+    let offer = Egress {
+        to: few(&mut s, "to", DOMAINS_MAX, faults, value::domain).unwrap_or_default(),
+        from: few(&mut s, "from", DOMAINS_MAX, faults, value::domain).unwrap_or_default(),
+        cost: s.or("cost", EGRESS_COST_DEFAULT, cost(0)),
+        octets_max: s.or("message_size", 0, value::size(1..=1 << 50)),
+    };
+    s.finish();
+    offer
+}
+
+fn cost(least: u64) -> impl Fn(&DeValue<'_>) -> Read<u16> {
+    let read = value::integer(least..=60_000);
+    move |found| read(found).map(|cost| u16::try_from(cost).expect("the range fits 16 bits"))
+}
+
+fn holds_max() -> Duration {
+    DAY * u32::try_from(HOLDS_DAYS_MAX).expect("a year has few days")
+}
+
+/// A day that was begun counts whole.
+fn whole_days(time: Duration) -> u16 {
+    u16::try_from(time.as_secs().div_ceil(DAY.as_secs())).expect("the range is a year")
+}
+
+/// A name for people, as records take it.
+fn label(found: &DeValue<'_>) -> Read<Box<str>> {
+    match found.as_str() {
+        Some(text) if text.len() <= LABEL_OCTETS_MAX && !text.chars().any(char::is_control) => Ok(text.into()),
+        Some(_) => value::refuse(format!("it is longer than {LABEL_OCTETS_MAX} octets"), "write a shorter name"),
+        None => value::refuse("expected a text", "write for example \"hq\""),
+    }
+}
+
+fn address(found: &DeValue<'_>) -> Read<Address> {
+    let remedy = "write \"mx.example.org:25\", or \"mx.example.org:4465/tls\" where TLS begins at once";
+    match found.as_str().map(str::parse) {
+        Some(Ok(address)) => Ok(address),
+        Some(Err(_)) => value::refuse("this is no host with a port", remedy),
+        None => value::refuse("expected a text", remedy),
+    }
+}

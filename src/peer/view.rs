@@ -1,0 +1,126 @@
+//! What this host knows of the mesh at one moment: who is a member, what members say of themselves, and
+//! the map for the way of mail. Never changes; a change makes another view.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use postroad_mesh::path::Map;
+use postroad_mesh::record::Said;
+use postroad_mesh::roster::Member;
+use postroad_mesh::{Directory, MeshId, NodeId, Roster};
+
+/// What is known of the mesh; by default, of a host in none, nothing.
+#[derive(Clone, Debug, Default)]
+pub struct View {
+    me: Option<NodeId>,
+    roster: Option<Arc<Roster>>,
+    records: BTreeMap<NodeId, Said>,
+    map: Option<Map>,
+    refused: BTreeSet<NodeId>,
+}
+
+/// A name that does not say which member is meant.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NodeNameError {
+    /// Nobody is called so.
+    #[error("no member of the mesh is called {0:?}")]
+    Nobody(Box<str>),
+    /// Several are.
+    #[error("{0:?} may be any of {1}")]
+    Several(Box<str>, String),
+}
+
+impl View {
+    /// Draws what a directory says to `me`, to whom the refused are no members.
+    pub fn new(me: NodeId, directory: &Directory, refused: BTreeSet<NodeId>) -> View {
+        let roster = directory.shared_roster();
+        let mut records = directory.described();
+        records.retain(|id, _| !refused.contains(id));
+        // Who is no member himself has nobody to pass mail to.
+        let is_member = roster.member(&me).is_some();
+        let map = is_member.then(|| Map::new(me, records.iter().map(|(id, said)| (*id, said))));
+        View { me: is_member.then_some(me), roster: Some(roster), records, map, refused }
+    }
+
+    /// Returns which node this host is; `None` while it is no member of a mesh.
+    pub fn me(&self) -> Option<NodeId> {
+        self.me
+    }
+
+    /// Returns the mesh.
+    pub fn mesh(&self) -> Option<MeshId> {
+        self.roster.as_ref().map(|roster| roster.mesh())
+    }
+
+    /// Returns whether a node is a member, and not refused here.
+    pub fn is_member(&self, node: &NodeId) -> bool {
+        self.member(node).is_some()
+    }
+
+    /// Returns a member that is not refused here.
+    pub fn member(&self, node: &NodeId) -> Option<&Member> {
+        self.roster.as_ref()?.member(node).filter(|_| !self.refused.contains(node))
+    }
+
+    /// Returns the members that are not refused here, this host with them.
+    pub fn members(&self) -> impl Iterator<Item = (&NodeId, &Member)> {
+        let members = self.roster.iter().flat_map(|roster| roster.members());
+        members.filter(|(id, _)| !self.refused.contains(*id))
+    }
+
+    /// Returns the roster, refusals of this host not counted.
+    pub fn roster(&self) -> Option<&Roster> {
+        self.roster.as_deref()
+    }
+
+    /// Returns what a member says of itself, with the domains that are its own.
+    pub fn record(&self, node: &NodeId) -> Option<&Said> {
+        self.records.get(node)
+    }
+
+    /// Returns what members say of themselves, with the domains that are each one's own.
+    pub fn records(&self) -> &BTreeMap<NodeId, Said> {
+        &self.records
+    }
+
+    /// Returns the map for the way of mail.
+    pub fn map(&self) -> Option<&Map> {
+        self.map.as_ref()
+    }
+
+    /// Returns the nodes that are refused here.
+    pub fn refused(&self) -> &BTreeSet<NodeId> {
+        &self.refused
+    }
+
+    /// Returns what a member is called: as its record says, else as its admission does, else the
+    /// beginning of its id.
+    pub fn label(&self, node: &NodeId) -> String {
+        let said = self.record(node).map(|said| &said.label).filter(|label| !label.is_empty());
+        let granted = || self.roster()?.member(node).map(|member| &member.label).filter(|label| !label.is_empty());
+        said.or_else(granted).map_or_else(|| node.short(), |label| label.to_string())
+    }
+
+    /// Returns the member that a person means: by its label, its id, or what its id begins with.
+    ///
+    /// # Errors
+    /// Nobody, or more than one, is called so.
+    pub fn find(&self, name: &str) -> Result<NodeId, NodeNameError> {
+        let wanted = name.to_lowercase();
+        let all = || self.roster.iter().flat_map(|roster| roster.members().keys()).copied();
+        let labelled: Vec<NodeId> = all().filter(|id| self.label(id).to_lowercase() == wanted).collect();
+        let found = if labelled.is_empty() {
+            all().filter(|id| id.to_string().starts_with(&wanted)).collect()
+        } else {
+            labelled
+        };
+        match found.as_slice() {
+            [one] if !wanted.is_empty() => Ok(*one),
+            [] => Err(NodeNameError::Nobody(name.into())),
+            several => {
+                let ids: Vec<String> = several.iter().map(NodeId::short).collect();
+                Err(NodeNameError::Several(name.into(), ids.join(", ")))
+            }
+        }
+    }
+}

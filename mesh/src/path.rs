@@ -2,7 +2,7 @@
 //!
 //! A domain that a member serves goes to that member, its *home*, or, while that cannot be reached, to
 //! a node that holds mail for it. Everything else goes to an *egress*, a member that sends mail out.
-//! A link counts when both ends list it. Each step leads along the cheapest path, in this map,
+//! A link counts when both ends state it, by name or with all that they do not name. Each step leads along the cheapest path, in this map,
 //! that passes neither this node nor any the message has visited: so no message visits a
 //! node twice, however old or contradictory the maps of the nodes are.
 
@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use postroad_smtp::Domain;
 
 use crate::node::{NodeId, sha256};
-use crate::record::{Egress, Said};
+use crate::record::{Egress, Reach, Said};
 
 /// The most nodes that a message may visit.
 pub const VISITED_MAX: usize = 12;
@@ -21,6 +21,8 @@ pub const VISITED_MAX: usize = 12;
 const UNCOVERED_COST: u32 = 1_000;
 /// What it costs more to leave mail with a node that holds it for its home.
 const PICKUP_COST: u32 = 10_000;
+/// What a link within a site costs that is not listed.
+const NEAR_COST: u32 = 1;
 /// The most goals that are compared.
 const GOALS_MAX: usize = 16;
 /// Goals whose cost is within so many percent of the best share the load.
@@ -110,8 +112,8 @@ impl Map {
     pub fn new<'a>(me: NodeId, members: impl IntoIterator<Item = (NodeId, &'a Said)>) -> Map {
         let members: BTreeMap<NodeId, &Said> = members.into_iter().collect();
         let by_id: BTreeMap<NodeId, usize> = members.keys().copied().zip(0..).collect();
-        let lists = |from: NodeId, to: NodeId| {
-            members.get(&from).is_some_and(|said| said.links.iter().any(|link| link.to == to))
+        let link = |from: (&NodeId, &Said), to: (&NodeId, &Said)| {
+            stated(from.1, to).filter(|_| from.0 != to.0 && stated(to.1, from).is_some())
         };
         let place = |(id, said): (&NodeId, &&Said)| Place {
             id: *id,
@@ -119,11 +121,10 @@ impl Map {
             egress: said.egress.clone(),
             pickups: said.pickups.clone(),
             holds: said.holds_days > 0,
-            links: said
-                .links
+            links: members
                 .iter()
-                .filter(|link| lists(link.to, *id))
-                .map(|link| (by_id[&link.to], u32::from(link.cost).max(1)))
+                .zip(0..)
+                .filter_map(|((other, other_said), at)| Some((at, link((id, said), (other, other_said))?)))
                 .collect(),
         };
         Map { me, places: members.iter().map(place).collect(), by_id }
@@ -237,6 +238,16 @@ impl Goal {
             Goal::Home(node) | Goal::Egress(node) | Goal::Pickup { at: node, .. } => node,
         }
     }
+}
+
+/// Returns what a node says that its link to another costs, or `None` when it states none.
+fn stated(from: &Said, (to, said): (&NodeId, &Said)) -> Option<u32> {
+    if let Some(link) = from.links.iter().find(|link| link.to == *to) {
+        return Some(u32::from(link.cost).max(1));
+    }
+    let can_meet = from.reach == Reach::Public || said.reach == Reach::Public;
+    let is_near = !from.site.is_empty() && from.site == said.site;
+    (from.link_cost > 0 && can_meet).then(|| if is_near { NEAR_COST } else { u32::from(from.link_cost) })
 }
 
 /// Returns what it costs to leave by a node, or `None` when it does not offer that.

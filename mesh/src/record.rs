@@ -71,6 +71,9 @@ pub struct Said {
     pub holds_days: u16,
     /// The members it can reach, and at what cost.
     pub links: Vec<Link>,
+    /// What its links cost to members that it does not list, all of them that can be dialled by one
+    /// of the two ends; within a site they cost 1. 0: there are none but those listed.
+    pub link_cost: u16,
 }
 
 /// An address.
@@ -168,6 +171,8 @@ struct Wire {
     holds_days: Option<u16>,
     #[n(12)]
     links: Option<Vec<(ByteArray<32>, u16)>>,
+    #[n(13)]
+    link_cost: Option<u16>,
 }
 
 impl Said {
@@ -186,6 +191,7 @@ impl Said {
             pickups: Vec::new(),
             holds_days: 0,
             links: Vec::new(),
+            link_cost: 0,
         }
     }
 }
@@ -280,6 +286,7 @@ fn wire(said: &Said) -> Wire {
         holds_days: (said.holds_days > 0).then_some(said.holds_days),
         links: (!said.links.is_empty())
             .then(|| said.links.iter().map(|link| ((*link.to.octets()).into(), link.cost)).collect()),
+        link_cost: (said.link_cost > 0).then_some(said.link_cost),
     }
 }
 
@@ -311,6 +318,7 @@ fn said(wire: Wire, node: NodeKey) -> Result<Said, RecordError> {
             .collect(),
         holds_days: wire.holds_days.unwrap_or_default(),
         links: few(wire.links.unwrap_or_default(), LINKS_MAX)?.into_iter().map(link).collect(),
+        link_cost: wire.link_cost.unwrap_or_default(),
     })
 }
 

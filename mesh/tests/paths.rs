@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
 
 use postroad_mesh::path::{Choice, Goal, Health, Map, Need, Step, VISITED_MAX};
-use postroad_mesh::record::{Egress, Link, Said};
+use postroad_mesh::record::{Egress, Link, Reach, Said};
 use postroad_mesh::{NodeId, NodeKey, SecretKey, StatementId};
 use postroad_smtp::Domain;
 use proptest::prelude::*;
@@ -73,6 +73,30 @@ fn a_domain_below_a_served_one_belongs_to_it() {
     let mesh = Mesh::new(2, &[(0, 1, 10)]);
     assert_eq!(mesh.map(0).homes(&domain("lists.n1.example")), [id(1)]);
     assert!(mesh.map(0).homes(&domain("example")).is_empty());
+}
+
+#[test]
+fn whoever_lists_no_links_has_one_with_all_that_can_be_dialled() {
+    let mut mesh = Mesh::new(4, &[]);
+    for (n, site) in ["hq", "hq", "lab", "lab"].into_iter().enumerate() {
+        mesh.0[n].site = site.into();
+        mesh.0[n].link_cost = 10;
+    }
+    (mesh.0[2].reach, mesh.0[3].reach) = (Reach::DialsOut, Reach::DialsOut);
+    let costs = |mesh: &Mesh, from: usize, to: &str| -> Vec<(Step, u32)> {
+        let choices = mesh.map(from).choices(&self::to(&domain(to)), &Health::default());
+        choices.iter().map(|choice| (choice.step, choice.cost)).collect()
+    };
+    assert_eq!(costs(&mesh, 0, "n1.example")[0], (Step::Pass(id(1)), 1));
+    assert_eq!(costs(&mesh, 0, "n2.example")[0], (Step::Pass(id(2)), 10));
+    // Neither of the two can dial the other: their mail goes by one that both can dial.
+    assert_eq!(costs(&mesh, 2, "n3.example").iter().map(|(_, cost)| *cost).collect::<Vec<_>>(), [20, 20]);
+    // A cost that is stated for one counts for that one.
+    mesh.0[0].links.push(Link { to: id(2), cost: 50 });
+    assert_eq!(costs(&mesh, 0, "n2.example")[0], (Step::Pass(id(1)), 11));
+    // Whoever states none has none.
+    mesh.0[1].link_cost = 0;
+    assert_eq!(costs(&mesh, 0, "n1.example"), []);
 }
 
 #[test]

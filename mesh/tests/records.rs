@@ -28,6 +28,7 @@ fn full(sequence: u64, links: usize) -> Said {
         pickups: vec![key(2).public().id()],
         holds_days: 14,
         links: (0..links).map(|n| Link { to: NodeId::from_octets([n as u8; 32]), cost: 20 }).collect(),
+        link_cost: 30,
         ..said(sequence)
     }
 }
@@ -40,6 +41,16 @@ fn what_was_said_is_read() {
     let back = Record::from_octets(&record.to_octets()).expect("sound");
     assert_eq!(back, record);
     assert!(record.to_octets().len() < 450, "{} octets", record.to_octets().len());
+}
+
+#[test]
+fn addresses_are_written_as_they_are_read() {
+    for text in ["mx.example.org:25", "192.0.2.1:2525", "[2001:db8::1]:4465/tls", "mx.example.org:4465/tls"] {
+        assert_eq!(text.parse::<Address>().expect(text).to_string(), text);
+    }
+    for text in ["", "mx.example.org", "mx.example.org:70000", ":25", "2001:db8::1:25", "[mx.example]:25", "a b:25"] {
+        assert!(text.parse::<Address>().is_err(), "{text}");
+    }
 }
 
 #[test]

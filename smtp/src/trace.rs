@@ -175,11 +175,16 @@ impl Folder<'_, '_> {
     }
 }
 
-/// Reads the header section of content that passes by, in pieces of any size.
-#[derive(Clone, Copy, Debug, Default)]
+/// The longest Message-ID kept, in octets: a line of RFC 5322 §2.1.1 has no more.
+pub const MESSAGE_ID_OCTETS_MAX: usize = 998;
+
+/// Reads the header section of content that passes by, in pieces of any size: counts its Received
+/// fields and keeps its first Message-ID.
+#[derive(Clone, Debug, Default)]
 pub struct HeaderScanner {
     place: Place,
     hops: u32,
+    message_id: Vec<u8>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -187,17 +192,34 @@ enum Place {
     /// At the start of a line: no octet of it was seen.
     #[default]
     Start,
-    /// So many octets of the line agree with [`FIELD_NAME`].
-    Name(u8),
+    /// So many octets of the line agree with the field's name.
+    Name(Field, u8),
     /// In a line that is not interesting any more.
     Line,
+    /// In the value of the Message-ID.
+    MessageId,
+    /// At the start of the line behind it, which may go on with it.
+    Folded,
     /// Behind CR at the start of a line.
     EmptyCr,
     /// Behind the header section.
     Body,
 }
 
-const FIELD_NAME: &[u8] = b"received:";
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Field {
+    Received,
+    MessageId,
+}
+
+impl Field {
+    const fn name(self) -> &'static [u8] {
+        match self {
+            Field::Received => b"received:",
+            Field::MessageId => b"message-id:",
+        }
+    }
+}
 
 impl HeaderScanner {
     /// Makes a scanner at the start of content.
@@ -219,14 +241,25 @@ impl HeaderScanner {
         }
     }
 
-    /// Moves on behind at least one octet and returns how many.
+    /// Moves on behind at least one octet, of which `rest` begins with the first, and returns how many.
     fn step(&mut self, c: u8, rest: &[u8]) -> usize {
         self.place = match (self.place, c) {
             (Place::EmptyCr, b'\n') => Place::Body,
+            (Place::MessageId, b'\n') => Place::Folded,
+            (Place::Folded, b' ' | b'\t') => Place::MessageId,
             (_, b'\n') => Place::Start,
-            (Place::Start, b'\r') => Place::EmptyCr,
-            (Place::Start, c) => self.match_name(0, c),
-            (Place::Name(matched), c) => self.match_name(matched, c),
+            (Place::Start | Place::Folded, b'\r') => Place::EmptyCr,
+            (Place::Start | Place::Folded, b'r' | b'R') => Place::Name(Field::Received, 1),
+            (Place::Start | Place::Folded, b'm' | b'M') if self.message_id.is_empty() => {
+                Place::Name(Field::MessageId, 1)
+            }
+            (Place::Name(field, matched), c) => self.match_name(field, matched, c),
+            (Place::MessageId, _) => {
+                let end = memchr::memchr(b'\n', rest).unwrap_or(rest.len());
+                let room = MESSAGE_ID_OCTETS_MAX - self.message_id.len();
+                self.message_id.extend_from_slice(&rest[..end.min(room)]);
+                return end;
+            }
             _ => {
                 let line_end = memchr::memchr(b'\n', rest);
                 self.place = if line_end.is_some() { Place::Start } else { Place::Line };
@@ -236,20 +269,35 @@ impl HeaderScanner {
         1
     }
 
-    fn match_name(&mut self, matched: u8, c: u8) -> Place {
-        if c.to_ascii_lowercase() != FIELD_NAME[usize::from(matched)] {
+    fn match_name(&mut self, field: Field, matched: u8, c: u8) -> Place {
+        let name = field.name();
+        if c.to_ascii_lowercase() != name[usize::from(matched)] {
             return Place::Line;
         }
-        if usize::from(matched) + 1 < FIELD_NAME.len() {
-            return Place::Name(matched + 1);
+        if usize::from(matched) + 1 < name.len() {
+            return Place::Name(field, matched + 1);
         }
-        self.hops += 1;
-        Place::Line
+        match field {
+            Field::Received => {
+                self.hops += 1;
+                Place::Line
+            }
+            Field::MessageId => Place::MessageId,
+        }
     }
 
     /// Returns how many Received fields were seen (RFC 5321 §6.3).
     pub fn hops(&self) -> u32 {
         self.hops
+    }
+
+    /// Returns the Message-ID seen first, without its angle brackets (RFC 5322 §3.6.4); empty when none
+    /// was. Nothing of its grammar is checked.
+    pub fn message_id(&self) -> &[u8] {
+        let value = &self.message_id;
+        let inside = memchr::memchr(b'<', value).map_or(&value[..], |open| &value[open + 1..]);
+        let inside = memchr::memchr(b'>', inside).map_or(inside, |close| &inside[..close]);
+        inside.trim_ascii()
     }
 
     /// Returns whether the empty line behind the header section was seen.
@@ -334,5 +382,28 @@ mod tests {
         let mut scanner = HeaderScanner::new();
         scanner.scan(b"\r\nReceived: x\r\n");
         assert_eq!((scanner.hops(), scanner.is_complete()), (0, true));
+    }
+
+    #[test]
+    fn the_message_id_is_found_in_every_chunking_and_only_in_the_header() {
+        let long = format!("message-ID: <{}@x>\r\n\r\n", "a".repeat(2 * MESSAGE_ID_OCTETS_MAX));
+        for (content, want) in [
+            ("Received: a\r\nMessage-ID: <1.2@host.example>\r\nMessage-ID: <second@x>\r\n\r\n", "1.2@host.example"),
+            ("MESSAGE-id:\r\n <folded@x>\r\nreceived: b\r\n\r\n", "folded@x"),
+            ("Message-ID:bare@x \r\nReceived: a\r\n\r\nMessage-ID: <body@x>\r\n", "bare@x"),
+            ("Message-ID: <a@x> (a comment)\r\nReceived:\r\n\r\n", "a@x"),
+            ("Message-IDs: <no@x>\r\nReceived:\r\n\r\nMessage-ID: <body@x>\r\n", ""),
+            ("Message-ID: <>\r\nReceived: x\r\n\r\n", ""),
+        ] {
+            for size in 1..content.len() {
+                let mut scanner = HeaderScanner::new();
+                content.as_bytes().chunks(size).for_each(|piece| scanner.scan(piece));
+                assert_eq!(scanner.message_id(), want.as_bytes(), "{content:?} by {size}");
+                assert_eq!((scanner.hops(), scanner.is_complete()), (1, true), "{content:?} by {size}");
+            }
+        }
+        let mut scanner = HeaderScanner::new();
+        scanner.scan(long.as_bytes());
+        assert!(scanner.message_id().len() < MESSAGE_ID_OCTETS_MAX && scanner.is_complete());
     }
 }

@@ -384,7 +384,7 @@ fn apply(spool: &Spool, ops: impl Iterator<Item = (Op, Place)>, answers: &mut An
             Op::Commit(pending) => {
                 let id = pending.item.id;
                 index.insert(id, &pending.entry(place));
-                answers.commits.push((pending.done, Ok(Committed::new(id, pending.item.content_octets))));
+                answers.commits.push((pending.done, Ok(Committed::new(pending.item.clone()))));
                 answers.items.push(pending.item.clone());
                 let content = match pending.content {
                     Content::Inline(content) => Some(Arc::new(content)),

@@ -52,10 +52,7 @@ struct Spill {
 
 /// Proof that a message is on stable storage. Only the queue makes it.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Committed {
-    id: QueueId,
-    content_octets: u64,
-}
+pub struct Committed(Arc<Item>);
 
 /// Octets written at once to the file of a large draft.
 const SPILL_OCTETS: usize = 128 << 10;
@@ -65,18 +62,23 @@ const WRITEBACK_OCTETS: u64 = 1 << 20;
 const TIGHT_OCTETS: usize = 8 << 10;
 
 impl Committed {
-    pub(crate) fn new(id: QueueId, content_octets: u64) -> Committed {
-        Committed { id, content_octets }
+    pub(crate) fn new(item: Arc<Item>) -> Committed {
+        Committed(item)
     }
 
     /// Returns the message's name in the queue.
     pub fn id(&self) -> QueueId {
-        self.id
+        self.0.id
     }
 
     /// Returns the octets of its content.
     pub fn content_octets(&self) -> u64 {
-        self.content_octets
+        self.0.content_octets
+    }
+
+    /// Returns the message as it was committed.
+    pub fn item(&self) -> &Item {
+        &self.0
     }
 }
 

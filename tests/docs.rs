@@ -10,6 +10,7 @@ const DOCUMENTS: &[&str] = &[
     "SECURITY.md",
     "CHANGELOG.md",
     "docs/glossary.md",
+    "docs/journal-format.md",
     "docs/operations.md",
     "docs/performance.md",
     "docs/rfc.md",

@@ -2,14 +2,15 @@
 //! and configuration meet, and by tests.
 
 use std::future::Future;
+use std::io;
 use std::sync::Arc;
 
 use postroad_queue::schedule::{DestinationStats, Standing};
 use postroad_queue::{Item, QueueId, UnixMillis};
 
-use super::filter::Filter;
 use super::request::{Action, Failure};
 use super::view::{StatusView, TotalsView};
+use crate::journal::{Found, Question};
 
 /// A message of the queue, with where each recipient goes.
 #[derive(Clone, Debug)]
@@ -51,10 +52,6 @@ pub trait AdminBackend: Send + Sync + 'static {
     /// allowed.
     fn entry(&self, id: QueueId) -> Option<Entry>;
 
-    /// Reads messages, in their order. Left out are those that are gone, and some that the filter does
-    /// not select. May read the disk, as [`AdminBackend::entry`].
-    fn entries(&self, ids: &[QueueId], filter: &Filter) -> Vec<Entry>;
-
     /// Returns what each job of a message waits for.
     fn standings(&self, id: QueueId) -> impl Future<Output = Vec<Standing>> + Send;
 
@@ -67,9 +64,23 @@ pub trait AdminBackend: Send + Sync + 'static {
     /// Returns how the agent is.
     fn status(&self) -> impl Future<Output = StatusView> + Send;
 
-    /// Does `action` to the targets, durably, and returns for each whether that changed anything,
+    /// Returns the name of this host.
+    fn host(&self) -> String;
+
+    /// Searches the journal; none when it is off. Reads the disk: called where blocking is allowed.
+    ///
+    /// # Errors
+    /// The journal cannot be read.
+    fn search(&self, question: &Question) -> Option<io::Result<Found>>;
+
+    /// Does `action` to the targets for whoever `by` is, durably, and returns for each whether that changed anything,
     /// in their order, or the words for why it could not be done.
-    fn act(&self, action: Action, targets: Vec<Target>) -> impl Future<Output = Vec<Result<bool, String>>> + Send;
+    fn act(
+        &self,
+        action: Action,
+        targets: Vec<Target>,
+        by: Arc<str>,
+    ) -> impl Future<Output = Vec<Result<bool, String>>> + Send;
 
     /// Reads the configuration again and uses it if it is valid. Returns a sentence for people.
     fn reload(&self) -> impl Future<Output = Result<String, Failure>> + Send;

@@ -18,6 +18,7 @@ pub mod server;
 pub mod standing;
 #[cfg(test)]
 pub mod testing;
+pub mod trace;
 pub mod view;
 mod work;
 

@@ -12,6 +12,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::filter::Filter;
 use super::standing::DestinationView;
+use super::trace::SearchedView;
 use super::view::{MessageView, TotalsView};
 
 /// The version of the protocol; a request of another one is refused.
@@ -57,6 +58,18 @@ pub enum Request {
     Why {
         /// Which.
         id: Id,
+    },
+    /// What became of messages, also of those that are gone.
+    #[serde(rename = "trace")]
+    Trace {
+        /// A queue id, a Message-ID or an address.
+        what: String,
+        /// Only those accepted at most so long ago, in milliseconds.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        since_ms: Option<u64>,
+        /// At most so many, the newest.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        limit: Option<u64>,
     },
     /// Totals, and how each destination stands, those with most jobs first.
     #[serde(rename = "queue.stats")]
@@ -159,6 +172,9 @@ pub struct Done {
     /// The message of `queue.why`, with all its recipients.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub message: Option<Box<MessageView>>,
+    /// What `trace` has searched.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub searched: Option<Box<SearchedView>>,
     /// A sentence for people.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub text: Option<String>,
@@ -290,6 +306,7 @@ mod tests {
             Request::List { filter: filter.clone(), after: Some(id()), limit: Some(5) },
             Request::Show { id: id() },
             Request::Stats { by: By::Site, limit: Some(20) },
+            Request::Trace { what: "<1.2@app.example>".to_owned(), since_ms: Some(7), limit: None },
             Request::Act { action: Action::Bounce, filter, dry_run: true, limit: None },
         ] {
             let line = request.to_line();

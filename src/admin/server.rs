@@ -129,7 +129,7 @@ async fn converse<B: AdminBackend>(mut stream: UnixStream, backend: Arc<B>) -> i
         return write_line(&mut writer, &Line::Error(failure)).await;
     }
     match read_request(reader).await {
-        Ok(request) => answer(request, backend, &mut writer).await,
+        Ok(request) => answer(request, backend, format!("uid {}", peer.uid()).into(), &mut writer).await,
         Err(failure) => write_line(&mut writer, &Line::Error(failure)).await,
     }
 }
@@ -151,7 +151,7 @@ async fn read_request(reader: impl AsyncRead + Unpin) -> Result<Request, Failure
     }
 }
 
-async fn answer<B, W>(request: Request, backend: Arc<B>, writer: &mut BufWriter<W>) -> io::Result<()>
+async fn answer<B, W>(request: Request, backend: Arc<B>, by: Arc<str>, writer: &mut BufWriter<W>) -> io::Result<()>
 where
     B: AdminBackend,
     W: AsyncWrite + Unpin,
@@ -159,7 +159,7 @@ where
     let (sender, mut lines) = mpsc::channel(LINES_AHEAD_MAX);
     // A task of its own: a client that goes away ends the work between two messages, when the next
     // line finds nobody, and never in the middle of changing one.
-    let work = tokio::spawn(perform(backend, request, sender));
+    let work = tokio::spawn(perform(backend, request, by, sender));
     while let Some(line) = lines.recv().await {
         push_line(writer, &line).await?;
         if lines.is_empty() {

@@ -1,5 +1,6 @@
 //! A queue in memory for the tests of the control socket and the command line.
 
+use std::io;
 use std::sync::{Arc, Mutex};
 
 use postroad_queue::schedule::{Ahead, DestinationStats, Lane, Standing, Why};
@@ -7,9 +8,9 @@ use postroad_queue::{History, Item, Origin, QueueId, RecipientState, Report, Sta
 use postroad_smtp::{Envelope, MailParams, Recipient, Reply, ReversePath, Status};
 
 use super::backend::{AdminBackend, Entry, Target};
-use super::filter::Filter;
 use super::request::{Action, Failure};
 use super::view::{StatusView, TotalsView};
+use crate::journal::{Event, Found, Key, Kind, Message, Question};
 
 /// The time of every test: 2027-01-15T08:00:00Z.
 pub const NOW: UnixMillis = UnixMillis(1_800_000_000_000);
@@ -102,10 +103,6 @@ impl AdminBackend for Memory {
         self.entries.iter().find(|entry| entry.item.id == id).cloned()
     }
 
-    fn entries(&self, ids: &[QueueId], _: &Filter) -> Vec<Entry> {
-        ids.iter().filter_map(|id| self.entry(*id)).collect()
-    }
-
     async fn standings(&self, id: QueueId) -> Vec<Standing> {
         let Some(entry) = self.entry(id) else { return Vec::new() };
         let why = if entry.item.state.held { Why::Held } else { Why::Deferred { due: NOW.plus(HOUR_MS / 2) } };
@@ -149,7 +146,38 @@ impl AdminBackend for Memory {
         StatusView { version: "0.1.0".into(), state: "serving".into(), ..StatusView::default() }
     }
 
-    async fn act(&self, action: Action, targets: Vec<Target>) -> Vec<Result<bool, String>> {
+    fn host(&self) -> String {
+        "mx.example.org".to_owned()
+    }
+
+    fn search(&self, question: &Question) -> Option<io::Result<Found>> {
+        let event = |kind, message: &Entry| Event {
+            at: message.item.arrived,
+            id: message.item.id,
+            kind,
+            places: Vec::new(),
+            remote: None,
+            reply: None,
+            by: None,
+            other: None,
+            took_ms: None,
+            word: None,
+        };
+        let is_meant = |entry: &&Entry| match &question.key {
+            Key::Queue(id) => entry.item.id == *id,
+            Key::Text(text) => entry.item.envelope.reverse_path.mailbox().is_some_and(|own| own.to_string() == *text),
+        };
+        let message = |entry: &Entry| Message {
+            id: entry.item.id,
+            accepted: None,
+            events: vec![event(Kind::Released, entry)],
+            more: 0,
+        };
+        let messages = self.entries.iter().filter(is_meant).map(message).collect();
+        Some(Ok(Found { messages, reaches: Some(NOW), octets: 4096, ..Found::default() }))
+    }
+
+    async fn act(&self, action: Action, targets: Vec<Target>, _: Arc<str>) -> Vec<Result<bool, String>> {
         let outcome = |target: &Target| match (action, self.entry(target.id)) {
             (_, None) => Err("it is gone".to_owned()),
             (Action::Hold, Some(entry)) => Ok(!entry.item.state.held),

@@ -4,7 +4,7 @@
 use std::fmt;
 
 use jiff::Timestamp;
-use postroad_queue::{Item, RecipientState, Report, Said, UnixMillis};
+use postroad_queue::{Item, Origin, RecipientState, Report, Said, UnixMillis};
 use postroad_smtp::Priority;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -250,7 +250,7 @@ impl MessageView {
             size: item.content_octets,
             from: sender(&item.envelope.reverse_path),
             state: state_of(item),
-            origin: origin_of(item),
+            origin: OriginView::of(&item.origin),
             envid: item.envelope.params.envid.as_deref().map(str::to_owned),
             priority: item.envelope.params.priority.map(Priority::get),
             release: item.envelope.params.release.map(|_| Time(item.released())),
@@ -287,14 +287,16 @@ fn state_of(item: &Item) -> MessageState {
     }
 }
 
-fn origin_of(item: &Item) -> OriginView {
-    let origin = &item.origin;
-    OriginView {
-        peer: origin.peer.map(|peer| peer.to_string()),
-        helo: origin.helo.as_deref().map(str::to_owned),
-        user: origin.user.as_deref().map(str::to_owned),
-        protocol: origin.protocol.to_string(),
-        session: origin.session.to_string(),
+impl OriginView {
+    /// Shows who handed a message over.
+    pub fn of(origin: &Origin) -> OriginView {
+        OriginView {
+            peer: origin.peer.map(|peer| peer.to_string()),
+            helo: origin.helo.as_deref().map(str::to_owned),
+            user: origin.user.as_deref().map(str::to_owned),
+            protocol: origin.protocol.to_string(),
+            session: origin.session.to_string(),
+        }
     }
 }
 

@@ -15,6 +15,7 @@ use super::backend::{AdminBackend, Entry, Target};
 use super::filter::Filter;
 use super::request::{Action, By, Done, Failure, Id, Line, Progress, Request};
 use super::standing::{DestinationView, WaitView};
+use super::trace::{self, SearchedView};
 use super::view::{ActOutcome, ActView, LISTED_RECIPIENTS_MAX, MessageView};
 
 /// Messages read at a time; also how many are changed with one sync.
@@ -36,12 +37,17 @@ impl From<Failure> for Stop {
     }
 }
 
-/// Does what `request` asks and sends items and progress to `lines`.
+/// Does what `request` asks for whoever `by` is and sends items and progress to `lines`.
 ///
 /// # Errors
 /// What the client is to hear, or that it went away.
-pub async fn perform<B: AdminBackend>(backend: Arc<B>, request: Request, lines: Sender<Line>) -> Result<Done, Stop> {
-    let work = Work { backend, lines };
+pub async fn perform<B: AdminBackend>(
+    backend: Arc<B>,
+    request: Request,
+    by: Arc<str>,
+    lines: Sender<Line>,
+) -> Result<Done, Stop> {
+    let work = Work { backend, by, lines };
     match request {
         Request::Ping {} => Ok(Done::default()),
         Request::Status {} => {
@@ -52,6 +58,7 @@ pub async fn perform<B: AdminBackend>(backend: Arc<B>, request: Request, lines: 
         Request::List { filter, after, limit } => work.list(filter, after, limit).await,
         Request::Show { id } => work.show(id).await,
         Request::Why { id } => work.why(id).await,
+        Request::Trace { what, since_ms, limit } => work.trace(&what, since_ms, limit).await,
         Request::Stats { by, limit } => work.stats(by, limit).await,
         Request::Act { action, filter, dry_run, limit } => work.act(action, filter, dry_run, limit).await,
     }
@@ -59,6 +66,8 @@ pub async fn perform<B: AdminBackend>(backend: Arc<B>, request: Request, lines: 
 
 struct Work<B> {
     backend: Arc<B>,
+    /// Who asks.
+    by: Arc<str>,
     lines: Sender<Line>,
 }
 
@@ -100,7 +109,7 @@ impl<B: AdminBackend> Work<B> {
 
     async fn apply(&self, action: Action, page: &[Selected]) -> Vec<Result<ActOutcome, String>> {
         let target = |(entry, places): &Selected| Target { id: entry.item.id, recipients: places.clone() };
-        let outcomes = self.backend.act(action, page.iter().map(target).collect()).await;
+        let outcomes = self.backend.act(action, page.iter().map(target).collect(), self.by.clone()).await;
         let word = |changed| if changed { ActOutcome::Changed } else { ActOutcome::Unchanged };
         outcomes.into_iter().map(|outcome| outcome.map(word)).collect()
     }
@@ -112,15 +121,42 @@ impl<B: AdminBackend> Work<B> {
 
     async fn why(&self, id: Id) -> Result<Done, Stop> {
         let entry = self.entry(id).await?;
-        let standings = self.backend.standings(id.0).await;
-        let is_memory_full = self.backend.status().await.memory.state == "full";
-        for standing in &standings {
-            self.item(&WaitView::of(&entry, standing, is_memory_full)).await?;
+        let waits = self.waits(&entry).await;
+        for wait in &waits {
+            self.item(wait).await?;
         }
         let waits_for_nothing = "no delivery is left to make: it ends once its notifications are queued".to_owned();
-        let text = standings.is_empty().then_some(waits_for_nothing);
+        let text = waits.is_empty().then_some(waits_for_nothing);
         let message = Some(Box::new(MessageView::whole(&entry)));
-        Ok(Done { matched: standings.len() as u64, text, message, ..Done::default() })
+        Ok(Done { matched: waits.len() as u64, text, message, ..Done::default() })
+    }
+
+    async fn waits(&self, entry: &Entry) -> Vec<WaitView> {
+        let standings = self.backend.standings(entry.item.id).await;
+        let is_memory_full = self.backend.status().await.memory.state == "full";
+        standings.iter().map(|standing| WaitView::of(entry, standing, is_memory_full)).collect()
+    }
+
+    async fn trace(&self, what: &str, since_ms: Option<u64>, limit: Option<u64>) -> Result<Done, Stop> {
+        let backend = self.backend.clone();
+        let question = trace::question(what, backend.now(), since_ms, limit);
+        let asked = question.clone();
+        let found = blocking(move || backend.search(&asked)).await?.transpose();
+        let found = found.map_err(|error| Failure::new(format!("the journal cannot be read: {error}"), ""))?;
+        let host = self.backend.host();
+        let searched = SearchedView::of(&host, found.as_ref());
+        let mut views = trace::views(&host, &question, found.unwrap_or_default());
+        for view in &mut views {
+            let (backend, id) = (self.backend.clone(), view.id.0);
+            if let Some(entry) = blocking(move || backend.entry(id)).await? {
+                view.add_queued(&entry, self.waits(&entry).await);
+            }
+        }
+        views.retain(|view| !view.is_empty());
+        for view in &views {
+            self.item(view).await?;
+        }
+        Ok(Done { matched: views.len() as u64, searched: Some(Box::new(searched)), ..Done::default() })
     }
 
     async fn stats(&self, by: By, limit: Option<u64>) -> Result<Done, Stop> {
@@ -150,8 +186,7 @@ impl<B: AdminBackend> Work<B> {
         let Some(ids) = walk.next_ids(&*self.backend) else { return Ok(None) };
         self.progress(walk).await?;
         let (backend, filter, limit) = (self.backend.clone(), walk.filter.clone(), walk.left);
-        let is_named = walk.named.is_some();
-        let read = blocking(move || read_page(&*backend, &filter, &ids, is_named, limit)).await?;
+        let read = blocking(move || read_page(&*backend, &filter, &ids, limit)).await?;
         walk.turn(&read);
         Ok(Some(read.selected))
     }
@@ -273,24 +308,21 @@ struct Page {
     missing: Vec<QueueId>,
 }
 
-/// Reads a page. Of ids that were named it is said which are gone; of all others only those need be
-/// read that the filter may select.
-fn read_page(backend: &impl AdminBackend, filter: &Filter, ids: &[QueueId], is_named: bool, limit: u64) -> Page {
+fn read_page(backend: &impl AdminBackend, filter: &Filter, ids: &[QueueId], limit: u64) -> Page {
     let now = backend.now();
-    let entries = if is_named { backend.entries(ids, &Filter::default()) } else { backend.entries(ids, filter) };
-    let gone = |id: &&QueueId| is_named && entries.binary_search_by_key(*id, |entry| entry.item.id).is_err();
-    let missing = ids.iter().filter(gone).copied().collect();
-    let mut selected = Vec::new();
-    for entry in entries {
-        if selected.len() as u64 == limit {
+    let mut page = Page { selected: Vec::new(), seen: 0, last: None, missing: Vec::new() };
+    for id in ids {
+        if page.selected.len() as u64 == limit {
             break;
         }
-        selected.extend(filter.select(&entry, now).map(|places| (entry, places)));
+        page.seen += 1;
+        page.last = Some(*id);
+        match backend.entry(*id) {
+            Some(entry) => page.selected.extend(filter.select(&entry, now).map(|places| (entry, places))),
+            None => page.missing.push(*id),
+        }
     }
-    let is_full = selected.len() as u64 == limit;
-    let last = if is_full { selected.last().map(|(entry, _): &Selected| entry.item.id) } else { ids.last().copied() };
-    let seen = ids.iter().take_while(|id| Some(**id) <= last).count() as u64;
-    Page { selected, seen, last, missing }
+    page
 }
 
 #[cfg(test)]

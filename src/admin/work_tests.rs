@@ -7,7 +7,7 @@ use crate::admin::testing::{Memory, entry};
 
 async fn ask(backend: &Arc<Memory>, request: Request) -> (Vec<serde_json::Value>, Result<Done, Stop>) {
     let (sender, mut lines) = mpsc::channel(4);
-    let work = tokio::spawn(perform(backend.clone(), request, sender));
+    let work = tokio::spawn(perform(backend.clone(), request, "uid 0".into(), sender));
     let mut items = Vec::new();
     while let Some(line) = lines.recv().await {
         if let Line::Item(item) = line {
@@ -116,6 +116,6 @@ async fn a_client_that_goes_away_ends_the_work() {
     drop(lines);
     let filter = Filter { all: true, ..Filter::default() };
     let request = Request::Act { action: Action::Remove, filter, dry_run: false, limit: None };
-    assert!(matches!(perform(backend.clone(), request, sender).await, Err(Stop::Gone)));
+    assert!(matches!(perform(backend.clone(), request, "uid 0".into(), sender).await, Err(Stop::Gone)));
     assert!(backend.acts.lock().expect("no panic").len() <= PAGE_MESSAGES);
 }

@@ -1,15 +1,17 @@
 //! The agent as the control socket sees it.
 
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
 use postroad_queue::schedule::{DestinationStats, Standing};
-use postroad_queue::{Item, QueueId, UnixMillis};
+use postroad_queue::{QueueId, UnixMillis};
 
 use super::Agent;
 use crate::admin::view::{MemoryView, StatusView, Time, TotalsView};
-use crate::admin::{Action, AdminBackend, Entry, Failure, Filter, Target};
+use crate::admin::{Action, AdminBackend, Entry, Failure, Target};
 use crate::config::CONFIG_FILE_DEFAULT;
+use crate::journal::{Found, Question};
 
 /// Answers the control socket.
 pub struct Backend(pub Arc<Agent>);
@@ -28,14 +30,9 @@ impl AdminBackend for Backend {
     }
 
     fn entry(&self, id: QueueId) -> Option<Entry> {
-        self.0.queue.load(id).ok().map(|item| self.entry_of(item))
-    }
-
-    fn entries(&self, ids: &[QueueId], filter: &Filter) -> Vec<Entry> {
-        let now = self.now();
-        let found = self.0.queue.load_many_with(ids, &filter.words()).into_iter();
-        let items = found.filter_map(|(_, item)| item.ok()).filter(|item| filter.selects_message(item, now));
-        items.map(|item| self.entry_of(item)).collect()
+        let (item, destinations) = self.0.delivery.entry(id).ok()?;
+        let expires = self.0.delivery.expires(&item);
+        Some(Entry { item, destinations, expires })
     }
 
     async fn standings(&self, id: QueueId) -> Vec<Standing> {
@@ -74,18 +71,27 @@ impl AdminBackend for Backend {
         }
     }
 
-    async fn act(&self, action: Action, targets: Vec<Target>) -> Vec<Result<bool, String>> {
+    fn host(&self) -> String {
+        self.0.config.load().hostname.to_string()
+    }
+
+    fn search(&self, question: &Question) -> Option<io::Result<Found>> {
+        let journal = &self.0.context.journal;
+        journal.is_on().then(|| journal.search(question))
+    }
+
+    async fn act(&self, action: Action, targets: Vec<Target>, by: Arc<str>) -> Vec<Result<bool, String>> {
         let mut running = Vec::with_capacity(targets.len());
         for target in targets {
-            let delivery = self.0.delivery.clone();
+            let (delivery, by) = (self.0.delivery.clone(), by.clone());
             // Side by side, so that their records share a sync.
             running.push(tokio::spawn(async move {
                 match action {
-                    Action::Hold => delivery.hold(target.id).await,
-                    Action::Release => delivery.release(target.id).await,
+                    Action::Hold => delivery.hold(target.id, &by).await,
+                    Action::Release => delivery.release(target.id, &by).await,
                     Action::Retry => delivery.retry(target.id, &target.recipients),
-                    Action::Remove => delivery.remove(target.id, &target.recipients).await,
-                    Action::Bounce => delivery.bounce(target.id, &target.recipients).await,
+                    Action::Remove => delivery.remove(target.id, &target.recipients, &by).await,
+                    Action::Bounce => delivery.bounce(target.id, &target.recipients, &by).await,
                 }
             }));
         }
@@ -102,11 +108,6 @@ impl AdminBackend for Backend {
 }
 
 impl Backend {
-    fn entry_of(&self, item: Arc<Item>) -> Entry {
-        let (destinations, expires) = (self.0.delivery.destinations_of(&item), self.0.delivery.expires(&item));
-        Entry { item, destinations, expires }
-    }
-
     fn memory_now(&self) -> MemoryView {
         let memory = &self.0.context.memory;
         MemoryView {

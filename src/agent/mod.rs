@@ -27,6 +27,7 @@ use crate::admin::{BindError, ControlSocket};
 use crate::clock::Clock;
 use crate::config::{Config, LogFormat, LogLevel, Service};
 use crate::deliver::{Delivery, Parts, Routing};
+use crate::journal::{self, Journal, Limits};
 use crate::listen::{Context, Listener, SessionNames};
 use crate::memory::{self, Level, Memory, Resident, Usage};
 use crate::metrics::{self, Metrics};
@@ -121,7 +122,7 @@ pub async fn run(config: Config, path: Option<PathBuf>) -> Result<(), StartError
     let (queue, committer) = open_queue(&config)?;
     let memory = Arc::new(measured_memory(&config, &queue));
     let metrics = Arc::new(Metrics::new());
-    let delivery = delivery(&config, &queue, clock, &metrics, &memory)?;
+    let journal = start_journal(&config, clock, &metrics)?;
     let current = Arc::new(ArcSwap::from(config.clone()));
     let tls = ServerTls::load(&identity(&config))?;
     let peers = Peers::open(&config.state_dir, &tls)?;
@@ -134,9 +135,11 @@ pub async fn run(config: Config, path: Option<PathBuf>) -> Result<(), StartError
         peers,
         clock,
         metrics: metrics.clone(),
+        journal: journal.clone(),
         drain: watch::Sender::new(false),
         names: SessionNames::new(clock.now()),
     });
+    let delivery = delivery(&config, &context)?;
     let control = ControlSocket::bind(&config.control.socket)?;
     let listeners = bind_all(&config)?;
     let metrics_socket = bind_metrics(&config).await?;
@@ -166,16 +169,10 @@ pub async fn run(config: Config, path: Option<PathBuf>) -> Result<(), StartError
         sessions.spawn(listener.serve(context.clone()));
     }
     agent.say_ready();
-    while signals.next().await == Signal::Reload {
-        // What came of it is in the log.
-        let _ = agent.reload().await;
-    }
-    tokio::select! {
-        () = agent.drain(sessions) => {}
-        () = signals.stopped() => warn!("told to stop again: sessions and attempts cut off"),
-    }
+    agent.until_stopped(&mut signals, sessions).await;
     tasks.shutdown().await;
     committer.stop();
+    journal.close();
     info!("stopped");
     Ok(())
 }
@@ -189,6 +186,17 @@ impl Agent {
         let listeners = self.listeners.join(", ");
         info!(hostname = %config.hostname, listeners, queued = self.queue.len(), "ready");
         systemd::ready(&format!("listening on {listeners}"));
+    }
+
+    async fn until_stopped(&self, signals: &mut Signals, sessions: JoinSet<()>) {
+        while signals.next().await == Signal::Reload {
+            // What came of it is in the log.
+            let _ = self.reload().await;
+        }
+        tokio::select! {
+            () = self.drain(sessions) => {}
+            () = signals.stopped() => warn!("told to stop again: sessions and attempts cut off"),
+        }
     }
 
     async fn drain(&self, mut sessions: JoinSet<()>) {
@@ -249,21 +257,22 @@ fn log_level(level: LogLevel) -> &'static str {
     }
 }
 
-fn delivery(
-    config: &Arc<Config>,
-    queue: &Queue,
-    clock: Clock,
-    metrics: &Arc<Metrics>,
-    memory: &Arc<Memory>,
-) -> Result<Delivery, StartError> {
+fn delivery(config: &Arc<Config>, context: &Context) -> Result<Delivery, StartError> {
     Ok(Delivery::new(Parts {
-        queue: queue.clone(),
+        queue: context.queue.clone(),
         routing: Routing::new(config.clone(), Resolver::new(config)?),
         tls: ClientTls::new(),
-        clock,
-        metrics: metrics.clone(),
-        memory: memory.clone(),
+        clock: context.clock,
+        metrics: context.metrics.clone(),
+        journal: context.journal.clone(),
+        memory: context.memory.clone(),
     }))
+}
+
+fn start_journal(config: &Config, clock: Clock, metrics: &Arc<Metrics>) -> Result<Journal, StartError> {
+    let Some(limits) = Limits::of(&config.journal) else { return Ok(Journal::default()) };
+    let started = Journal::start(journal::directory(&config.state_dir), limits, clock, metrics.clone());
+    started.map_err(|source| StartError::System { what: "the journal's thread", source })
 }
 
 fn make_state_dir(path: &Path) -> Result<(), StartError> {

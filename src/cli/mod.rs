@@ -15,6 +15,7 @@ mod patience;
 mod queue;
 mod run;
 mod send;
+mod trace;
 mod user;
 
 use std::path::PathBuf;
@@ -45,6 +46,7 @@ Examples:
   postroad user add app --address app@example.org
   postroad queue list                         What waits, and why?
   postroad queue retry --domain example.com
+  postroad trace bob@example.com              What became of his mail?
   postroad send --to bob@example.org          Try a server
   postroad demo                               See it work on this machine
   POSTROAD_CONFIG=./postroad.toml postroad check --json
@@ -78,6 +80,7 @@ enum Command {
     Explain(explain::Args),
     User(user::Args),
     Queue(queue::Args),
+    Trace(trace::Args),
     Status(agent::Status),
     Reload(agent::Reload),
     Send(send::Args),
@@ -93,6 +96,7 @@ fn dispatch(command: Command, context: &mut Context) -> Result<(), Failure> {
         Command::Explain(args) => explain::run(args, context),
         Command::User(args) => user::run(args, context),
         Command::Queue(args) => queue::run(args, context),
+        Command::Trace(args) => trace::run(args, context),
         Command::Status(args) => agent::status(args, context),
         Command::Reload(args) => agent::reload(args, context),
         Command::Send(args) => send::run(args, context),

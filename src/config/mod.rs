@@ -8,6 +8,7 @@ mod check;
 mod destinations;
 mod fault;
 mod host;
+mod journal;
 mod mesh;
 mod read;
 mod section;
@@ -21,6 +22,7 @@ use std::path::{Path, PathBuf};
 use postroad_smtp::{Domain, Host, Mailbox};
 
 pub use fault::{ConfigErrors, Fault};
+pub use journal::Journal;
 pub use mesh::{LINK_COST_DEFAULT, Mesh};
 pub use settings::*;
 pub use user_name::{SUBADDRESS_SEPARATOR, USER_NAME_OCTETS_MAX, UserName};
@@ -57,6 +59,8 @@ pub struct Config {
     pub outbound: Outbound,
     /// `[queue]`
     pub queue: Queue,
+    /// `[journal]`
+    pub journal: Journal,
     /// `[limits]`
     pub limits: Limits,
     /// `[timeouts]`
@@ -179,6 +183,8 @@ impl Config {
             ("listen.submissions", self.listen.submissions != old.listen.submissions),
             ("mesh.listen", self.listen.mesh != old.listen.mesh),
             ("queue.reserve", self.queue.reserve_octets != old.queue.reserve_octets),
+            ("journal.size_max", self.journal.octets_max != old.journal.octets_max),
+            ("journal.age", self.journal.age != old.journal.age),
             ("log.format", self.log.format != old.log.format),
             ("metrics.listen", self.metrics.listen != old.metrics.listen),
             ("control.socket", self.control.socket != old.control.socket),
@@ -276,10 +282,10 @@ mod tests {
         /// Keys that exist with values that do not fit them.
         #[test]
         fn no_value_panics_the_reader(
-            section in "(|\\[(listen|tls|relay|users|dns|outbound|queue|limits|timeouts|log|metrics|control|mesh)\\]|\\[\\[(local|route)\\]\\])",
+            section in "(|\\[(listen|tls|relay|users|dns|outbound|queue|journal|limits|timeouts|log|metrics|control|mesh)\\]|\\[\\[(local|route)\\]\\])",
             lines in proptest::collection::vec((
                 "(hostname|postmaster|smtp|certificate|networks|servers|timeout|port|tls|helo|expire|reserve|retry_max|\
-                  retry_factor|delay_notice|message_size|hops|socket|domain|maildir|lmtp|recipients|via|user|address_families|\
+                  retry_factor|delay_notice|size_max|age|message_size|hops|socket|domain|maildir|lmtp|recipients|via|user|address_families|\
                   addresses|label|reach|egress|serves|pickups|holds)",
                 "([-0-9.einfax]{1,8}|\"[^\"]{0,20}\"|\\[(\"[^\"]{0,12}\",){0,3}\\]|\\{a=1\\}|true|1979-05-27)",
             ), 0..6),

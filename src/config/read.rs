@@ -14,7 +14,7 @@ use super::fault::{self, Fault, Kind};
 use super::section::{Faults, Section};
 use super::settings::*;
 use super::value::{self, Read};
-use super::{Config, check, destinations, host, mesh};
+use super::{Config, check, destinations, host, journal, mesh};
 
 const HOUR: u64 = 3600;
 const DAY: u64 = 24 * HOUR;
@@ -93,6 +93,7 @@ fn read_root(mut root: Section<'_>, base_dir: &Path, faults: &Faults) -> (Config
         relay,
         users,
         dns,
+        journal: journal::journal(root.section("journal"), faults),
         limits: limits(root.section("limits")),
         timeouts: timeouts(root.section("timeouts")),
         log: log(root.section("log")),
@@ -199,7 +200,7 @@ fn dns(mut s: Section<'_>) -> Dns {
     dns
 }
 
-fn seconds(range: RangeInclusive<u64>) -> impl Fn(&DeValue<'_>) -> Read<Duration> {
+pub(super) fn seconds(range: RangeInclusive<u64>) -> impl Fn(&DeValue<'_>) -> Read<Duration> {
     value::duration(Duration::from_secs(*range.start())..=Duration::from_secs(*range.end()))
 }
 

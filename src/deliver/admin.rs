@@ -12,6 +12,7 @@ use postroad_smtp::{Reply, ReversePath, Status};
 use super::attempt::{finish_up, record};
 use super::dispatcher::Delivery;
 use super::jobs::key;
+use crate::journal::{Kind, Note};
 
 /// Jobs or destinations counted without a pause: less than a millisecond's work.
 const COUNTED_AT_ONCE: usize = 2_000;
@@ -20,23 +21,24 @@ const REMOVED: Reply = Reply::of(550, Some(Status::new(5, 7, 0)), "removed from 
 const BOUNCED: Reply = Reply::of(550, Some(Status::new(5, 7, 0)), "returned to its sender by the administrator");
 
 impl Delivery {
-    /// Holds a message: no attempt starts until it is released. Returns whether that is new.
+    /// Holds a message for whoever `by` is: no attempt starts until it is released. Returns whether that is
+    /// new.
     ///
     /// # Errors
     /// Says why the change cannot be recorded.
-    pub async fn hold(&self, id: QueueId) -> Result<bool, String> {
-        self.set_held(id, true).await
+    pub async fn hold(&self, id: QueueId, by: &str) -> Result<bool, String> {
+        self.set_held(id, true, by).await
     }
 
     /// Releases a message that is held. Returns whether it was.
     ///
     /// # Errors
     /// Says why the change cannot be recorded.
-    pub async fn release(&self, id: QueueId) -> Result<bool, String> {
-        self.set_held(id, false).await
+    pub async fn release(&self, id: QueueId, by: &str) -> Result<bool, String> {
+        self.set_held(id, false, by).await
     }
 
-    async fn set_held(&self, id: QueueId, held: bool) -> Result<bool, String> {
+    async fn set_held(&self, id: QueueId, held: bool, by: &str) -> Result<bool, String> {
         let core = &self.0;
         let Some(active) = found(core.active.get(id))? else { return Ok(false) };
         let mut current = active.current.lock().await;
@@ -49,6 +51,8 @@ impl Delivery {
             item.state.held = held;
             record(core, &item).await?;
             current.item = Arc::new(item);
+            let kind = if held { Kind::Held } else { Kind::Released };
+            core.journal.note(core.clock.now(), id, kind, &Note { by: Some(by), ..Note::default() });
         }
         if held {
             core.schedule().hold(Selector::Id(id));
@@ -65,10 +69,10 @@ impl Delivery {
     /// # Errors
     /// The queue cannot read the message.
     pub fn retry(&self, id: QueueId, places: &[usize]) -> Result<bool, String> {
-        let destinations = match self.0.queue.load(id) {
+        let destinations = match self.entry(id) {
             // It waits for its sender's time, not for ours.
-            Ok(item) if item.released() > self.0.clock.now() => return Ok(false),
-            Ok(item) => self.destinations_of(&item),
+            Ok((item, _)) if item.released() > self.0.clock.now() => return Ok(false),
+            Ok((_, destinations)) => destinations,
             // It was delivered meanwhile.
             Err(LoadError::Unknown(_)) => return Ok(false),
             Err(error) => return Err(error.to_string()),
@@ -88,38 +92,40 @@ impl Delivery {
     ///
     /// # Errors
     /// Says why the change cannot be recorded.
-    pub async fn remove(&self, id: QueueId, places: &[usize]) -> Result<bool, String> {
-        self.end(id, places, &REMOVED, false).await
+    pub async fn remove(&self, id: QueueId, places: &[usize], by: &str) -> Result<bool, String> {
+        self.end(id, places, Kind::Removed, by).await
     }
 
     /// Fails recipients; their senders are told. Returns whether any was pending.
     ///
     /// # Errors
     /// Says why the change cannot be recorded or the notification not be sent.
-    pub async fn bounce(&self, id: QueueId, places: &[usize]) -> Result<bool, String> {
-        self.end(id, places, &BOUNCED, true).await
+    pub async fn bounce(&self, id: QueueId, places: &[usize], by: &str) -> Result<bool, String> {
+        self.end(id, places, Kind::Bounced, by).await
     }
 
-    async fn end(&self, id: QueueId, places: &[usize], reply: &Reply, notify: bool) -> Result<bool, String> {
+    async fn end(&self, id: QueueId, places: &[usize], kind: Kind, by: &str) -> Result<bool, String> {
+        let (reply, notify) = if kind == Kind::Bounced { (&BOUNCED, true) } else { (&REMOVED, false) };
         let core = &self.0;
         let Some(active) = found(core.active.get(id))? else { return Ok(false) };
         let mut current = active.current.lock().await;
         let mut item = (*current.item).clone();
         let nobody = !notify || item.envelope.reverse_path == ReversePath::Null;
         let report = Report { at: core.clock.now(), remote: None, reply: reply.clone() };
-        let mut changed = false;
+        let mut changed = Vec::new();
         for place in places {
             let wanted = item.envelope.recipients().get(*place).is_some_and(|recipient| recipient.wants().failure);
             if let Some(state @ RecipientState::Pending { .. }) = item.state.recipients.get_mut(*place) {
                 *state = RecipientState::Failed { report: report.clone(), notified: nobody || !wanted };
-                changed = true;
+                changed.push(*place);
             }
         }
-        if !changed || current.is_gone {
+        if changed.is_empty() || current.is_gone {
             return Ok(false);
         }
         record(core, &item).await?;
         current.item = Arc::new(item);
+        core.journal.note(report.at, id, kind, &Note { places: &changed, by: Some(by), ..Note::default() });
         let routing = core.routing.load_full();
         finish_up(core, &mut current, &routing).await?;
         if current.is_gone {
@@ -128,11 +134,16 @@ impl Delivery {
         Ok(true)
     }
 
-    /// Returns the destination of each recipient of a message.
-    pub fn destinations_of(&self, item: &Item) -> Vec<Arc<str>> {
+    /// Returns a message as it is now, with the destination of each recipient.
+    ///
+    /// # Errors
+    /// The queue cannot read it.
+    pub fn entry(&self, id: QueueId) -> Result<(Arc<Item>, Vec<Arc<str>>), LoadError> {
+        let item = self.0.queue.load(id)?;
         let routing = self.0.routing.load();
         let recipients = item.envelope.recipients().iter();
-        recipients.map(|recipient| key(&routing.router.route(&recipient.forward_path))).collect()
+        let destinations = recipients.map(|recipient| key(&routing.router.route(&recipient.forward_path))).collect();
+        Ok((item, destinations))
     }
 
     /// Returns when the first of a message's pending recipients is given up.

@@ -18,7 +18,7 @@ use super::jobs::key;
 use super::outcome::{Outcome, Timing, apply};
 use super::remote::Lane;
 use super::sweep::expire;
-use super::{local_mail, notify};
+use super::{local_mail, note, notify};
 use crate::clock::millis;
 use crate::memory::{Held, attempt_octets};
 use crate::metrics::Transport;
@@ -112,6 +112,7 @@ async fn run_one(core: &Arc<Core>, lane: &mut Lane, attempt: &mut Attempt) -> Fi
         return give_back(core, &active, &task.places, &routing).await;
     }
     report(core, &item, &destination, &outcomes, started.elapsed());
+    note::outcomes(core, &item, &outcomes, started.elapsed());
     match (settle(core, &active, &task.places, outcomes, &routing).await, ended) {
         // Nobody at the destination was heard, whatever became of the message.
         (_, Ended::Unreachable(said)) => Finish::DestinationFailed { said },
@@ -243,8 +244,10 @@ async fn settle(
     let mut item = (*current.item).clone();
     let patience = |item: &Item, place| (routing.retry(item, place), routing.router.expires(item, place));
     let timing = Timing { now: core.clock.now(), patience: &patience, random: fastrand::f64() };
+    let put_off: Vec<usize> = outcomes.iter().filter(|(_, outcome)| outcome.is_deferral()).map(|(at, _)| *at).collect();
     let due = apply(&mut item, outcomes, timing);
     record(core, &item).await?;
+    note::expired(core, &item, put_off);
     current.item = Arc::new(item);
     // While other attempts run, what they come to may go into the same notification: the last one
     // to end sends it.
@@ -338,7 +341,7 @@ fn report(core: &Core, item: &Item, destination: &str, outcomes: &[(usize, Outco
     let by = transport(destination);
     for (place, outcome) in outcomes {
         let to = &item.envelope.recipients()[*place].forward_path;
-        let (Outcome::Delivered { report, .. } | Outcome::Deferred(report) | Outcome::Failed(report)) = outcome;
+        let report = outcome.report();
         let (remote, reply) = (report.remote.as_deref().unwrap_or("-"), &report.reply);
         match outcome {
             Outcome::Delivered { .. } => {

@@ -25,6 +25,7 @@ use super::pool::Pool;
 use super::transport::Connection;
 use crate::clock::{Clock, millis};
 use crate::config::{self, Config};
+use crate::journal::{Journal, Kind, Note};
 use crate::memory::{Level, Memory};
 use crate::metrics::Metrics;
 use crate::route::{Resolver, Router};
@@ -51,6 +52,8 @@ pub struct Parts {
     pub clock: Clock,
     /// What is counted.
     pub metrics: Arc<Metrics>,
+    /// What happened to messages.
+    pub journal: Journal,
     /// How much memory is left.
     pub memory: Arc<Memory>,
 }
@@ -84,6 +87,7 @@ pub(super) struct Core {
     pub tls: ClientTls,
     pub clock: Clock,
     pub metrics: Arc<Metrics>,
+    pub journal: Journal,
     pub memory: Arc<Memory>,
     pub active: ActiveItems,
     pub pool: Pool,
@@ -148,6 +152,7 @@ impl Delivery {
             tls: parts.tls,
             clock: parts.clock,
             metrics: parts.metrics,
+            journal: parts.journal,
             memory: parts.memory,
             pool: Pool::default(),
             local: BlockingLimit::new(LOCAL_DELIVERIES_MAX),
@@ -277,7 +282,12 @@ impl Core {
     /// tried again later.
     pub fn unreadable(&self, id: QueueId, error: &LoadError) -> Finish {
         if let LoadError::Damaged { .. } = error {
-            match self.queue.quarantine(id) {
+            let aside = self.queue.quarantine(id);
+            if let Ok(SetAside { place, .. }) = &aside {
+                let note = Note { word: Some(place), ..Note::default() };
+                self.journal.note(self.clock.now(), id, Kind::SetAside, &note);
+            }
+            match aside {
                 Ok(SetAside { place, stays: true }) => {
                     error!(queue_id = %id, %error, place, "what was recorded of a message was damaged and set aside; it goes on from earlier, so that some recipients may get it again");
                 }
@@ -388,6 +398,7 @@ impl Core {
     /// Takes a message that is settled out of the queue, and what was to be remembered of it.
     pub fn retire(&self, item: &Item) {
         self.queue.retire(item.id);
+        self.journal.note(self.clock.now(), item.id, Kind::Retired, &Note::default());
         if let Some(at) = item.deliver_by() {
             lock(&self.owed).remove(&(at, item.id));
         }

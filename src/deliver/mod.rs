@@ -11,6 +11,7 @@ mod dispatcher;
 mod jobs;
 pub mod local;
 mod local_mail;
+mod note;
 mod notify;
 pub mod outcome;
 mod patience;

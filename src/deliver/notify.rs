@@ -8,6 +8,7 @@ use std::io;
 use std::sync::Arc;
 
 use postroad_queue::{Item, Origin, QueueId};
+use postroad_smtp::trace::HeaderScanner;
 use tokio::sync::oneshot;
 use tracing::{info, warn};
 
@@ -15,6 +16,7 @@ use super::attempt::record;
 use super::dispatcher::{Core, Routing};
 use crate::clock::millis;
 use crate::dsn::{self, Composed, Kind, Notification};
+use crate::journal::{self, Note};
 use crate::metrics::DsnKind;
 
 /// Sends every notification that is due for a message and records that it was sent.
@@ -88,7 +90,12 @@ async fn commit(core: &Core, composed: Composed, routing: &Routing) -> Result<Qu
     let done = Box::new(move |result| drop(tell.send(result)));
     draft.commit(composed.envelope, origin, expires, now, done);
     match told.await {
-        Ok(Ok(committed)) => Ok(committed.id()),
+        Ok(Ok(committed)) => {
+            let mut header = HeaderScanner::new();
+            header.scan(&composed.content);
+            core.journal.accepted(committed.item(), header.message_id());
+            Ok(committed.id())
+        }
         Ok(Err(error)) => Err(error.to_string()),
         Err(_) => Err("the queue is stopping".to_owned()),
     }
@@ -103,6 +110,9 @@ fn say(core: &Core, item: &Item, notification: &Notification, id: QueueId) {
     let (recipients, to) = (notification.notices.len(), &item.envelope.reverse_path);
     info!(queue_id = %item.id, notification = %id, kind, recipients, %to, "sender notified");
     core.metrics.count_notification(label);
+    let places: Vec<usize> = notification.notices.iter().map(|notice| notice.recipient).collect();
+    let note = Note { places: &places, other: Some(id), word: Some(kind), ..Note::default() };
+    core.journal.note(core.clock.now(), item.id, journal::Kind::Notified, &note);
 }
 
 #[cfg(test)]

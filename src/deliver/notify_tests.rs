@@ -247,7 +247,7 @@ async fn every_wish_meets_every_fate() {
         match case.fate {
             Fate::Bounced => {
                 agent.wait(*id, |item| item.is_none_or(tries(1))).await;
-                assert_eq!(agent.delivery.bounce(*id, &[0]).await, Ok(true), "{case:?}");
+                assert_eq!(agent.delivery.bounce(*id, &[0], "uid 0").await, Ok(true), "{case:?}");
                 agent.wait_delivered(*id).await;
             }
             // The second attempt comes when the notice is due.

@@ -25,6 +25,19 @@ pub enum Outcome {
     Failed(Report),
 }
 
+impl Outcome {
+    /// Returns what was said.
+    pub fn report(&self) -> &Report {
+        let (Outcome::Delivered { report, .. } | Outcome::Deferred(report) | Outcome::Failed(report)) = self;
+        report
+    }
+
+    /// Returns whether it was "not now".
+    pub fn is_deferral(&self) -> bool {
+        matches!(self, Outcome::Deferred(_))
+    }
+}
+
 /// How deferrals are timed.
 #[derive(Clone, Copy)]
 pub struct Timing<'a> {

@@ -15,6 +15,7 @@ use tokio::net::TcpListener;
 use super::{Delivery, Parts, Routing};
 use crate::clock::{Clock, millis};
 use crate::config::Config;
+use crate::journal::Journal;
 use crate::memory::{Memory, Usage};
 use crate::metrics::Metrics;
 use crate::route::Resolver;
@@ -204,6 +205,7 @@ impl Agent {
             routing: routing(&config(text, directory.path())),
             tls: ClientTls::new(),
             clock,
+            journal: Journal::default(),
             metrics: metrics.clone(),
             memory: Arc::new(Memory::new(u64::MAX, Usage::default)),
         });

@@ -19,6 +19,7 @@ use tracing::error;
 use super::active::Current;
 use super::attempt::{TROUBLE_DELAY_MS, finish_up, record};
 use super::dispatcher::{Core, Routing};
+use super::note;
 use crate::clock::millis;
 use crate::dsn;
 
@@ -174,6 +175,11 @@ pub async fn expire(core: &Arc<Core>, current: &mut Current, routing: &Routing, 
     say_why(core, &mut item, now);
     if dsn::expire(&mut item.state, now, expires) {
         record(core, &item).await?;
+        note::expired(
+            core,
+            &item,
+            (0..asked.state.recipients.len()).filter(|place| is_pending(&asked, *place)).collect(),
+        );
         current.item = Arc::new(item);
     }
     Ok(())

@@ -230,8 +230,9 @@ impl Connection {
         let (from, recipients) = (envelope.reverse_path.to_string(), envelope.recipients().len());
         let started = Instant::now();
         match intake.commit(envelope, origin, &terms).await {
-            Ok(committed) => {
+            Ok((committed, header)) => {
                 self.context.metrics.observe_commit(started.elapsed().as_secs_f64());
+                self.context.journal.accepted(committed.item(), header.message_id());
                 let octets = committed.content_octets();
                 info!(queue_id = %committed.id(), session = %self.name, %from, recipients, octets, "accepted");
                 if self.facts.tls.is_none() {

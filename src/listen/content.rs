@@ -43,12 +43,16 @@ impl Intake {
     /// Takes the next piece of the content. What goes wrong is told at the end: the octets still
     /// to come have to be read anyway.
     pub fn append(&mut self, piece: &[u8]) {
-        self.scanner.scan(piece);
-        let Some(completion) = &mut self.completion else { return self.write(piece) };
+        let Some(completion) = &mut self.completion else { return self.take(piece) };
         if let Some(header) = completion.push(piece) {
             self.completion = None;
-            self.write(&header);
+            self.take(&header);
         }
+    }
+
+    fn take(&mut self, octets: &[u8]) {
+        self.scanner.scan(octets);
+        self.write(octets);
     }
 
     fn write(&mut self, octets: &[u8]) {
@@ -59,14 +63,20 @@ impl Intake {
         }
     }
 
-    /// Hands the message to the queue and returns when it is on stable storage.
+    /// Hands the message to the queue and returns when it is on stable storage, with what its header
+    /// section says.
     ///
     /// # Errors
     /// The reply that refuses the message: too many hops, no room, a failed disk.
-    pub async fn commit(mut self, envelope: Envelope, origin: Origin, terms: &Terms) -> Result<Committed, Reply> {
+    pub async fn commit(
+        mut self,
+        envelope: Envelope,
+        origin: Origin,
+        terms: &Terms,
+    ) -> Result<(Committed, HeaderScanner), Reply> {
         if let Some(completion) = self.completion.take() {
             let header = completion.finish();
-            self.write(&header);
+            self.take(&header);
         }
         if self.scanner.hops() >= terms.hops_max {
             return Err(Reply::of(554, Some(Status::new(5, 4, 6)), "Too many hops: this message is looping"));
@@ -84,7 +94,7 @@ impl Intake {
         };
         self.draft.commit(envelope, origin, terms.expires, terms.now, Box::new(done));
         match told.await {
-            Ok(Ok(committed)) => Ok(committed),
+            Ok(Ok(committed)) => Ok((committed, self.scanner)),
             Ok(Err(error)) => Err(Reply::from(&error)),
             Err(_) => Err(Reply::of(451, Some(Status::new(4, 3, 2)), "The queue is shutting down; try again later")),
         }

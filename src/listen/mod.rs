@@ -27,6 +27,7 @@ use tracing::{error, info};
 
 use crate::clock::{Clock, millis};
 use crate::config::{Config, Service};
+use crate::journal::Journal;
 use crate::memory::Memory;
 use crate::metrics::Metrics;
 use crate::net::Stream;
@@ -69,6 +70,8 @@ pub struct Context {
     pub clock: Clock,
     /// What is counted.
     pub metrics: Arc<Metrics>,
+    /// What happened to messages.
+    pub journal: Journal,
     /// Becomes true when the agent drains.
     pub drain: watch::Sender<bool>,
     /// Names of sessions.

@@ -59,6 +59,8 @@ pub struct Metrics {
     pub queue_disk_octets: Gauge,
     /// 1 when a failed write or sync has stopped acceptance.
     pub queue_stopped: Gauge,
+    /// Events that the journal has dropped.
+    pub journal_dropped: Counter,
     /// Octets of memory used.
     pub memory_octets: Gauge,
     /// Octets of memory that may be used.
@@ -119,6 +121,7 @@ impl Metrics {
                 "1 when a failed write has stopped acceptance",
                 Gauge::default(),
             ),
+            journal_dropped: add(&mut to, "journal_dropped_events", "Events not kept: no disk", Counter::default()),
             memory_octets: add(&mut to, "memory_bytes", "Octets of memory used", Gauge::default()),
             memory_limit_octets: add(&mut to, "memory_limit_bytes", "Octets of memory allowed", Gauge::default()),
             memory_short: add(&mut to, "memory_short", "1 while mail is refused for lack of it", Gauge::default()),

@@ -18,9 +18,12 @@ use postroad_queue::UnixMillis;
 use super::{Context, Failure};
 use crate::admin::{Action, Id};
 use act::Act;
+pub(super) use offline::Spool;
 use screen::Screen;
-pub(super) use screen::size;
+pub(super) use screen::{Look, json, line, size};
 use select::Select;
+pub(super) use select::age;
+pub(super) use standing::queued_lines;
 
 /// Inspect and steer the queue
 #[derive(Debug, clap::Args)]
@@ -155,7 +158,7 @@ pub(super) fn run(args: Args, context: &mut Context) -> Result<(), Failure> {
 }
 
 /// Ages are shown against this host's clock: the agent's is the same, and its own goes no faster.
-fn now() -> UnixMillis {
+pub(super) fn now() -> UnixMillis {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     UnixMillis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }

@@ -28,6 +28,17 @@ pub enum Look {
     Json,
 }
 
+impl Look {
+    /// Returns what suits standard output, and `--json`.
+    pub fn of_output(json: bool) -> Look {
+        match json {
+            true => Look::Json,
+            false if io::stdout().is_terminal() => Look::Table,
+            false => Look::Plain,
+        }
+    }
+}
+
 /// What is printed on, with the rows not yet drawn.
 #[derive(Debug)]
 pub struct Screen {
@@ -49,12 +60,7 @@ const NUMBERS: &[&str] = &["SIZE", "TRIES"];
 impl Screen {
     /// A screen for standard output.
     pub fn new(json: bool, now: UnixMillis) -> Screen {
-        let look = match json {
-            true => Look::Json,
-            false if io::stdout().is_terminal() => Look::Table,
-            false => Look::Plain,
-        };
-        Screen::with_look(look, now, None)
+        Screen::with_look(Look::of_output(json), now, None)
     }
 
     /// A screen that looks as told.
@@ -128,11 +134,11 @@ impl Screen {
     }
 }
 
-pub(super) fn line(out: &mut dyn Write, text: impl std::fmt::Display) -> Result<(), Failure> {
+pub fn line(out: &mut dyn Write, text: impl std::fmt::Display) -> Result<(), Failure> {
     Ok(writeln!(out, "{text}")?)
 }
 
-pub(super) fn json(out: &mut dyn Write, value: &impl Serialize) -> Result<(), Failure> {
+pub fn json(out: &mut dyn Write, value: &impl Serialize) -> Result<(), Failure> {
     line(out, serde_json::to_string(value).expect("a view is plain JSON"))
 }
 

@@ -64,7 +64,11 @@ impl Select {
     }
 }
 
-fn age(text: &str) -> Result<u64, String> {
+/// Reads an age such as 90s or 2d, in milliseconds.
+///
+/// # Errors
+/// What to write instead.
+pub fn age(text: &str) -> Result<u64, String> {
     let age = parse_duration(text).and_then(|age| u64::try_from(age.as_millis()).ok());
     age.ok_or_else(|| "write numbers with units, for example 90s, 30m, 4h or 2d".to_owned())
 }

@@ -83,6 +83,31 @@ impl Screen {
     }
 }
 
+/// Says that a message is queued still and what it waits for; without an agent, when it is due.
+pub fn queued_lines(message: &MessageView, waits: &[WaitView], now: UnixMillis) -> Vec<String> {
+    let mut lines = vec![heading(message, now)];
+    waits.iter().for_each(|wait| lines.extend(wait_lines(wait, now)));
+    if waits.is_empty() {
+        let is_pending = |one: &&RecipientView| one.state == RecipientStateView::Pending;
+        let pending: Vec<RecipientView> = message.recipients.iter().filter(is_pending).cloned().collect();
+        for (names, recipient) in groups(&pending) {
+            let due =
+                recipient.due.map_or(String::new(), |due| format!("; the next attempt is due {}", soon(due.0, now)));
+            lines.push(format!("{names}: {}{due}", tries(recipient)));
+            lines.extend(said(recipient, now).into_iter().map(|text| format!("  {text}")));
+        }
+    }
+    lines
+}
+
+fn tries(recipient: &RecipientView) -> String {
+    match recipient.attempts {
+        None | Some(0) => "not tried yet".to_owned(),
+        Some(1) => "tried once".to_owned(),
+        Some(tries) => format!("tried {tries} times"),
+    }
+}
+
 fn heading(message: &MessageView, now: UnixMillis) -> String {
     let (from, age) = (escaped(&message.from), span(now.since(message.arrived.0)));
     let given_up = match message.recipients_pending {
@@ -107,12 +132,7 @@ fn wait_lines(wait: &WaitView, now: UnixMillis) -> Vec<String> {
         lines.push(format!("  change it by: {}", escaped(remedy)));
     }
     for (names, recipient) in groups(&wait.recipients) {
-        let tried = match recipient.attempts {
-            None | Some(0) => "not tried yet".to_owned(),
-            Some(1) => "tried once".to_owned(),
-            Some(tries) => format!("tried {tries} times"),
-        };
-        lines.push(format!("  {names}: {tried}"));
+        lines.push(format!("  {names}: {}", tries(recipient)));
         lines.extend(said(recipient, now).into_iter().map(|text| format!("    {text}")));
     }
     lines

@@ -9,6 +9,7 @@ use tokio::net::{TcpListener, TcpStream};
 use super::*;
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::journal::Journal;
 use crate::listen::{Listener, SessionNames};
 use crate::memory::{Memory, Usage};
 use crate::metrics::Metrics;
@@ -34,6 +35,7 @@ fn context(directory: &Path, text: &str) -> Arc<Context> {
         tls,
         clock,
         metrics: Arc::new(Metrics::new()),
+        journal: Journal::default(),
         drain: tokio::sync::watch::Sender::new(false),
         names: SessionNames::new(clock.now()),
     })

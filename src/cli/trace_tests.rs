@@ -1,0 +1,130 @@
+//! The exact words of `trace`.
+
+use super::*;
+use crate::admin::testing::{HOUR_MS, NOW, entry};
+use crate::admin::view::Time;
+
+fn event(after_ms: u64, what: &str, recipients: &[&str]) -> EventView {
+    EventView {
+        at: Time(NOW.plus(after_ms)),
+        what: what.to_owned(),
+        recipients: recipients.iter().map(|name| (*name).to_owned()).collect(),
+        recipients_total: recipients.len() as u64,
+        remote: None,
+        reply: None,
+        ms: None,
+        by: None,
+        notification: None,
+        kind: None,
+        place: None,
+    }
+}
+
+fn view() -> TraceView {
+    let both = ["bob@example.com", "eve@dead.example"];
+    let answered = |event: EventView, reply: &str| EventView {
+        remote: Some("mx.example.com [192.0.2.25]".into()),
+        reply: Some(reply.into()),
+        ms: Some(12),
+        ..event
+    };
+    let by = |event: EventView| EventView { by: Some("uid 0".into()), ..event };
+    TraceView {
+        id: "0000000000001".parse().expect("valid"),
+        host: "mx.example.org".into(),
+        message_id: Some("1.2@app.example.org".into()),
+        from: Some("app@example.org".into()),
+        size: Some(1234),
+        origin: Some(OriginView {
+            peer: Some("192.0.2.9".into()),
+            helo: Some("client.example".into()),
+            user: Some("app".into()),
+            protocol: "ESMTPSA".into(),
+            session: "67-1".into(),
+        }),
+        events: vec![
+            event(0, "accepted", &both),
+            answered(event(20, "delivered", &both[..1]), "250 2.0.0 Ok: queued as 4F2"),
+            answered(event(30, "deferred", &both[1..]), "451 4.7.1 \u{1b}[2JGreylisted"),
+            by(event(40, "held", &both)),
+            by(event(50, "released", &both)),
+            event(60, "expired", &both[1..]),
+            EventView {
+                notification: Some("0000000000002".parse().expect("valid")),
+                kind: Some("failure".into()),
+                ..event(70, "notified", &both[1..])
+            },
+            event(80, "retired", &[]),
+        ],
+        events_more: 0,
+        queued: None,
+        waits: Vec::new(),
+    }
+}
+
+fn shown(look: Look, view: &TraceView) -> String {
+    let mut out = Vec::new();
+    show(&mut out, look, view, NOW.plus(HOUR_MS)).expect("written");
+    String::from_utf8(out).expect("UTF-8")
+}
+
+#[test]
+fn a_timeline_on_a_terminal() {
+    let want = "\
+0000000000001 at mx.example.org from app@example.org, 1.2 kB, Message-ID <1.2@app.example.org>
+  2027-01-15T08:00:00.000Z  accepted from user app at 192.0.2.9 (ESMTPSA, client.example, session 67-1), for \
+bob@example.com, eve@dead.example
+  2027-01-15T08:00:00.020Z  delivered bob@example.com: 250 2.0.0 Ok: queued as 4F2 (mx.example.com [192.0.2.25], 12 ms)
+  2027-01-15T08:00:00.030Z  deferred eve@dead.example: 451 4.7.1 \\u001b[2JGreylisted (mx.example.com [192.0.2.25], 12 ms)
+  2027-01-15T08:00:00.040Z  held by uid 0: no attempt until it is released
+  2027-01-15T08:00:00.050Z  released by uid 0
+  2027-01-15T08:00:00.060Z  given up, its time is over: eve@dead.example
+  2027-01-15T08:00:00.070Z  sender told by 0000000000002 of its failure: eve@dead.example
+  2027-01-15T08:00:00.080Z  left the queue
+";
+    assert_eq!(shown(Look::Table, &view()), want);
+}
+
+#[test]
+fn a_timeline_in_a_pipe() {
+    let text = shown(Look::Plain, &view());
+    assert_eq!(text.lines().count(), 8);
+    let line = "2027-01-15T08:00:00.020Z\tmx.example.org\t0000000000001\tdelivered\tbob@example.com\t\
+                mx.example.com [192.0.2.25]\t250 2.0.0 Ok: queued as 4F2";
+    assert_eq!(text.lines().nth(1), Some(line));
+    assert!(text.lines().all(|line| line.split('\t').count() == 7), "{text}");
+}
+
+#[test]
+fn what_is_queued_is_said_with_what_it_waits_for() {
+    let entry = entry(1, 1, "app@example.org", &[("bob@example.com", 2)]);
+    let mut view = view();
+    view.add_queued(&entry, Vec::new());
+    let text = shown(Look::Table, &view);
+    let (_, queued) = text.split_once("still queued:\n").expect("it is queued");
+    assert!(queued.contains("bob@example.com: tried 2 times; the next attempt is due now"), "{queued}");
+    assert!(queued.contains("450 4.2.0 Greylisted, come back later (mx1.example.com [198.51.100.7]"), "{queued}");
+    let plain = shown(Look::Plain, &view);
+    let last = plain.lines().last().expect("a line");
+    assert!(last.starts_with("2027-01-15T08:30:00.000Z\tmx.example.org\t0000000000001\tqueued\tbob@"), "{last}");
+}
+
+#[test]
+fn nothing_found_says_what_was_searched() {
+    let args = Args { what: "\u{1b}bob@example.com".into(), since: None, limit: None };
+    let config = Config::default();
+    let searched = SearchedView {
+        host: "mx.example.org".into(),
+        is_on: true,
+        reaches: Some(Time(NOW)),
+        octets: 3_200_000,
+        ..SearchedView::default()
+    };
+    let want = "nothing is known of \\u001bbob@example.com: the journal of mx.example.org was searched, which reaches \
+                back to 2027-01-15T08:00:00.000Z (3.2 MB)";
+    assert_eq!(nothing(&args, &searched, &config).message(), want);
+    let empty = SearchedView { reaches: None, ..searched };
+    assert!(nothing(&args, &empty, &config).message().ends_with("the journal of mx.example.org is empty"));
+    let off = nothing(&args, &SearchedView::default(), &config);
+    assert!(off.message().ends_with("the journal is off"));
+}

@@ -68,14 +68,17 @@ fn the_list_says_what_waits_and_filters() {
     let stage = stage(|builder| builder);
     let first = stage.send("a@client.test", &["x@away.test", "y@other.test"]);
     let second = stage.send("b@client.test", &["z@other.test"]);
-    stage.wait_deferred(2);
-    assert_eq!(stage.ids(&[]), [first.clone(), second.clone()], "oldest first");
+    let third = stage.send("", &["Z@away.test"]);
+    stage.wait_deferred(3);
+    assert_eq!(stage.ids(&[]), [first.clone(), second.clone(), third.clone()], "oldest first");
     for (filter, want) in [
-        (&["--from", "a@*"][..], vec![&first]),
-        (&["--to", "z@other.test"], vec![&second]),
-        (&["--domain", "other.test"], vec![&first, &second]),
-        (&["--domain", "away.test"], vec![&first]),
-        (&["--reply", "come back"], vec![&first, &second]),
+        (&["--from", "A@CLIENT*"][..], vec![&first]),
+        (&["--from", "<>"], vec![&third]),
+        (&["--from", "*@*", "--to", "*@Away.test"], vec![&first]),
+        (&["--to", "z@*.test"], vec![&second, &third]),
+        (&["--domain", "other.test."], vec![&first, &second]),
+        (&["--domain", "away.test"], vec![&first, &third]),
+        (&["--reply", "come back"], vec![&first, &second, &third]),
         (&["--attempts", "2"], vec![]),
         (&["--held"], vec![]),
         (&["--older", "1h"], vec![]),

@@ -66,8 +66,8 @@ pub(crate) fn failed(fs: &dyn Fs, action: &'static str, file: &str) -> impl FnOn
     move |source| OpenError::Io { action, place, source }
 }
 
-/// Reads the queue. Writes nothing.
-pub(crate) fn gather(fs: &dyn Fs, depth: Depth) -> Result<Gathered> {
+/// Reads the queue. Writes nothing. `progress` gets how many octets are read, and of how many.
+pub(crate) fn gather(fs: &dyn Fs, depth: Depth, progress: &mut dyn FnMut(u64, u64)) -> Result<Gathered> {
     let names = fs.list(Dir::Log).map_err(failed(fs, "list", "log"))?;
     let mut numbers: Vec<u32> = names.iter().filter_map(|name| segment_number(name)).collect();
     numbers.sort_unstable();
@@ -80,6 +80,8 @@ pub(crate) fn gather(fs: &dyn Fs, depth: Depth) -> Result<Gathered> {
     for number in &numbers {
         headers.push(read_header(fs, *number)?);
     }
+    let octets: Vec<u64> = numbers.iter().map(|number| segment_octets(fs, *number)).collect();
+    let (mut done, segments) = (0, octets.iter().sum());
     for (i, number) in numbers.iter().enumerate() {
         let next = headers.get(i + 1).copied().flatten().filter(|next| next.previous == *number);
         let limit = next.map(|next| Limit { segment: next.previous_segment, end: next.previous_end });
@@ -91,6 +93,8 @@ pub(crate) fn gather(fs: &dyn Fs, depth: Depth) -> Result<Gathered> {
             let check = if newest || depth == Depth::Whole { Check::Contents } else { Check::Heads };
             reader.read(fs, *number, limit, check, newest)?;
         }
+        done += octets[i];
+        progress(done, segments);
     }
     let summaries = fs.list(Dir::Summary).map_err(failed(fs, "list", "summary"))?;
     let mut gathered = reader.finish();
@@ -100,7 +104,11 @@ pub(crate) fn gather(fs: &dyn Fs, depth: Depth) -> Result<Gathered> {
     gathered.spares = names.into_iter().filter(|name| is_spare(name)).collect();
     match_contents(fs, &mut gathered)?;
     if depth == Depth::Whole {
-        read_messages(fs, &mut gathered);
+        let total = segments + gathered.index.spilled_octets;
+        read_messages(fs, &mut gathered, &mut |octets| {
+            done += octets;
+            progress(done, total);
+        });
     }
     Ok(gathered)
 }
@@ -108,6 +116,10 @@ pub(crate) fn gather(fs: &dyn Fs, depth: Depth) -> Result<Gathered> {
 fn open_segment(fs: &dyn Fs, number: u32) -> Result<Arc<dyn FsFile>> {
     let name = segment_name(number);
     fs.open(Dir::Log, &name, Access::Read).map_err(failed(fs, "open", &format!("log/{name}")))
+}
+
+fn segment_octets(fs: &dyn Fs, number: u32) -> u64 {
+    open_segment(fs, number).ok().and_then(|file| file.octets().ok()).unwrap_or_default()
 }
 
 /// Returns whether a segment was made but never written: it holds nothing but zeros.
@@ -302,8 +314,8 @@ fn match_contents(fs: &dyn Fs, gathered: &mut Gathered) -> Result<()> {
 }
 
 /// Reads every message as a delivery would, and content files to their end. What stands in segments was
-/// compared with its checksums before.
-fn read_messages(fs: &dyn Fs, gathered: &mut Gathered) {
+/// compared with its checksums before. `progress` gets the octets of each content file.
+fn read_messages(fs: &dyn Fs, gathered: &mut Gathered, progress: &mut dyn FnMut(u64)) {
     let mut buffer = vec![0; 256 << 10];
     let open = |number| fs.open(Dir::Log, &segment_name(number), Access::Read);
     for id in gathered.index.ids().collect::<Vec<_>>() {
@@ -327,6 +339,9 @@ fn read_messages(fs: &dyn Fs, gathered: &mut Gathered) {
         let read = content.map(|content| read::read_through(id, content, &mut buffer));
         if let Some(Err(LoadError::Damaged { what, .. })) = read {
             gathered.give_up(id, &entry, what, true);
+        }
+        if entry.spilled {
+            progress(entry.content_octets);
         }
     }
 }

@@ -98,6 +98,7 @@ mod snapshot;
 mod spool;
 mod summary;
 mod tidy;
+mod words;
 
 pub use committer::Committer;
 pub use content::ContentReader;
@@ -108,9 +109,9 @@ pub use history::{History, Said};
 pub use id::{QueueId, QueueIdError, UnixMillis};
 pub use item::{Item, Origin, RecipientState, Report, State};
 pub use quarantine::SetAside;
-pub use read::VerifyReport;
 pub use recovery::{Damage, RecoveryReport};
 pub use retry::RetryPolicy;
 pub use schedule::Schedule;
 pub use snapshot::Snapshot;
 pub use spool::{Options, Queue};
+pub use words::Words;

@@ -1,4 +1,4 @@
-//! Reading messages back: records, content, and all of them for verification.
+//! Reading messages back: their records and their content.
 
 use std::io;
 use std::sync::Arc;
@@ -12,17 +12,7 @@ use crate::id::QueueId;
 use crate::index::{Entry, Place};
 use crate::item::Item;
 use crate::record::{HEADER_OCTETS, Header, Kind, segment_name};
-
-/// What a verification found.
-#[derive(Debug, Default)]
-pub struct VerifyReport {
-    /// Messages read.
-    pub messages: usize,
-    /// Octets of content read.
-    pub content_octets: u64,
-    /// Messages that cannot be read as they were written, and why.
-    pub damage: Vec<(QueueId, LoadError)>,
-}
+use crate::words::Words;
 
 /// Opens the file of a segment.
 pub(crate) type OpenSegment<'a> = &'a dyn Fn(u32) -> io::Result<Arc<dyn FsFile>>;
@@ -32,37 +22,74 @@ pub(crate) type ReadSegment<'a> = &'a dyn Fn(u32, u64, &mut [u8]) -> io::Result<
 /// Reads a message's records: the message with its first state, then the newest state and what has
 /// changed since.
 pub(crate) fn read_item(id: QueueId, entry: &Entry, read: ReadSegment<'_>) -> Result<Item, LoadError> {
+    let mut record = Vec::new();
+    read_meta(id, entry.message, entry.meta_octets, Kind::Message, read, &mut record)?;
+    item(id, entry, &record[HEADER_OCTETS..], read)
+}
+
+/// Makes a message of the metadata of its Message record and of what its other records say.
+fn item(id: QueueId, entry: &Entry, meta: &[u8], read: ReadSegment<'_>) -> Result<Item, LoadError> {
     let damaged = |at: Place, what| LoadError::Damaged { id, place: place(at.segment), what };
-    let record = read_meta(id, entry.message, entry.meta_octets, Kind::Message, read)?;
-    let mut item = codec::decode_item(&record[HEADER_OCTETS..], id, entry.content_octets)
-        .map_err(|e| damaged(entry.message, e.0))?;
+    let mut item = codec::decode_item(meta, id, entry.content_octets).map_err(|e| damaged(entry.message, e.0))?;
+    let mut record = Vec::new();
     if let Some((at, octets)) = entry.state {
-        let record = read_meta(id, at, octets, Kind::State, read)?;
+        read_meta(id, at, octets, Kind::State, read, &mut record)?;
         item.state = codec::decode_state(&record[HEADER_OCTETS..]).map_err(|e| damaged(at, e.0))?;
         if item.state.recipients.len() != item.envelope.recipients().len() {
             return Err(damaged(at, "its state is of another number of recipients"));
         }
     }
     for (at, octets) in &entry.changes {
-        let record = read_meta(id, *at, *octets, Kind::Change, read)?;
+        read_meta(id, *at, *octets, Kind::Change, read, &mut record)?;
         change::apply(&mut item.state, &record[HEADER_OCTETS..]).map_err(|e| damaged(*at, e.0))?;
     }
     Ok(item)
+}
+
+/// Reads many messages one after the other, those with certain words in them.
+pub(crate) struct ItemReader<'a> {
+    read: ReadSegment<'a>,
+    words: &'a Words,
+    record: Vec<u8>,
+    folded: Vec<u8>,
+}
+
+impl<'a> ItemReader<'a> {
+    pub(crate) fn new(read: ReadSegment<'a>, words: &'a Words) -> ItemReader<'a> {
+        ItemReader { read, words, record: Vec::new(), folded: Vec::new() }
+    }
+
+    /// Reads a message; `None` when the words are not in it.
+    pub(crate) fn read(&mut self, id: QueueId, entry: &Entry) -> Result<Option<Arc<Item>>, LoadError> {
+        read_meta(id, entry.message, entry.meta_octets, Kind::Message, self.read, &mut self.record)?;
+        let meta = &self.record[HEADER_OCTETS..];
+        if !self.words.are_in(meta, &mut self.folded) {
+            return Ok(None);
+        }
+        item(id, entry, meta, self.read).map(|item| Some(Arc::new(item)))
+    }
 }
 
 fn place(number: u32) -> String {
     format!("log/{}", segment_name(number))
 }
 
-/// Reads a record's header and metadata.
-fn read_meta(id: QueueId, at: Place, octets: u32, kind: Kind, read: ReadSegment<'_>) -> Result<Vec<u8>, LoadError> {
-    let mut record = vec![0; HEADER_OCTETS + octets as usize];
+/// Reads a record's header and metadata into `record`.
+fn read_meta(
+    id: QueueId,
+    at: Place,
+    octets: u32,
+    kind: Kind,
+    read: ReadSegment<'_>,
+    record: &mut Vec<u8>,
+) -> Result<(), LoadError> {
+    record.resize(HEADER_OCTETS + octets as usize, 0);
     let failed = |source| LoadError::Io { id, place: place(at.segment), source };
-    let n = read(at.segment, at.offset(), &mut record).map_err(failed)?;
+    let n = read(at.segment, at.offset(), record).map_err(failed)?;
     let header = Header::decode(&record[..n]).filter(|h| (h.kind, h.id, h.meta_octets) == (kind, id, octets));
     let sound = header.is_some_and(|h| record.len() == n && crc32fast::hash(&record[HEADER_OCTETS..]) == h.meta_crc);
     let what = "its record fails the checksum";
-    if sound { Ok(record) } else { Err(LoadError::Damaged { id, place: place(at.segment), what }) }
+    if sound { Ok(()) } else { Err(LoadError::Damaged { id, place: place(at.segment), what }) }
 }
 
 /// Opens the content of a message, wherever it lies.
@@ -104,31 +131,7 @@ pub(crate) fn from(open: OpenSegment<'_>) -> impl Fn(u32, u64, &mut [u8]) -> io:
     move |number, offset, buffer| read_full(&*open(number)?, offset, buffer)
 }
 
-/// Reads all messages, a page of ids at a time.
-pub(crate) fn verify(
-    next: &dyn Fn(Option<QueueId>) -> Vec<QueueId>,
-    read: &dyn Fn(QueueId) -> Result<(Item, ContentReader), LoadError>,
-    progress: &mut dyn FnMut(usize),
-) -> VerifyReport {
-    let mut report = VerifyReport::default();
-    let mut buffer = vec![0; 256 << 10];
-    let mut page = next(None);
-    while let Some(last) = page.last().copied() {
-        for id in page {
-            match read(id).and_then(|(_, content)| read_through(id, content, &mut buffer)) {
-                // Delivered meanwhile.
-                Err(LoadError::Unknown(_)) => continue,
-                Err(error) => report.damage.push((id, error)),
-                Ok(octets) => report.content_octets += octets,
-            }
-            report.messages += 1;
-        }
-        progress(report.messages);
-        page = next(Some(last));
-    }
-    report
-}
-
+/// Reads a content to its end and compares the checksum; returns its octets.
 pub(crate) fn read_through(id: QueueId, mut content: ContentReader, buffer: &mut [u8]) -> Result<u64, LoadError> {
     let mut at = 0;
     loop {

@@ -80,7 +80,7 @@ type Result<T> = std::result::Result<T, OpenError>;
 
 /// Reads the queue and puts it in order.
 pub(crate) fn recover(fs: &dyn Fs, depth: Depth) -> Result<Recovered> {
-    let mut gathered = gather(fs, depth)?;
+    let mut gathered = gather(fs, depth, &mut |_, _| {})?;
     let mut report = gathered.report();
     report.damage = set_aside(fs, &mut gathered.faults)?;
     if gathered.faults.is_empty() {

@@ -13,7 +13,7 @@ use crate::gather::{Depth, gather};
 use crate::id::QueueId;
 use crate::index::{Entry, Index};
 use crate::item::Item;
-use crate::read::{self, VerifyReport};
+use crate::read;
 use crate::record::segment_name;
 use crate::recovery::Damage;
 
@@ -33,20 +33,22 @@ impl Snapshot {
         Snapshot::of(Arc::new(OsFs::open_read_only(path)?))
     }
 
-    /// Reads the queue in this directory to its last octet: what [`crate::Queue::repair`] would find.
-    pub fn read_whole(path: &Path) -> Result<Snapshot, OpenError> {
-        Snapshot::gathered(Arc::new(OsFs::open_read_only(path)?), Depth::Whole)
+    /// Reads the queue in this directory to its last octet and compares every checksum: what
+    /// [`crate::Queue::repair`] would find. May take long; `progress` gets how many octets are read, and
+    /// of how many.
+    pub fn read_whole(path: &Path, progress: &mut dyn FnMut(u64, u64)) -> Result<Snapshot, OpenError> {
+        Snapshot::gathered(Arc::new(OsFs::open_read_only(path)?), Depth::Whole, progress)
     }
 
     /// Reads the queue behind `fs`.
     pub fn of(fs: Arc<dyn Fs>) -> Result<Snapshot, OpenError> {
-        Snapshot::gathered(fs, Depth::Quick)
+        Snapshot::gathered(fs, Depth::Quick, &mut |_, _| {})
     }
 
-    fn gathered(fs: Arc<dyn Fs>, depth: Depth) -> Result<Snapshot, OpenError> {
+    fn gathered(fs: Arc<dyn Fs>, depth: Depth, progress: &mut dyn FnMut(u64, u64)) -> Result<Snapshot, OpenError> {
         let mut tries = 1;
         let gathered = loop {
-            match gather(&*fs, depth) {
+            match gather(&*fs, depth, progress) {
                 Err(OpenError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound && tries < TRIES => {
                     tries += 1;
                 }
@@ -67,6 +69,11 @@ impl Snapshot {
         self.index.len()
     }
 
+    /// Returns the octets of content of all messages.
+    pub fn content_octets(&self) -> u64 {
+        self.index.content_octets
+    }
+
     /// Returns whether there is no message.
     pub fn is_empty(&self) -> bool {
         self.index.len() == 0
@@ -85,13 +92,6 @@ impl Snapshot {
     /// Opens the content of a message.
     pub fn content(&self, id: QueueId) -> Result<ContentReader, LoadError> {
         read::open_content(&*self.fs, id, &self.entry(id)?, &|number| self.segment(number))
-    }
-
-    /// Reads every message and its whole content and compares the checksums; `progress` gets how many
-    /// messages are done.
-    pub fn verify(&self, progress: &mut dyn FnMut(usize)) -> VerifyReport {
-        let next = |after| self.index.ids_after(after, 256);
-        read::verify(&next, &|id| Ok((self.load(id)?, self.content(id)?)), progress)
     }
 
     fn entry(&self, id: QueueId) -> Result<Entry, LoadError> {

@@ -16,11 +16,12 @@ use crate::id::{QueueId, UnixMillis};
 use crate::index::{Entry, Index};
 use crate::item::{Item, State};
 use crate::log::Log;
-use crate::read::{self, VerifyReport};
+use crate::read::{self, ItemReader};
 use crate::record::segment_name;
 use crate::recorded::{self, Recorded, encode_whole};
 use crate::recovery::{self, RecoveryReport};
 use crate::tidy::{self, Untidy};
+use crate::words::Words;
 
 /// Sizes of a queue.
 #[derive(Clone, Debug)]
@@ -176,15 +177,24 @@ impl Queue {
     /// Reads many messages as [`Queue::load`] does, those side by side on disk at once: for walking over
     /// the whole queue. Those that are not in the queue, or no longer, are left out.
     pub fn load_many(&self, ids: &[QueueId]) -> Vec<(QueueId, Result<Arc<Item>, LoadError>)> {
-        let read = |number, offset, buffer: &mut [u8]| read_full(&*self.0.segment_file(number)?, offset, buffer);
-        let ahead = Ahead::new(&read);
+        self.load_many_with(ids, &Words::default())
+    }
+
+    /// The same for those messages alone that have `words` in them; some that have not may be among
+    /// them.
+    pub fn load_many_with(&self, ids: &[QueueId], words: &Words) -> Vec<(QueueId, Result<Arc<Item>, LoadError>)> {
+        let segments = |number, offset, buffer: &mut [u8]| read_full(&*self.0.segment_file(number)?, offset, buffer);
+        let ahead = Ahead::new(&segments);
+        let read = |number, offset, buffer: &mut [u8]| ahead.read(number, offset, buffer);
+        let mut reader = ItemReader::new(&read, words);
         let load = |id: &QueueId| {
             let entry = lock(&self.0.index).get(*id)?;
-            let found = read::read_item(*id, &entry, &|number, offset, buffer| ahead.read(number, offset, buffer));
             // It may have been written, or moved, since the window was read.
-            match found.map(Arc::new).or_else(|_| self.load(*id)) {
-                Err(LoadError::Unknown(_)) => None,
-                result => Some((*id, result)),
+            let found = reader.read(*id, &entry).or_else(|_| self.load(*id).map(Some));
+            match found {
+                Ok(None) | Err(LoadError::Unknown(_)) => None,
+                Ok(Some(item)) => Some((*id, Ok(item))),
+                Err(error) => Some((*id, Err(error))),
             }
         };
         ids.iter().filter_map(load).collect()
@@ -248,17 +258,6 @@ impl Queue {
     /// Returns up to `limit` ids above `after`, oldest first.
     pub fn ids(&self, after: Option<QueueId>, limit: usize) -> Vec<QueueId> {
         lock(&self.0.index).ids_after(after, limit)
-    }
-
-    /// Reads every message and its whole content from the disk and compares the checksums. Changes
-    /// nothing and may take long; `progress` gets how many messages are done.
-    pub fn verify(&self, progress: &mut dyn FnMut(usize)) -> VerifyReport {
-        let next = |after| self.ids(after, 256);
-        let read = |id| {
-            let item = self.0.with_entry(id, |entry| self.0.read_item(id, entry))?;
-            Ok((item, self.0.with_entry(id, |entry| self.0.open_content(id, entry))?))
-        };
-        read::verify(&next, &read, progress)
     }
 
     /// Returns the latest id ever given out: after opening, that of the last run.

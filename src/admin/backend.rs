@@ -8,6 +8,7 @@ use std::sync::Arc;
 use postroad_queue::schedule::{DestinationStats, Standing};
 use postroad_queue::{Item, QueueId, UnixMillis};
 
+use super::filter::Filter;
 use super::request::{Action, Failure};
 use super::view::{StatusView, TotalsView};
 use crate::journal::{Found, Question};
@@ -51,6 +52,10 @@ pub trait AdminBackend: Send + Sync + 'static {
     /// Reads a message, or `None` when it is gone. May read the disk: called where blocking is
     /// allowed.
     fn entry(&self, id: QueueId) -> Option<Entry>;
+
+    /// Reads messages, in their order. Left out are those that are gone, and some that the filter does
+    /// not select. May read the disk, as [`AdminBackend::entry`].
+    fn entries(&self, ids: &[QueueId], filter: &Filter) -> Vec<Entry>;
 
     /// Returns what each job of a message waits for.
     fn standings(&self, id: QueueId) -> impl Future<Output = Vec<Standing>> + Send;

@@ -5,7 +5,7 @@
 //! selected when at least one pending recipient fulfils all of the latter, and only those
 //! recipients are: bouncing what waits for a dead domain leaves a message's other recipients alone.
 
-use postroad_queue::{Item, RecipientState, UnixMillis};
+use postroad_queue::{Item, RecipientState, UnixMillis, Words};
 use postroad_smtp::{ForwardPath, Recipient, ReversePath};
 use serde::{Deserialize, Serialize};
 
@@ -60,6 +60,15 @@ impl Filter {
         Filter { all: false, ..self.clone() } == Filter::default()
     }
 
+    /// Returns text that every message selected has in it.
+    pub fn words(&self) -> Words {
+        // A null reverse-path is recorded as nothing.
+        let from = self.from.as_deref().filter(|glob| !glob.contains(['<', '>']));
+        let domain = self.domain.as_deref().map(|glob| glob.trim_end_matches('.'));
+        let globs = [from, self.to.as_deref(), domain];
+        Words::new(globs.into_iter().flatten().flat_map(|glob| glob.split('*')))
+    }
+
     /// Returns the places of the recipients selected, in the envelope's order, or `None` when the
     /// message is not. A message without pending recipients is selected by conditions on the
     /// message alone, with an empty list.
@@ -80,7 +89,8 @@ impl Filter {
         (!selected.is_empty() || !self.asks_of_recipients()).then_some(selected)
     }
 
-    fn selects_message(&self, item: &Item, now: UnixMillis) -> bool {
+    /// Returns whether the conditions on the message itself hold.
+    pub fn selects_message(&self, item: &Item, now: UnixMillis) -> bool {
         let age_ms = now.since(item.arrived);
         (self.ids.is_empty() || self.ids.contains(&Id(item.id)))
             && self.from.as_ref().is_none_or(|glob| matches(glob, &sender(&item.envelope.reverse_path)))

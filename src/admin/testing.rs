@@ -8,6 +8,7 @@ use postroad_queue::{History, Item, Origin, QueueId, RecipientState, Report, Sta
 use postroad_smtp::{Envelope, MailParams, Recipient, Reply, ReversePath, Status};
 
 use super::backend::{AdminBackend, Entry, Target};
+use super::filter::Filter;
 use super::request::{Action, Failure};
 use super::view::{StatusView, TotalsView};
 use crate::journal::{Event, Found, Key, Kind, Message, Question};
@@ -101,6 +102,10 @@ impl AdminBackend for Memory {
 
     fn entry(&self, id: QueueId) -> Option<Entry> {
         self.entries.iter().find(|entry| entry.item.id == id).cloned()
+    }
+
+    fn entries(&self, ids: &[QueueId], _: &Filter) -> Vec<Entry> {
+        ids.iter().filter_map(|id| self.entry(*id)).collect()
     }
 
     async fn standings(&self, id: QueueId) -> Vec<Standing> {

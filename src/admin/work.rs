@@ -186,7 +186,8 @@ impl<B: AdminBackend> Work<B> {
         let Some(ids) = walk.next_ids(&*self.backend) else { return Ok(None) };
         self.progress(walk).await?;
         let (backend, filter, limit) = (self.backend.clone(), walk.filter.clone(), walk.left);
-        let read = blocking(move || read_page(&*backend, &filter, &ids, limit)).await?;
+        let is_named = walk.named.is_some();
+        let read = blocking(move || read_page(&*backend, &filter, &ids, is_named, limit)).await?;
         walk.turn(&read);
         Ok(Some(read.selected))
     }
@@ -308,21 +309,24 @@ struct Page {
     missing: Vec<QueueId>,
 }
 
-fn read_page(backend: &impl AdminBackend, filter: &Filter, ids: &[QueueId], limit: u64) -> Page {
+/// Reads a page. Of ids that were named it is said which are gone; of all others only those need be
+/// read that the filter may select.
+fn read_page(backend: &impl AdminBackend, filter: &Filter, ids: &[QueueId], is_named: bool, limit: u64) -> Page {
     let now = backend.now();
-    let mut page = Page { selected: Vec::new(), seen: 0, last: None, missing: Vec::new() };
-    for id in ids {
-        if page.selected.len() as u64 == limit {
+    let entries = if is_named { backend.entries(ids, &Filter::default()) } else { backend.entries(ids, filter) };
+    let gone = |id: &&QueueId| is_named && entries.binary_search_by_key(*id, |entry| entry.item.id).is_err();
+    let missing = ids.iter().filter(gone).copied().collect();
+    let mut selected = Vec::new();
+    for entry in entries {
+        if selected.len() as u64 == limit {
             break;
         }
-        page.seen += 1;
-        page.last = Some(*id);
-        match backend.entry(*id) {
-            Some(entry) => page.selected.extend(filter.select(&entry, now).map(|places| (entry, places))),
-            None => page.missing.push(*id),
-        }
+        selected.extend(filter.select(&entry, now).map(|places| (entry, places)));
     }
-    page
+    let is_full = selected.len() as u64 == limit;
+    let last = if is_full { selected.last().map(|(entry, _): &Selected| entry.item.id) } else { ids.last().copied() };
+    let seen = ids.iter().take_while(|id| Some(**id) <= last).count() as u64;
+    Page { selected, seen, last, missing }
 }
 
 #[cfg(test)]

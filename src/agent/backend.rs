@@ -5,11 +5,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use postroad_queue::schedule::{DestinationStats, Standing};
-use postroad_queue::{QueueId, UnixMillis};
+use postroad_queue::{Item, QueueId, UnixMillis};
 
 use super::Agent;
 use crate::admin::view::{MemoryView, StatusView, Time, TotalsView};
-use crate::admin::{Action, AdminBackend, Entry, Failure, Target};
+use crate::admin::{Action, AdminBackend, Entry, Failure, Filter, Target};
 use crate::config::CONFIG_FILE_DEFAULT;
 use crate::journal::{Found, Question};
 
@@ -30,9 +30,14 @@ impl AdminBackend for Backend {
     }
 
     fn entry(&self, id: QueueId) -> Option<Entry> {
-        let (item, destinations) = self.0.delivery.entry(id).ok()?;
-        let expires = self.0.delivery.expires(&item);
-        Some(Entry { item, destinations, expires })
+        self.0.queue.load(id).ok().map(|item| self.entry_of(item))
+    }
+
+    fn entries(&self, ids: &[QueueId], filter: &Filter) -> Vec<Entry> {
+        let now = self.now();
+        let found = self.0.queue.load_many_with(ids, &filter.words()).into_iter();
+        let items = found.filter_map(|(_, item)| item.ok()).filter(|item| filter.selects_message(item, now));
+        items.map(|item| self.entry_of(item)).collect()
     }
 
     async fn standings(&self, id: QueueId) -> Vec<Standing> {
@@ -108,6 +113,11 @@ impl AdminBackend for Backend {
 }
 
 impl Backend {
+    fn entry_of(&self, item: Arc<Item>) -> Entry {
+        let (destinations, expires) = (self.0.delivery.destinations_of(&item), self.0.delivery.expires(&item));
+        Entry { item, destinations, expires }
+    }
+
     fn memory_now(&self) -> MemoryView {
         let memory = &self.0.context.memory;
         MemoryView {

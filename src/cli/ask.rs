@@ -57,7 +57,7 @@ pub fn ask<T: DeserializeOwned>(
     request: &Request,
     mut each: impl FnMut(T) -> Result<(), Failure>,
 ) -> Result<Done, Trouble> {
-    let mut line = ProgressLine::default();
+    let mut line = ProgressLine::messages();
     Client::connect(&config.control.socket)?.ask(request, |news| match news {
         News::Item(item) => each(item).map_err(Trouble::Print),
         News::Progress(progress) => {
@@ -86,15 +86,26 @@ pub fn add(sum: &mut Done, more: Done) {
 }
 
 /// How far long work is: a line on standard error, only on a terminal, gone with the value.
-#[derive(Default)]
-pub struct ProgressLine(Option<ProgressBar>);
+pub struct ProgressLine {
+    template: &'static str,
+    bar: Option<ProgressBar>,
+}
 
 impl ProgressLine {
+    /// Counts messages.
+    pub fn messages() -> ProgressLine {
+        ProgressLine { template: "{spinner} {pos} of {len} messages looked at ({elapsed})", bar: None }
+    }
+
+    /// Counts octets.
+    pub fn octets() -> ProgressLine {
+        ProgressLine { template: "{spinner} {bytes} of {total_bytes} read ({elapsed}, {eta} to go)", bar: None }
+    }
+
     /// Shows how far the work is.
     pub fn show(&mut self, progress: Progress) {
-        let bar = self.0.get_or_insert_with(|| {
-            let style = ProgressStyle::with_template("{spinner} {pos} of {len} messages looked at ({elapsed})")
-                .expect("the template is a constant");
+        let bar = self.bar.get_or_insert_with(|| {
+            let style = ProgressStyle::with_template(self.template).expect("the templates are constants");
             ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr()).with_style(style)
         });
         bar.set_length(progress.total);
@@ -104,7 +115,7 @@ impl ProgressLine {
 
 impl Drop for ProgressLine {
     fn drop(&mut self) {
-        if let Some(bar) = &self.0 {
+        if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }
     }

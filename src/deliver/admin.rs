@@ -69,10 +69,10 @@ impl Delivery {
     /// # Errors
     /// The queue cannot read the message.
     pub fn retry(&self, id: QueueId, places: &[usize]) -> Result<bool, String> {
-        let destinations = match self.entry(id) {
+        let destinations = match self.0.queue.load(id) {
             // It waits for its sender's time, not for ours.
-            Ok((item, _)) if item.released() > self.0.clock.now() => return Ok(false),
-            Ok((_, destinations)) => destinations,
+            Ok(item) if item.released() > self.0.clock.now() => return Ok(false),
+            Ok(item) => self.destinations_of(&item),
             // It was delivered meanwhile.
             Err(LoadError::Unknown(_)) => return Ok(false),
             Err(error) => return Err(error.to_string()),
@@ -134,16 +134,11 @@ impl Delivery {
         Ok(true)
     }
 
-    /// Returns a message as it is now, with the destination of each recipient.
-    ///
-    /// # Errors
-    /// The queue cannot read it.
-    pub fn entry(&self, id: QueueId) -> Result<(Arc<Item>, Vec<Arc<str>>), LoadError> {
-        let item = self.0.queue.load(id)?;
+    /// Returns the destination of each recipient of a message.
+    pub fn destinations_of(&self, item: &Item) -> Vec<Arc<str>> {
         let routing = self.0.routing.load();
         let recipients = item.envelope.recipients().iter();
-        let destinations = recipients.map(|recipient| key(&routing.router.route(&recipient.forward_path))).collect();
-        Ok((item, destinations))
+        recipients.map(|recipient| key(&routing.router.route(&recipient.forward_path))).collect()
     }
 
     /// Returns when the first of a message's pending recipients is given up.

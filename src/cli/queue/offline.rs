@@ -93,26 +93,24 @@ impl Spool {
     }
 }
 
-/// Reads every message and compares the checksums; works beside a running agent as well.
+/// Reads every record and every content and compares the checksums; works beside a running agent as well.
 pub fn verify(config: &Config, screen: &Screen, context: &mut Context) -> Result<(), Failure> {
-    let snapshot = read(config)?;
-    let mut damage = lasting_damage(&snapshot, config)?;
-    let (mut line, total) = (ProgressLine::default(), snapshot.len() as u64);
-    let report = snapshot.verify(&mut |seen| line.show(Progress { seen: seen as u64, total }));
-    drop(line);
-    damage.extend(report.damage.iter().map(|(_, error)| error.to_string()));
+    let path = queue_dir(config);
+    let snapshot = read_whole(&path)?;
+    let damage = lasting_damage(&snapshot, &path)?;
+    let (messages, octets) = (snapshot.len(), snapshot.content_octets());
     if screen.look == Look::Json {
-        let (messages, octets) = (report.messages, report.content_octets);
         context.json(&serde_json::json!({ "messages": messages, "content_octets": octets, "damage": damage }))?;
     } else {
-        let octets = size(report.content_octets);
-        context.line(format_args!("{} messages with {octets} of content read", report.messages))?;
+        context.line(format_args!("{messages} messages with {} of content are in order", size(octets)))?;
         damage.iter().try_for_each(|damage| context.line(format_args!("damaged: {damage}")))?;
     }
     match damage.len() {
         0 => Ok(()),
         count => Err(Failure::new(exit::FAILED, format!("{count} places in the queue are not as they were written"))
-            .with_remedy("the next start of the agent sets them aside in quarantine/; all else is delivered")),
+            .with_remedy(
+                "stop the agent, then `postroad queue repair` sets them aside in quarantine/; all else is kept",
+            )),
     }
 }
 
@@ -120,7 +118,7 @@ pub fn verify(config: &Config, screen: &Screen, context: &mut Context) -> Result
 pub fn repair(config: &Config, screen: &Screen, dry_run: bool, context: &mut Context) -> Result<(), Failure> {
     let path = queue_dir(config);
     let (messages, damage) = if dry_run {
-        let snapshot = Snapshot::read_whole(&path).map_err(|error| unreadable(&error))?;
+        let snapshot = read_whole(&path)?;
         (snapshot.len(), snapshot.damage().to_vec())
     } else {
         is_ours(&path)?;
@@ -147,20 +145,23 @@ fn is_ours(path: &Path) -> Result<(), Failure> {
     Err(Failure::new(exit::FAILED, message).with_remedy("run it as that user: sudo -u postroad postroad queue repair"))
 }
 
-/// Returns the damage to the log. A record that the agent is writing looks like one that a crash
-/// cut off, so the latter is looked for a second time: the agent's is whole by then.
-fn lasting_damage(snapshot: &Snapshot, config: &Config) -> Result<Vec<String>, Failure> {
-    let first = snapshot.damage();
-    if !first.iter().any(|damage| damage.maybe_torn) {
-        return Ok(first.iter().map(ToString::to_string).collect());
+/// Returns the damage that is there twice. What the agent is writing looks like something that a crash
+/// cut off, and what it removes like something lost: by the second look it is whole, or gone.
+fn lasting_damage(snapshot: &Snapshot, path: &Path) -> Result<Vec<String>, Failure> {
+    if snapshot.damage().is_empty() {
+        return Ok(Vec::new());
     }
     std::thread::sleep(SETTLE_TIME);
-    let again = read(config)?;
+    let again = read_whole(path)?;
     let lasts = |damage: &&Damage| {
-        let same = |other: &Damage| (&other.place, other.from) == (&damage.place, damage.from);
-        !damage.maybe_torn || again.damage().iter().any(same)
+        again.damage().iter().any(|other| (&other.place, other.from) == (&damage.place, damage.from))
     };
-    Ok(first.iter().filter(lasts).map(ToString::to_string).collect())
+    Ok(snapshot.damage().iter().filter(lasts).map(ToString::to_string).collect())
+}
+
+fn read_whole(path: &Path) -> Result<Snapshot, Failure> {
+    let mut line = ProgressLine::octets();
+    Snapshot::read_whole(path, &mut |seen, total| line.show(Progress { seen, total })).map_err(|e| unreadable(&e))
 }
 
 fn read(config: &Config) -> Result<Snapshot, Failure> {

@@ -182,6 +182,11 @@ impl Directory {
         self.paces.iter().filter(|(_, pace)| pace.is_spent(now)).map(|(id, _)| *id).collect()
     }
 
+    /// Returns from when on a record of this node is taken in, as far as its pace goes: `now`, or later.
+    pub fn next_record_at(&self, node: &NodeId, now: u64) -> u64 {
+        self.paces.get(node).map_or(now, |pace| pace.next_at(now))
+    }
+
     /// Returns the keys of all statements, and of all records but those of `without`: both sides of
     /// a comparison leave out the nodes that are restless at either.
     pub fn keys(&self, without: &BTreeSet<NodeId>) -> Arc<Keys> {
@@ -265,6 +270,10 @@ impl Pace {
         }
         self.full_at = self.full_at.max(now) + RECORD_INTERVAL_MS;
         Ok(())
+    }
+
+    fn next_at(&self, now: u64) -> u64 {
+        now.max(self.full_at.saturating_sub((RECORDS_AT_ONCE - 1) * RECORD_INTERVAL_MS))
     }
 
     fn is_spent(&self, now: u64) -> bool {

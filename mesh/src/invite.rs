@@ -16,6 +16,7 @@ use postroad_smtp::Domain;
 
 use crate::caps::Caps;
 use crate::node::{NodeId, base32, from_base32, sha256};
+use crate::record::Address;
 
 /// Octets of the secret.
 pub const SECRET_OCTETS: usize = 16;
@@ -29,7 +30,7 @@ const PREFIX: &str = "mesh1:";
 /// An invitation as it is handed over, by whatever means people trust.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Invitation {
-    /// Where the inviter is reached, as `host:port`; at least one.
+    /// Where the inviter is reached, as an [`Address`] is written; at least one.
     pub addresses: Vec<Box<str>>,
     /// Who invites.
     pub inviter: NodeId,
@@ -160,10 +161,7 @@ impl FromStr for Invitation {
         let octets = from_base32(secret).ok_or(InvitationError::Form)?;
         let (secret, check) = octets.split_first_chunk().ok_or(InvitationError::Form)?;
         let addresses: Vec<Box<str>> = addresses.split(',').map(Box::from).collect();
-        let is_address = |address: &str| {
-            address.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
-        };
-        if addresses.len() > ADDRESSES_MAX || !addresses.iter().all(|address| is_address(address)) {
+        if addresses.len() > ADDRESSES_MAX || !addresses.iter().all(|address| address.parse::<Address>().is_ok()) {
             return Err(InvitationError::Address);
         }
         let invitation = Invitation { addresses, inviter, secret: *secret };

@@ -5,14 +5,18 @@
 //! * [`roster`]: all statements together decide who is a member, the same at every node that has
 //!   the same statements, in whatever order they came.
 
+pub mod archive;
 pub mod caps;
+pub mod card;
 pub mod difference;
 pub mod directory;
 pub mod frame;
 pub mod history;
 pub mod invite;
+pub mod link;
 pub mod node;
 pub mod path;
+pub mod question;
 pub mod record;
 pub mod roster;
 pub mod spread;

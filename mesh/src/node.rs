@@ -42,6 +42,10 @@ pub enum Purpose {
     Record,
     /// The consent of the key that follows another.
     Rotation,
+    /// A question to another node.
+    Question,
+    /// The answer to one.
+    Answer,
 }
 
 /// The text is no node id: 52 letters and digits of base32.
@@ -168,6 +172,8 @@ impl Purpose {
             Purpose::Statement => b"postroad mesh 1 statement\0",
             Purpose::Record => b"postroad mesh 1 record\0",
             Purpose::Rotation => b"postroad mesh 1 rotation\0",
+            Purpose::Question => b"postroad mesh 1 question\0",
+            Purpose::Answer => b"postroad mesh 1 answer\0",
         };
         [mark, octets].concat()
     }

@@ -16,6 +16,7 @@ use crate::directory::{Directory, Taken};
 use crate::frame::{ASKED_MAX, Frame, ITEMS_MAX, Item, ShortId};
 use crate::node::NodeId;
 use crate::record::{Reach, Record};
+use crate::roster::MergeError;
 use crate::statement::Statement;
 
 /// How many sessions a node dials and keeps.
@@ -105,6 +106,11 @@ impl Spread {
         &self.directory
     }
 
+    /// Compares as often as this from the next time on.
+    pub fn set_profile(&mut self, profile: Profile) {
+        self.profile = profile;
+    }
+
     /// Returns how many statements and records were not taken in because something is wrong with them.
     pub fn refused(&self) -> u64 {
         self.refused
@@ -113,7 +119,6 @@ impl Spread {
     /// Notes that a session with a member is open. The side that dialled it compares at once.
     pub fn opened(&mut self, node: NodeId, dialled: bool, now: u64) {
         self.dialling.remove(&node);
-        self.unreachable.remove(&node);
         if self.sessions.len() < SESSIONS_MAX {
             self.sessions.insert(node, Session { dialled, without: BTreeSet::new() });
             if dialled {
@@ -144,6 +149,8 @@ impl Spread {
 
     /// Takes in what a member said.
     pub fn received(&mut self, from: NodeId, frame: Frame, now: u64) {
+        // Not before it speaks: a node that takes the call and hangs up is left alone ever longer.
+        self.unreachable.remove(&from);
         match frame {
             Frame::Give(items) => self.take(items, Some(from), now),
             Frame::Ask(keys) => {
@@ -232,6 +239,13 @@ impl Spread {
         }
         let merged = self.directory.take_statements(statements.clone());
         self.refused += merged.refused.len() as u64;
+        // By guests of whom the next frame tells, when all is told to one who knows nothing yet: what is
+        // lacking is asked for again. Each time something was learned, so it ends.
+        let is_early = merged.refused.iter().any(|(_, error)| *error == MergeError::Stranger);
+        if let Some(from) = from.filter(|from| is_early && !merged.taken.is_empty() && self.sessions.contains_key(from))
+        {
+            self.restart(from);
+        }
         let is_new = |statement: &&Statement| merged.taken.contains(&statement.id());
         new.extend(statements.iter().filter(is_new).map(|statement| Item::Statement(statement.to_octets().into())));
         for (record, taken) in records.iter().zip(self.directory.take_records(records.clone(), now)) {

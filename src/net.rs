@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use postroad_smtp::line::Input;
 use rustls::pki_types::ServerName;
 use rustls::server::Acceptor;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{timeout, timeout_at};
@@ -28,6 +29,10 @@ const READ_OCTETS: usize = 64 * 1024;
 /// What a peer may still send into a connection that we have closed, before it is cut off.
 const LINGER_OCTETS_MAX: usize = 1024 * 1024;
 const LINGER: Duration = Duration::from_secs(3);
+/// A connection that says nothing for so long is asked by the kernel, again after so much, so often.
+const ALIVE_IDLE: Duration = Duration::from_secs(60);
+const ALIVE_INTERVAL: Duration = Duration::from_secs(20);
+const ALIVE_RETRIES: u32 = 3;
 /// RFC 9266 §4.2.
 const BINDING_LABEL: &[u8] = b"EXPORTER-Channel-Binding";
 
@@ -182,6 +187,20 @@ impl Stream {
             Stream::Tls(_) => Err(io::Error::new(io::ErrorKind::InvalidInput, "the connection has TLS already")),
             Stream::Unix(_) => Err(io::Error::new(io::ErrorKind::InvalidInput, "no TLS on a socket of this host")),
         }
+    }
+
+    /// Returns the connection under TLS, for those who read and write at the same time. The kernel asks
+    /// now and then whether the other side is still there, so that nobody has to wake up for it.
+    ///
+    /// # Errors
+    /// `InvalidInput` without TLS, or what the operating system says.
+    pub fn into_tls(self) -> io::Result<TlsStream<TcpStream>> {
+        let Stream::Tls(tls) = self else {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "the connection has no TLS"));
+        };
+        let alive = TcpKeepalive::new().with_time(ALIVE_IDLE).with_interval(ALIVE_INTERVAL).with_retries(ALIVE_RETRIES);
+        SockRef::from(tls.get_ref().0).set_tcp_keepalive(&alive)?;
+        Ok(*tls)
     }
 
     /// Returns the connection's state as rustls sees it, where there is TLS.

@@ -27,7 +27,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("memory", &["clock"]),
     ("metrics", &["config"]),
     ("net", &["tls"]),
-    ("peer", &["clock", "config", "metrics", "net", "tls"]),
+    ("peer", &["admin", "clock", "config", "metrics", "net", "tls"]),
     ("policy", &["config", "route"]),
     ("route", &["config"]),
     ("submit", &["tls"]),

@@ -9,6 +9,7 @@ use postroad_queue::schedule::{DestinationStats, Standing};
 use postroad_queue::{Item, QueueId, UnixMillis};
 
 use super::filter::Filter;
+use super::mesh::MeshRequest;
 use super::request::{Action, Failure};
 use super::view::{StatusView, TotalsView};
 use crate::journal::{Found, Question};
@@ -86,6 +87,9 @@ pub trait AdminBackend: Send + Sync + 'static {
         targets: Vec<Target>,
         by: Arc<str>,
     ) -> impl Future<Output = Vec<Result<bool, String>>> + Send;
+
+    /// Does something to the mesh, or asks something of it; returns the view to be shown.
+    fn mesh(&self, request: MeshRequest) -> impl Future<Output = Result<serde_json::Value, Failure>> + Send;
 
     /// Reads the configuration again and uses it if it is valid. Returns a sentence for people.
     fn reload(&self) -> impl Future<Output = Result<String, Failure>> + Send;

@@ -13,6 +13,7 @@
 pub mod backend;
 pub mod client;
 pub mod filter;
+pub mod mesh;
 pub mod request;
 pub mod server;
 pub mod standing;

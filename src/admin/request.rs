@@ -11,6 +11,7 @@ use postroad_queue::{QueueId, QueueIdError};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::filter::Filter;
+use super::mesh::MeshRequest;
 use super::standing::DestinationView;
 use super::trace::SearchedView;
 use super::view::{MessageView, TotalsView};
@@ -34,6 +35,12 @@ pub enum Request {
     /// Read the configuration again.
     #[serde(rename = "reload")]
     Reload {},
+    /// Something of the mesh. The item is a view of [`mesh`](super::mesh).
+    #[serde(rename = "mesh")]
+    Mesh {
+        /// What.
+        request: MeshRequest,
+    },
     /// The messages that a filter selects, oldest first.
     #[serde(rename = "queue.list")]
     List {

@@ -9,6 +9,7 @@ use postroad_smtp::{Envelope, MailParams, Recipient, Reply, ReversePath, Status}
 
 use super::backend::{AdminBackend, Entry, Target};
 use super::filter::Filter;
+use super::mesh::MeshRequest;
 use super::request::{Action, Failure};
 use super::view::{StatusView, TotalsView};
 use crate::journal::{Event, Found, Key, Kind, Message, Question};
@@ -192,6 +193,10 @@ impl AdminBackend for Memory {
         let outcomes = targets.iter().map(outcome).collect();
         self.acts.lock().expect("no panic").extend(targets.into_iter().map(|target| (action, target)));
         outcomes
+    }
+
+    async fn mesh(&self, _: MeshRequest) -> Result<serde_json::Value, Failure> {
+        Err(Failure::new("a queue in memory is in no mesh", ""))
     }
 
     async fn reload(&self) -> Result<String, Failure> {

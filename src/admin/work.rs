@@ -55,6 +55,10 @@ pub async fn perform<B: AdminBackend>(
             Ok(Done::default())
         }
         Request::Reload {} => Ok(Done { text: Some(work.backend.reload().await?), ..Done::default() }),
+        Request::Mesh { request } => {
+            work.item(&work.backend.mesh(request).await?).await?;
+            Ok(Done::default())
+        }
         Request::List { filter, after, limit } => work.list(filter, after, limit).await,
         Request::Show { id } => work.show(id).await,
         Request::Why { id } => work.why(id).await,

@@ -8,6 +8,7 @@ use postroad_queue::schedule::{DestinationStats, Standing};
 use postroad_queue::{Item, QueueId, UnixMillis};
 
 use super::Agent;
+use crate::admin::mesh::MeshRequest;
 use crate::admin::view::{MemoryView, StatusView, Time, TotalsView};
 use crate::admin::{Action, AdminBackend, Entry, Failure, Filter, Target};
 use crate::config::CONFIG_FILE_DEFAULT;
@@ -105,6 +106,10 @@ impl AdminBackend for Backend {
             results.push(one.await.unwrap_or_else(|fault| Err(fault.to_string())));
         }
         results
+    }
+
+    async fn mesh(&self, request: MeshRequest) -> Result<serde_json::Value, Failure> {
+        self.0.context.peers.perform(request).await
     }
 
     async fn reload(&self) -> Result<String, Failure> {

@@ -31,7 +31,7 @@ use crate::journal::{self, Journal, Limits};
 use crate::listen::{Context, Listener, SessionNames};
 use crate::memory::{self, Level, Memory, Resident, Usage};
 use crate::metrics::{self, Metrics};
-use crate::peer::{KeyError, Peers};
+use crate::peer::{self, PeerError, Peers};
 use crate::policy::Policy;
 use crate::route::{Resolver, ResolverError};
 use crate::systemd;
@@ -60,9 +60,9 @@ pub enum StartError {
     /// There is no certificate.
     #[error(transparent)]
     Tls(#[from] TlsError),
-    /// The key of this node in the mesh cannot be used.
+    /// What this host is in the mesh cannot be read.
     #[error(transparent)]
-    Peer(#[from] KeyError),
+    Peer(#[from] PeerError),
     /// There is no name resolution.
     #[error(transparent)]
     Resolver(#[from] ResolverError),
@@ -125,14 +125,15 @@ pub async fn run(config: Config, path: Option<PathBuf>) -> Result<(), StartError
     let journal = start_journal(&config, clock, &metrics)?;
     let current = Arc::new(ArcSwap::from(config.clone()));
     let tls = ServerTls::load(&identity(&config))?;
-    let peers = Peers::open(&config.state_dir, &tls)?;
+    let parts = peer::Parts { config: current.clone(), tls: tls.clone(), clock, metrics: metrics.clone() };
+    let peers = Peers::open(parts)?;
     let context = Arc::new(Context {
         config: current.clone(),
         policy: Arc::new(Policy::new(config.clone())),
         queue: queue.clone(),
         memory,
         tls,
-        peers,
+        peers: peers.clone(),
         clock,
         metrics: metrics.clone(),
         journal: journal.clone(),
@@ -158,6 +159,7 @@ pub async fn run(config: Config, path: Option<PathBuf>) -> Result<(), StartError
 
     let mut tasks = JoinSet::new();
     tasks.spawn(async move { delivery.run().await });
+    tasks.spawn(peers.run());
     tasks.spawn(control.serve(Arc::new(Backend(agent.clone()))));
     if let Some(socket) = metrics_socket {
         tasks.spawn(agent.clone().serve_metrics(socket, metrics));

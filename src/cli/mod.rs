@@ -10,6 +10,7 @@ mod check;
 mod demo;
 mod docs;
 mod explain;
+mod mesh;
 mod output;
 mod patience;
 mod queue;
@@ -47,6 +48,7 @@ Examples:
   postroad queue list                         What waits, and why?
   postroad queue retry --domain example.com
   postroad trace bob@example.com              What became of his mail?
+  postroad mesh invite                        Make this host and others one mesh
   postroad send --to bob@example.org          Try a server
   postroad demo                               See it work on this machine
   POSTROAD_CONFIG=./postroad.toml postroad check --json
@@ -81,6 +83,7 @@ enum Command {
     User(user::Args),
     Queue(queue::Args),
     Trace(trace::Args),
+    Mesh(mesh::Args),
     Status(agent::Status),
     Reload(agent::Reload),
     Send(send::Args),
@@ -97,6 +100,7 @@ fn dispatch(command: Command, context: &mut Context) -> Result<(), Failure> {
         Command::User(args) => user::run(args, context),
         Command::Queue(args) => queue::run(args, context),
         Command::Trace(args) => trace::run(args, context),
+        Command::Mesh(args) => mesh::run(args, context),
         Command::Status(args) => agent::status(args, context),
         Command::Reload(args) => agent::reload(args, context),
         Command::Send(args) => send::run(args, context),

@@ -136,6 +136,7 @@ async fn begin(arrival: Arrival, context: Arc<Context>) -> io::Result<()> {
     };
     if let Some(node) = connection.peer.node {
         debug!(session = %connection.name, %node, "a node of the mesh");
+        connection.session.offer_link();
     }
     if let Some(limit) = release_limit(&connection.context.config.load(), service, connection.context.clock.now()) {
         connection.session.offer_release(limit);
@@ -174,12 +175,19 @@ impl Connection {
                     flush(&mut stream, self.session.output()).await?;
                     stream = Box::pin(secure(stream, &self.context)).await?;
                     self.peer.node = stream.tls().and_then(node_of);
+                    if let Some(node) = self.peer.node {
+                        debug!(session = %self.name, %node, "a node of the mesh");
+                        self.session.offer_link();
+                    }
                     if let Some(facts) = stream.tls().map(tls::facts) {
                         self.session.handle_tls(facts);
                         self.facts = self.session.facts().clone();
                     }
                 }
-                Action::Link => unreachable!("no link is offered"),
+                Action::Link => {
+                    flush(&mut stream, self.session.output()).await?;
+                    return Box::pin(self.link(stream, &mut drain)).await;
+                }
                 Action::Close => {
                     flush(&mut stream, self.session.output()).await?;
                     Box::pin(stream.close()).await;
@@ -187,6 +195,17 @@ impl Connection {
                 }
             }
         }
+    }
+
+    /// Hands the connection over to the mesh; the agent's drain ends it.
+    async fn link(&mut self, stream: Stream, drain: &mut Drain) -> io::Result<()> {
+        let Some(key) = stream.tls().and_then(tls::node::peer_key) else { return Ok(()) };
+        let ahead = self.input.unread().to_vec();
+        tokio::select! {
+            () = self.context.peers.serve(stream, ahead, key) => {}
+            () = drained(drain) => {}
+        }
+        Ok(())
     }
 
     /// Waits for octets, for the deadline or for the agent to drain.

@@ -2,58 +2,126 @@
 //!
 //! Other rooms hold a [`Peers`]. It answers from memory at once, and keeps answering from what was known
 //! last whatever becomes of the links. Who is a member the crate `postroad-mesh` decides; this room has the
-//! files, the sockets and the clock. A host that is in no mesh has no key, and nothing here runs.
+//! files, the sockets and the clock. A host that is in no mesh has no key, and nothing here wakes up.
 
-mod key;
+mod dial;
+mod driver;
+mod files;
+mod join;
+mod link;
+mod members;
+mod own;
+mod questions;
+mod state;
 mod view;
 
-use std::path::Path;
-use std::sync::Arc;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
+use postroad_mesh::link::Message;
+use postroad_mesh::node::Signature;
+use postroad_mesh::question::Fault;
 use postroad_mesh::{NodeId, SecretKey};
 use rustls::pki_types::ServerName;
-use tokio::sync::watch;
+use tokio::sync::{Notify, Semaphore, oneshot, watch};
 use tokio_rustls::TlsConnector;
 
-use crate::tls::{NodeTls, ServerTls, node};
-pub use key::KeyError;
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::metrics::Metrics;
+use crate::tls::{self, NodeTls, ServerTls, node};
+pub use files::FileError;
+use files::Files;
+pub use questions::{Answerer, AskError};
+use state::{Hold, State};
 pub use view::{NodeNameError, View};
-
-/// The directory of keys and of what is known, in the state directory.
-const DIRECTORY: &str = "mesh";
 
 /// The mesh, as the other rooms see it. Clones are the same.
 #[derive(Clone)]
 pub struct Peers(Arc<Shared>);
 
+/// What the mesh needs of the agent.
+pub struct Parts {
+    /// Settings.
+    pub config: Arc<ArcSwap<Config>>,
+    /// What answers in the name of this node.
+    pub tls: ServerTls,
+    /// The time.
+    pub clock: Clock,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+}
+
+/// Why this host cannot be what it is in the mesh.
+#[derive(Debug, thiserror::Error)]
+pub enum PeerError {
+    /// A file.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// TLS.
+    #[error("the key of this node cannot be used for TLS: {0}")]
+    Tls(#[from] rustls::Error),
+}
+
+type Answers = HashMap<u64, (NodeId, oneshot::Sender<Result<(Box<[u8]>, Signature), Fault>>)>;
+
 struct Shared {
-    key: ArcSwapOption<Identity>,
+    parts: Parts,
+    files: Files,
+    identity: ArcSwapOption<Identity>,
+    /// `None` in no mesh.
+    state: Mutex<Option<State>>,
     view: ArcSwap<View>,
     /// Counts the views.
     changed: watch::Sender<u64>,
+    /// Something happened that the driver has to look at.
+    wake: Notify,
+    /// What is known is about to be kept on disk.
+    keeping: AtomicBool,
+    /// Held by whoever changes what this host states or decides, until that is on disk.
+    deciding: tokio::sync::Mutex<()>,
+    joining: tokio::sync::Mutex<()>,
+    numbers: AtomicU64,
+    waiting: Mutex<Answers>,
+    answering: Arc<Semaphore>,
+    answerers: ArcSwap<BTreeMap<u8, Arc<dyn Answerer>>>,
 }
 
 /// Who this host is.
-struct Identity {
+pub(crate) struct Identity {
+    key: SecretKey,
     tls: NodeTls,
 }
 
 impl Peers {
-    /// Reads the key, if there is one, and from then on answers those who ask `tls` for it.
+    /// Reads what is on disk, and from then on answers those who ask for this node by its key.
     ///
     /// # Errors
-    /// The key cannot be read or used.
-    pub fn open(state_dir: &Path, tls: &ServerTls) -> Result<Peers, KeyError> {
-        let path = key::path(&state_dir.join(DIRECTORY));
-        let identity = key::load(&path)?.map(|key| Identity::new(&key)).transpose();
-        let identity = identity.map_err(|why| KeyError::Unusable { path, why: why.to_string() })?;
-        tls.set_nodes(identity.iter().map(|identity| identity.tls.clone()).collect());
-        Ok(Peers(Arc::new(Shared {
-            key: ArcSwapOption::from_pointee(identity),
+    /// A file cannot be read, or is damaged: a host that forgot its mesh would send mail elsewhere.
+    pub fn open(parts: Parts) -> Result<Peers, PeerError> {
+        let files = Files::new(&parts.config.load().state_dir);
+        // Chance enough to tell the questions of one run from those of another.
+        let numbers = u64::from_be_bytes(tls::random()?) >> 1;
+        let peers = Peers(Arc::new(Shared {
+            parts,
+            files,
+            identity: ArcSwapOption::empty(),
+            state: Mutex::new(None),
             view: ArcSwap::default(),
             changed: watch::Sender::new(0),
-        })))
+            wake: Notify::new(),
+            keeping: AtomicBool::new(false),
+            deciding: tokio::sync::Mutex::new(()),
+            joining: tokio::sync::Mutex::new(()),
+            numbers: AtomicU64::new(numbers),
+            waiting: Mutex::default(),
+            answering: Arc::new(Semaphore::new(questions::ANSWERING_MAX)),
+            answerers: ArcSwap::default(),
+        }));
+        peers.reopen()?;
+        Ok(peers)
     }
 
     /// Returns which node this host is; `None` while it is in no mesh.
@@ -74,13 +142,88 @@ impl Peers {
     /// Returns what connects with a node as this one, and the name to ask for: a session under it is
     /// with that node and with nobody else. `None`: this host has no key.
     pub fn connector(&self, node: &NodeId) -> Option<(TlsConnector, ServerName<'static>)> {
-        let identity = self.0.key.load();
+        let identity = self.0.identity.load();
         identity.as_ref().map(|identity| (identity.tls.connector().clone(), node::server_name(node)))
+    }
+
+    fn config(&self) -> Arc<Config> {
+        self.0.parts.config.load_full()
+    }
+
+    /// Returns the time, in milliseconds, of a clock that never goes back.
+    fn now(&self) -> u64 {
+        self.0.parts.clock.now().0
+    }
+
+    fn next_number(&self) -> u64 {
+        self.0.numbers.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// What somebody left behind who panicked is replaced by the driver.
+    fn state(&self) -> MutexGuard<'_, Option<State>> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Answers> {
+        self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn use_identity(&self, key: SecretKey) -> Result<Arc<Identity>, rustls::Error> {
+        let identity = Arc::new(Identity { tls: NodeTls::new(&key)?, key });
+        self.0.parts.tls.set_nodes(vec![identity.tls.clone()]);
+        self.0.identity.store(Some(identity.clone()));
+        Ok(identity)
+    }
+
+    /// Asks for the right to serve a link; `None`: there is a better one.
+    fn hold(&self, node: NodeId, dialled: bool, passing: bool) -> Option<Hold> {
+        let now = self.now();
+        let hold = self.state().as_mut().and_then(|state| state.hold(node, dialled, passing, now));
+        self.0.wake.notify_one();
+        hold
+    }
+
+    fn link_ended(&self, node: NodeId, number: u64) {
+        let now = self.now();
+        if let Some(state) = self.state().as_mut() {
+            state.ended(node, number, now);
+        }
+        // Whoever waits for an answer of it waits in vain.
+        self.waiting().retain(|_, (asked, _)| *asked != node);
+        self.0.wake.notify_one();
+    }
+
+    /// Takes in a message of a link.
+    fn heard(&self, node: NodeId, message: Message) {
+        match message {
+            Message::Spread(frame) => {
+                let now = self.now();
+                if let Some(state) = self.state().as_mut() {
+                    state.spread.received(node, frame, now);
+                }
+                self.0.wake.notify_one();
+            }
+            Message::Ask(question) => self.asked(node, question),
+            Message::Answer(answer) => self.answered(node, answer),
+            // A host that was admitted by its card asks what it is a member of.
+            Message::Join { .. } => {
+                if let Some(founding) = self.founding() {
+                    self.send(&node, Message::Admitted { founding });
+                }
+            }
+            Message::Refused { why } => tracing::warn!(%node, %why, "a member refuses the link"),
+            Message::Admitted { .. } | Message::Unknown(_) => {}
+        }
+    }
+
+    /// Sends a message over a link; returns whether there is one.
+    fn send(&self, node: &NodeId, message: Message) -> bool {
+        self.state().as_mut().is_some_and(|state| state.send(node, message))
     }
 }
 
 impl Identity {
-    fn new(key: &SecretKey) -> Result<Identity, rustls::Error> {
-        Ok(Identity { tls: NodeTls::new(key)? })
+    fn id(&self) -> NodeId {
+        self.tls.id()
     }
 }

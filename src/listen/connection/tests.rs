@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use arc_swap::ArcSwap;
 use postroad_queue::{Options, OsFs, Queue};
 use tokio::io::AsyncReadExt as _;
 use tokio::net::{TcpListener, TcpStream};
@@ -13,7 +14,7 @@ use crate::journal::Journal;
 use crate::listen::{Listener, SessionNames};
 use crate::memory::{Memory, Usage};
 use crate::metrics::Metrics;
-use crate::peer::Peers;
+use crate::peer::{self, Peers};
 use crate::policy::Policy;
 use crate::tls::{Identity, ServerTls};
 
@@ -26,16 +27,19 @@ fn context(directory: &Path, text: &str) -> Arc<Context> {
     let identity = Identity::SelfSigned { dir: directory.join("tls"), hostname: config.hostname.clone() };
     let clock = Clock::start();
     let tls = ServerTls::load(&identity).expect("made");
+    let (current, metrics) = (Arc::new(ArcSwap::from(config.clone())), Arc::new(Metrics::new()));
+    let parts = peer::Parts { config: current.clone(), tls: tls.clone(), clock, metrics: metrics.clone() };
+    let peers = Peers::open(parts).expect("no key is there");
     Arc::new(Context {
         policy: Arc::new(Policy::new(config.clone())),
-        config: Arc::new(config.into()),
+        config: current,
         queue,
         memory: Arc::new(Memory::new(u64::MAX, Usage::default)),
-        peers: Peers::open(directory, &tls).expect("no key is there"),
+        peers,
         tls,
         clock,
-        metrics: Arc::new(Metrics::new()),
         journal: Journal::default(),
+        metrics,
         drain: tokio::sync::watch::Sender::new(false),
         names: SessionNames::new(clock.now()),
     })

@@ -1,0 +1,133 @@
+//! What can be asked about the mesh over the control socket, and how it is shown.
+
+use serde::{Deserialize, Serialize};
+
+/// What is asked of the mesh.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "do", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum MeshRequest {
+    /// Found a mesh with this host as its first member. Shows a [`MeshView`].
+    Init {
+        /// What it is called, for people.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        label: Option<String>,
+    },
+    /// Invite; found a mesh first when this host is in none. Shows an [`InviteView`].
+    Invite {
+        /// How long the invitation is open, in milliseconds.
+        ttl_ms: u64,
+        /// How many may join by it.
+        uses: u32,
+        /// What they may do: names with commas between them.
+        caps: String,
+        /// The domains whose mail they may take.
+        #[serde(default)]
+        serves: Vec<String>,
+    },
+    /// Join by an invitation. Shows a [`MeshView`].
+    Join {
+        /// The invitation.
+        token: String,
+    },
+    /// Show the card of this host. Shows a [`CardView`].
+    Card {},
+    /// Admit a host by its card. Shows an [`InviteView`].
+    Admit {
+        /// The card.
+        card: String,
+        /// What it is called, for people.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        label: Option<String>,
+        /// What it may do.
+        caps: String,
+        /// The domains whose mail it may take.
+        #[serde(default)]
+        serves: Vec<String>,
+    },
+    /// How the mesh is. Shows a [`MeshView`].
+    Status {},
+}
+
+/// What leads a host into the mesh.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct InviteView {
+    /// What the host is to be told.
+    pub token: String,
+    /// The mesh was made with it.
+    pub is_founded: bool,
+    /// When it ends, in milliseconds since the Unix epoch; 0: when the membership does.
+    pub until_ms: u64,
+    /// How many may join by it; 0: the host that the card is of.
+    pub uses: u32,
+    /// What they may do.
+    pub caps: String,
+}
+
+/// What a host shows of itself to be admitted.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct CardView {
+    /// The card.
+    pub card: String,
+    /// Its node.
+    pub node: String,
+}
+
+/// The mesh as this host knows it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct MeshView {
+    /// This host; none while it has no key.
+    pub node: Option<String>,
+    /// The mesh; none in none.
+    pub mesh: Option<String>,
+    /// What it is called.
+    pub label: Option<String>,
+    /// Whether this host is a member.
+    pub is_member: bool,
+    /// Its members, this host with them.
+    pub members: Vec<MemberView>,
+    /// Nodes that are members no more.
+    pub gone: Vec<GoneView>,
+    /// Claims to domains that do not count.
+    pub conflicts: Vec<String>,
+    /// Invitations that are open here.
+    pub open_invitations: u64,
+    /// Statements and records that were not taken in because something is wrong with them.
+    pub refused_items: u64,
+}
+
+/// A member.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct MemberView {
+    /// Its id.
+    pub node: String,
+    /// What it is called.
+    pub label: String,
+    /// Where it is.
+    pub site: String,
+    /// Where it is reached.
+    pub addresses: Vec<String>,
+    /// The domains that are its own.
+    pub serves: Vec<String>,
+    /// What it may do.
+    pub caps: String,
+    /// How it is reached: `public`, `dials-out`, `windows`; `unknown` before it said so.
+    pub reach: String,
+    /// The link with it: `dialled`, `accepted`, `none`; `self` for this host.
+    pub link: String,
+    /// This host refuses it.
+    pub is_refused: bool,
+}
+
+/// A node that is a member no more.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct GoneView {
+    /// Its id.
+    pub node: String,
+    /// Why.
+    pub why: String,
+}

@@ -1,0 +1,255 @@
+//! `postroad mesh`: how hosts become one mesh, and what it looks like from here.
+
+use std::io::IsTerminal as _;
+use std::time::Duration;
+
+use comfy_table::{ContentArrangement, Table, presets};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::ask::ask;
+use super::{Context, Failure};
+use crate::admin::Request;
+use crate::admin::mesh::{CardView, InviteView, MemberView, MeshRequest, MeshView};
+use crate::clock::millis;
+use crate::config::{parse_duration, show_duration};
+use crate::telemetry::escaped;
+
+/// How many characters of a node id people are shown.
+const SHORT_CHARS: usize = 8;
+
+/// Make hosts one mesh, and look at it
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  postroad mesh invite                            On a host: makes the mesh when there is none
+  postroad mesh join mesh1:mx.example.org:25:…    On another host: two hosts are a mesh
+  postroad mesh invite --serves lab.example --ttl 1d --uses 5
+  postroad mesh status
+  postroad mesh card                              Without a network between them: shown by the new host
+  postroad mesh admit card1:… --label lab         … and admitted by a member")]
+pub(super) struct Args {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Action {
+    /// Make a mesh with this host as its first member
+    Init {
+        /// What the mesh is called; default the name of this host
+        #[arg(long)]
+        label: Option<String>,
+    },
+    /// Invite hosts; prints what to say on them. Makes the mesh when there is none
+    Invite {
+        /// How long the invitation is open
+        #[arg(long, default_value = "1h", value_parser = duration)]
+        ttl: Duration,
+        /// How many hosts may join by it
+        #[arg(long, default_value_t = 1)]
+        uses: u32,
+        #[command(flatten)]
+        rights: Rights,
+    },
+    /// Join a mesh by an invitation
+    Join {
+        /// What `postroad mesh invite` printed on a member
+        token: String,
+    },
+    /// Print what this host shows of itself to be admitted without an invitation
+    Card,
+    /// Admit a host by its card; prints what to say on it
+    Admit {
+        /// What `postroad mesh card` printed there
+        card: String,
+        /// What the host is called
+        #[arg(long)]
+        label: Option<String>,
+        #[command(flatten)]
+        rights: Rights,
+    },
+    /// Show the members, the links of this host, and what is not in order
+    Status,
+}
+
+#[derive(Debug, clap::Args)]
+struct Rights {
+    /// What they may do: relay, admit, trace, queue, custody, with commas between them
+    #[arg(long, default_value = "relay")]
+    caps: String,
+    /// A domain whose mail they may take, with all below it; may stand several times
+    #[arg(long, value_name = "DOMAIN")]
+    serves: Vec<String>,
+}
+
+pub(super) fn run(args: Args, context: &mut Context) -> Result<(), Failure> {
+    match args.action {
+        Action::Init { label } => {
+            let view: MeshView = request(context, MeshRequest::Init { label })?;
+            print(context, &view, |view| vec![summary(view)])
+        }
+        Action::Invite { ttl, uses, rights } => {
+            let Rights { caps, serves } = rights;
+            let view = request(context, MeshRequest::Invite { ttl_ms: millis(ttl), uses, caps, serves })?;
+            let hosts = if uses == 1 { "one host".to_owned() } else { format!("{uses} hosts") };
+            let open = format!("open for {hosts} within {}", show_duration(ttl));
+            print_token(context, &view, &open)
+        }
+        Action::Join { token } => {
+            let view: MeshView = request(context, MeshRequest::Join { token })?;
+            print(context, &view, |view| vec![summary(view)])
+        }
+        Action::Card => {
+            let view: CardView = request(context, MeshRequest::Card {})?;
+            print(context, &view, |view| vec![view.card.clone()])
+        }
+        Action::Admit { card, label, rights } => {
+            let Rights { caps, serves } = rights;
+            let view = request(context, MeshRequest::Admit { card, label, caps, serves })?;
+            print_token(context, &view, "the host is a member; this tells it so")
+        }
+        Action::Status => {
+            let view: MeshView = request(context, MeshRequest::Status {})?;
+            print(context, &view, status)
+        }
+    }
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    parse_duration(text).ok_or_else(|| "write a number and s, m, h or d, as in 1h".to_owned())
+}
+
+/// Asks the agent; the answer is one item.
+fn request<T: DeserializeOwned>(context: &Context, request: MeshRequest) -> Result<T, Failure> {
+    let config = context.config()?;
+    let mut answer = None;
+    ask(&config, &Request::Mesh { request }, |item| {
+        answer = Some(item);
+        Ok(())
+    })?;
+    answer.ok_or_else(|| Failure::new(super::exit::FAILED, "the agent did not answer: it may be of another version"))
+}
+
+fn print<T: Serialize>(context: &mut Context, view: &T, lines: impl Fn(&T) -> Vec<String>) -> Result<(), Failure> {
+    match context.is_json() {
+        true => context.json(view),
+        false => lines(view).into_iter().try_for_each(|line| context.line(line)),
+    }
+}
+
+/// In a pipe the token alone, so that a script hands it on as it is.
+fn print_token(context: &mut Context, view: &InviteView, open: &str) -> Result<(), Failure> {
+    if context.is_json() {
+        return context.json(view);
+    }
+    if !std::io::stdout().is_terminal() {
+        return context.line(escaped(&view.token));
+    }
+    if view.is_founded {
+        context.line("a mesh was made, with this host as its first member")?;
+    }
+    context.line(format_args!("say on the other host ({open}):\n\n  postroad mesh join {}\n", escaped(&view.token)))
+}
+
+/// What came of it, in a line.
+fn summary(view: &MeshView) -> String {
+    let label = escaped(view.label.as_deref().unwrap_or("?"));
+    let node = view.node.as_deref().map(short).unwrap_or_default();
+    let others = view.members.iter().filter(|member| member.link != "self");
+    let names: Vec<String> = others.take(5).map(|member| escaped(&member.label)).collect();
+    let count = view.members.len();
+    match count {
+        0 => "this host is in no mesh".to_owned(),
+        1 => format!("{node} is the first member of the mesh {label}"),
+        _ if count > names.len() + 1 => {
+            format!(
+                "{node} is a member of the mesh {label}, with {} and {} others",
+                names.join(", "),
+                count - 1 - names.len()
+            )
+        }
+        _ => format!("{node} is a member of the mesh {label}, with {}", names.join(", ")),
+    }
+}
+
+fn status(view: &MeshView) -> Vec<String> {
+    let mut lines = vec![match (&view.mesh, view.is_member) {
+        (None, _) => {
+            return vec!["this host is in no mesh".to_owned(), "  make one: postroad mesh invite".to_owned()];
+        }
+        (Some(_), true) => summary(view),
+        (Some(_), false) => "this host is no member of the mesh that it knows".to_owned(),
+    }];
+    lines.extend(table(&view.members).lines().map(str::to_owned));
+    for gone in &view.gone {
+        lines.push(format!("gone: {} ({})", short(&gone.node), escaped(&gone.why)));
+    }
+    for conflict in &view.conflicts {
+        lines.push(format!("claimed, but another member's: {}", escaped(conflict)));
+    }
+    if view.open_invitations > 0 {
+        lines.push(format!("invitations open here: {}", view.open_invitations));
+    }
+    lines
+}
+
+fn table(members: &[MemberView]) -> String {
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+    table.set_header(["MEMBER", "NODE", "LINK", "REACH", "SITE", "MAY", "SERVES"]);
+    for member in members {
+        let link = if member.is_refused { "refused" } else { &member.link };
+        table.add_row([
+            escaped(&member.label),
+            short(&member.node),
+            escaped(link),
+            escaped(&member.reach),
+            escaped(&member.site),
+            escaped(&member.caps),
+            escaped(&member.serves.join(" ")),
+        ]);
+    }
+    table.lines().map(|line| format!("{}\n", line.trim_end())).collect()
+}
+
+fn short(node: &str) -> String {
+    node.chars().take(SHORT_CHARS).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_for_people() {
+        let member = |label: &str, link: &str, serves: &[&str]| MemberView {
+            node: format!("{label}abcdefghijk"),
+            label: label.into(),
+            caps: "relay".into(),
+            reach: "public".into(),
+            link: link.into(),
+            serves: serves.iter().map(|domain| (*domain).to_owned()).collect(),
+            ..MemberView::default()
+        };
+        let view = MeshView {
+            node: Some("hqabcdefghijk".into()),
+            mesh: Some("m".into()),
+            label: Some("ours".into()),
+            is_member: true,
+            members: vec![member("hq", "self", &["a.example"]), member("lab", "accepted", &["b.example", "c.example"])],
+            conflicts: vec!["a.example by lab".into()],
+            open_invitations: 1,
+            ..MeshView::default()
+        };
+        let want = "\
+hqabcdef is a member of the mesh ours, with lab
+ MEMBER  NODE      LINK      REACH   SITE  MAY    SERVES
+ hq      hqabcdef  self      public        relay  a.example
+ lab     lababcde  accepted  public        relay  b.example c.example
+claimed, but another member's: a.example by lab
+invitations open here: 1";
+        assert_eq!(status(&view).join("\n"), want);
+        assert_eq!(status(&MeshView::default())[0], "this host is in no mesh");
+    }
+}

@@ -1,0 +1,216 @@
+//! What keeps a host in touch with its mesh: takes turns of the machine when something happened or is due,
+//! dials, shows the view, keeps what is known on disk. When it fails it starts again from the disk; mail
+//! goes on by the last view meanwhile.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use postroad_mesh::statement::{GRANTED_DOMAINS_MAX, What};
+use postroad_mesh::{Caps, Directory, NodeId};
+use postroad_queue::UnixMillis;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, sleep_until};
+use tracing::{debug, error, info, warn};
+
+use super::files::{FileError, Files};
+use super::state::{State, Turn};
+use super::{PeerError, Peers, View, own};
+use crate::admin::Failure;
+
+/// How long what is known waits for more before it is written.
+const KEEP_DELAY: Duration = Duration::from_millis(500);
+/// The pause before a fresh start.
+const RESTART_PAUSE: Duration = Duration::from_secs(5);
+
+impl Peers {
+    /// Keeps in touch until it is dropped.
+    pub async fn run(self) {
+        loop {
+            let mut driver = JoinSet::new();
+            let peers = self.clone();
+            driver.spawn(async move { peers.drive().await });
+            if let Some(Err(fault)) = driver.join_next().await {
+                error!(%fault, pause_s = RESTART_PAUSE.as_secs(), "the mesh is started anew; mail goes on as it is known");
+            }
+            sleep(RESTART_PAUSE).await;
+            self.recover();
+        }
+    }
+
+    async fn drive(&self) {
+        loop {
+            self.grant_own().await;
+            let turn = self.turn();
+            for node in turn.dial {
+                let peers = self.clone();
+                tokio::spawn(async move { peers.link_kept(node).await });
+            }
+            match turn.wake {
+                None => self.0.wake.notified().await,
+                Some(at) => tokio::select! {
+                    () = sleep_until(self.0.parts.clock.instant(UnixMillis(at)).into()) => {}
+                    () = self.0.wake.notified() => {}
+                },
+            }
+        }
+    }
+
+    fn turn(&self) -> Turn {
+        let (config, now) = (self.config(), self.now());
+        let mut turn = match self.state().as_mut() {
+            Some(state) => state.turn(&config, now),
+            None => return Turn::default(),
+        };
+        self.show(turn.view.take());
+        turn
+    }
+
+    /// Shows a view to the other rooms, if there is another one.
+    pub(super) fn show(&self, view: Option<Arc<View>>) {
+        let Some(view) = view else { return };
+        let (before, now) = (self.view(), view.members().count());
+        if before.members().count() != now {
+            info!(members = now, "the mesh has other members than before");
+        }
+        self.0.view.store(view);
+        self.0.changed.send_modify(|count| *count += 1);
+        if !self.0.keeping.swap(true, Ordering::Relaxed) {
+            let peers = self.clone();
+            tokio::spawn(async move { peers.keep_soon().await });
+        }
+    }
+
+    /// Keeps what is known on disk. What is lost before it is there is heard again.
+    async fn keep_soon(&self) {
+        sleep(KEEP_DELAY).await;
+        let _alone = self.0.deciding.lock().await;
+        self.0.keeping.store(false, Ordering::Relaxed);
+        let known = self.state().as_ref().map(|state| state.known_with(None));
+        let Some(known) = known else { return };
+        if let Err(error) = self.on_disk(move |files| files.put_known(&known)).await {
+            error!(%error, "what is known of the mesh is not on disk");
+        }
+    }
+
+    /// Does something with the files, where blocking is allowed.
+    pub(super) async fn on_disk<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Files) -> Result<T, FileError> + Send + 'static,
+    ) -> Result<T, Failure> {
+        let files = self.0.files.clone();
+        let done = tokio::task::spawn_blocking(move || work(&files)).await;
+        let done = done.map_err(|fault| Failure::new(fault.to_string(), "the log says why"))?;
+        done.map_err(|error| Failure::new(error.to_string(), ""))
+    }
+
+    /// States something: on disk first, then to the others. The caller holds `deciding`.
+    pub(super) async fn state_durably(&self, what: What) -> Result<(), Failure> {
+        let none = || Failure::new("this host is in no mesh", "make one: postroad mesh invite");
+        let now = self.now();
+        let (statement, known) = {
+            let guard = self.state();
+            let state = guard.as_ref().ok_or_else(none)?;
+            let statement = state.state(what, now);
+            let known = state.known_with(Some(&statement));
+            (statement, known)
+        };
+        self.on_disk(move |files| files.put_known(&known)).await?;
+        let view = {
+            let mut guard = self.state();
+            let state = guard.as_mut().ok_or_else(none)?;
+            state.publish(vec![super::join::item(&statement)], now);
+            state.view()
+        };
+        self.show(view);
+        self.0.wake.notify_one();
+        Ok(())
+    }
+
+    /// Grants this host the domains that it serves, where it has the right to: nobody admitted who founded.
+    async fn grant_own(&self) {
+        let (view, config) = (self.view(), self.config());
+        let Some(me) = view.me() else { return };
+        let Some(member) = view.member(&me).filter(|member| member.caps.has(Caps::ADMIT)) else { return };
+        let missing = own::not_granted(&config, &me, &view);
+        if missing.is_empty() {
+            return;
+        }
+        let serves = missing.into_iter().take(GRANTED_DOMAINS_MAX).collect();
+        let what = What::Admit { node: member.key, caps: Caps::NONE, serves, label: own::label(&config).into() };
+        let _alone = self.0.deciding.lock().await;
+        if let Err(failure) = self.state_durably(what).await {
+            error!(%failure, "cannot claim the domains of this host in the mesh");
+            // Not again at once.
+            sleep(RESTART_PAUSE).await;
+        }
+    }
+
+    /// Opens a link to be kept, as the machine wants it.
+    async fn link_kept(&self, node: NodeId) {
+        if let Err(error) = self.link_to(node, false).await {
+            debug!(%node, %error, "cannot link");
+            let now = self.now();
+            if let Some(state) = self.state().as_mut() {
+                state.spread.failed(node, now);
+            }
+            self.0.wake.notify_one();
+        }
+    }
+
+    /// Opens a link with a member where its record says; `passing`: for a question only.
+    pub(super) async fn link_to(&self, node: NodeId, passing: bool) -> io::Result<()> {
+        let addresses = self.view().record(&node).map(|said| said.addresses.clone()).unwrap_or_default();
+        let linked = self.dial(&node, &addresses).await?;
+        let Some(hold) = self.hold(node, true, passing) else { return Ok(()) };
+        let peers = self.clone();
+        tokio::spawn(async move { peers.serve_link(linked.stream, linked.ahead, node, hold).await });
+        Ok(())
+    }
+
+    /// Takes part in a mesh from here on: on disk first. The caller holds `deciding`.
+    pub(super) async fn take_part(&self, directory: Directory) -> Result<(), Failure> {
+        let known = postroad_mesh::archive::write(&directory);
+        self.on_disk(move |files| files.put_known(&known)).await?;
+        self.begin_state(directory)
+    }
+
+    fn begin_state(&self, directory: Directory) -> Result<(), Failure> {
+        let failed = |error: &dyn std::fmt::Display| Failure::new(error.to_string(), "");
+        let identity = self.0.identity.load_full().ok_or_else(|| failed(&"this host has no key"))?;
+        let own = self.0.files.own().map_err(|error| failed(&error))?;
+        let seed = crate::tls::random().map_err(|error| failed(&error))?;
+        let profile = self.config().mesh.profile;
+        let mut state = State::new(identity, directory, own, profile, u64::from_be_bytes(seed), self.now());
+        let view = state.view();
+        *self.state() = Some(state);
+        self.show(view);
+        self.0.wake.notify_one();
+        Ok(())
+    }
+
+    /// Reads key and mesh from disk.
+    pub(super) fn reopen(&self) -> Result<(), PeerError> {
+        let Some(key) = self.0.files.key()? else { return Ok(()) };
+        let identity = self.use_identity(key)?;
+        let Some(directory) = self.0.files.known(self.now())? else { return Ok(()) };
+        let seed = u64::from_be_bytes(crate::tls::random()?);
+        let profile = self.config().mesh.profile;
+        let mut state = State::new(identity, directory, self.0.files.own()?, profile, seed, self.now());
+        let view = state.view().unwrap_or_default();
+        *self.state() = Some(state);
+        self.0.view.store(view);
+        self.0.changed.send_modify(|count| *count += 1);
+        Ok(())
+    }
+
+    /// Begins again from the disk, after somebody panicked.
+    fn recover(&self) {
+        *self.state() = None;
+        self.0.state.clear_poison();
+        if let Err(error) = self.reopen() {
+            warn!(%error, "the mesh cannot be read from the disk");
+        }
+    }
+}

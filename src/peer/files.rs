@@ -1,0 +1,147 @@
+//! The files of the mesh in the state directory: the key, what is known, and what this host alone
+//! decided. Each is written whole: to another name, synced, renamed, the directory synced.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use postroad_mesh::archive::{self, Own};
+use postroad_mesh::{Directory, SecretKey};
+
+/// The directory of these files, in the state directory.
+const DIRECTORY: &str = "mesh";
+const KEY: &str = "key.der";
+const KNOWN: &str = "directory";
+const OWN: &str = "own";
+
+/// Where the files are.
+#[derive(Clone, Debug)]
+pub(super) struct Files(PathBuf);
+
+/// Why a file of the mesh is of no use.
+#[derive(Debug, thiserror::Error)]
+pub enum FileError {
+    /// It cannot be read.
+    #[error("cannot read {}: {source}; let the user that runs postroad read it", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system says.
+        source: io::Error,
+    },
+    /// It holds something else.
+    #[error(
+        "{}: {why}; put the directory back from a backup, or remove it and join the mesh anew",
+        path.display()
+    )]
+    Unusable {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// It cannot be written.
+    #[error("cannot write {}: {source}; check the space on the disk of the state directory", path.display())]
+    Unwritable {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system says.
+        source: io::Error,
+    },
+}
+
+impl Files {
+    pub(super) fn new(state_dir: &Path) -> Files {
+        Files(state_dir.join(DIRECTORY))
+    }
+
+    /// Reads the key; `None` when there is none.
+    pub(super) fn key(&self) -> Result<Option<SecretKey>, FileError> {
+        let Some(der) = self.read(KEY)? else { return Ok(None) };
+        SecretKey::from_pkcs8(&der).map(Some).map_err(|why| self.unusable(KEY, &why))
+    }
+
+    /// Keeps a key, as PKCS #8.
+    pub(super) fn put_key(&self, der: &[u8]) -> Result<(), FileError> {
+        self.put(KEY, der)
+    }
+
+    /// Reads what is known of the mesh; `None` when this host was never in one.
+    pub(super) fn known(&self, now: u64) -> Result<Option<Directory>, FileError> {
+        let Some(octets) = self.read(KNOWN)? else { return Ok(None) };
+        archive::read(&octets, now).map(Some).map_err(|why| self.unusable(KNOWN, &why))
+    }
+
+    /// Keeps octets of `archive::write`.
+    pub(super) fn put_known(&self, octets: &[u8]) -> Result<(), FileError> {
+        self.put(KNOWN, octets)
+    }
+
+    /// Reads what this host alone decided.
+    pub(super) fn own(&self) -> Result<Own, FileError> {
+        let Some(octets) = self.read(OWN)? else { return Ok(Own::default()) };
+        Own::from_octets(&octets).map_err(|why| self.unusable(OWN, &why))
+    }
+
+    pub(super) fn put_own(&self, own: &Own) -> Result<(), FileError> {
+        self.put(OWN, &own.to_octets())
+    }
+
+    fn read(&self, name: &str) -> Result<Option<Vec<u8>>, FileError> {
+        let path = self.0.join(name);
+        match fs::read(&path) {
+            Ok(octets) => Ok(Some(octets)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(FileError::Unreadable { path, source }),
+        }
+    }
+
+    /// Writes a file that only its owner reads, all of it or nothing.
+    fn put(&self, name: &str, octets: &[u8]) -> Result<(), FileError> {
+        let (path, temporary) = (self.0.join(name), self.0.join(format!("{name}.new")));
+        let write = || {
+            DirBuilder::new().recursive(true).mode(0o700).create(&self.0)?;
+            let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+            file.write_all(octets)?;
+            file.sync_all()?;
+            fs::rename(&temporary, &path)?;
+            self.sync()
+        };
+        write().map_err(self.unwritable(path.clone()))
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        File::open(&self.0)?.sync_all()
+    }
+
+    fn unusable(&self, name: &str, why: &dyn std::fmt::Display) -> FileError {
+        FileError::Unusable { path: self.0.join(name), why: why.to_string() }
+    }
+
+    fn unwritable(&self, path: PathBuf) -> impl FnOnce(io::Error) -> FileError + use<> {
+        move |source| FileError::Unwritable { path, source }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn a_key_reads_back_is_private_and_damage_is_named() {
+        let directory = tempfile::tempdir().expect("a scratch directory");
+        let files = Files::new(directory.path());
+        assert!(files.key().expect("readable").is_none());
+        let key = SecretKey::from_seed(&[7; 32]);
+        files.put_key(&key.to_pkcs8()).expect("writable");
+        assert_eq!(files.key().expect("readable").expect("there").public(), key.public());
+        let path = directory.path().join("mesh/key.der");
+        assert_eq!(fs::metadata(&path).expect("there").permissions().mode() & 0o777, 0o600);
+        fs::write(&path, b"-----BEGIN").expect("writable");
+        let error = files.key().expect_err("no key").to_string();
+        assert!(error.contains("key.der") && error.contains("backup"), "{error}");
+    }
+}

@@ -1,0 +1,222 @@
+//! How a host becomes a member: both sides of an invitation.
+//!
+//! The joiner dials the node that the invitation names by id, so TLS tells it whom it speaks with, and
+//! proves over that session alone that it knows the secret. The inviter uses the invitation up, signs the
+//! admission, has both on disk, and only then says so. All that follows is an ordinary link.
+
+use std::io;
+use std::time::Duration;
+
+use postroad_mesh::frame::Item;
+use postroad_mesh::invite::Proof;
+use postroad_mesh::link::{MESSAGE_OCTETS_MAX, Message, STRANGER_OCTETS_MAX};
+use postroad_mesh::statement::What;
+use postroad_mesh::{Directory, Invitation, NodeId, NodeKey, Roster, Statement};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::{Instant, timeout, timeout_at};
+use tracing::{info, warn};
+
+use super::dial::Linked;
+use super::{Peers, link, own};
+use crate::admin::Failure;
+use crate::net::Stream;
+
+/// How long a joiner waits for everything together.
+const JOIN_LIMIT: Duration = Duration::from_millis(4_500);
+/// How long a stranger may take to say what it wants.
+const STRANGER_LIMIT: Duration = Duration::from_secs(10);
+/// What a stranger hears, whatever is wrong: who guesses is to learn nothing.
+const NOT_INVITED: &str = "no open invitation fits: it may be used up, ended or mistyped";
+
+impl Peers {
+    /// Takes over a session behind XLINK. `ahead` is what was read behind it already.
+    pub async fn serve(&self, stream: Stream, ahead: Vec<u8>, key: NodeKey) {
+        let node = key.id();
+        if self.view().is_member(&node) {
+            if let Some(hold) = self.hold(node, false, false) {
+                self.serve_link(stream, ahead, node, hold).await;
+            }
+            return;
+        }
+        if let Err(error) = self.serve_stranger(stream, ahead, key).await {
+            info!(%node, %error, "a host that is no member asked for a link");
+        }
+    }
+
+    async fn serve_stranger(&self, mut stream: Stream, ahead: Vec<u8>, key: NodeKey) -> io::Result<()> {
+        let node = key.id();
+        let first = async {
+            let Stream::Tls(tls) = &mut stream else { return Err(io::ErrorKind::InvalidInput.into()) };
+            link::read(&mut (&ahead[..]).chain(tls), STRANGER_OCTETS_MAX).await
+        };
+        let first = timeout(STRANGER_LIMIT, first).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+        let admitted = match (first, stream.channel_binding()) {
+            (Some(Message::Join { proof, label }), Some(binding)) => self.admit(key, &proof, &binding, &label).await,
+            _ => Err("it is no member here, and asks for something else than to be let in".to_owned()),
+        };
+        let Stream::Tls(tls) = &mut stream else { return Err(io::ErrorKind::InvalidInput.into()) };
+        match admitted {
+            Ok(founding) => {
+                link::write(tls, &Message::Admitted { founding }).await?;
+                if let Some(hold) = self.hold(node, false, false) {
+                    self.serve_link(stream, Vec::new(), node, hold).await;
+                }
+                Ok(())
+            }
+            Err(why) => {
+                let told = if why == NOT_INVITED { NOT_INVITED } else { why.as_str() };
+                link::write(tls, &Message::Refused { why: told.into() }).await?;
+                tls.shutdown().await?;
+                Err(io::Error::new(io::ErrorKind::PermissionDenied, why))
+            }
+        }
+    }
+
+    /// Lets in who proves that it was invited; returns the statement that founded the mesh.
+    async fn admit(&self, key: NodeKey, proof: &Proof, binding: &[u8; 32], label: &str) -> Result<Box<[u8]>, String> {
+        let _alone = self.0.deciding.lock().await;
+        let now = self.now();
+        let node = key.id();
+        let (open, own) = {
+            let mut guard = self.state();
+            let state = guard.as_mut().ok_or(NOT_INVITED)?;
+            let me = state.identity.id();
+            if state.spread.directory().roster().gone().contains_key(&node) || state.own.refused.contains(&node) {
+                return Err("its membership was ended; it can come back under another key".to_owned());
+            }
+            let open = state.own.invitations.redeem(proof, binding, &node, &me, now).map_err(|_| NOT_INVITED)?;
+            (open, state.own.clone())
+        };
+        let kept = self.on_disk(move |files| files.put_own(&own)).await;
+        kept.map_err(|error| error.to_string())?;
+        let what = What::Admit { node: key, caps: open.caps, serves: open.serves, label: label.into() };
+        self.state_durably(what).await.map_err(|failure| failure.message)?;
+        if !self.view().is_member(&node) {
+            return Err("this mesh wants more than one voice; ask further members".to_owned());
+        }
+        info!(%node, label, caps = %open.caps, "let in by an invitation");
+        self.founding().ok_or_else(|| NOT_INVITED.to_owned())
+    }
+
+    /// Returns the statement that founded the mesh, as octets.
+    pub(super) fn founding(&self) -> Option<Box<[u8]>> {
+        let guard = self.state();
+        let roster = guard.as_ref()?.spread.directory().roster();
+        roster.statements().get(&roster.mesh()).map(|founding| founding.to_octets().into())
+    }
+
+    /// Joins the mesh that an invitation is for.
+    pub(super) async fn join(&self, invitation: &Invitation) -> Result<(), Failure> {
+        let _one_at_a_time = self.0.joining.lock().await;
+        let until = Instant::now() + JOIN_LIMIT;
+        self.check_free()?;
+        let identity = self.make_key().await?;
+        let addresses: Vec<_> = invitation.addresses.iter().filter_map(|address| address.parse().ok()).collect();
+        let late = || {
+            let message = format!(
+                "{} did not answer within {} seconds",
+                invitation.addresses.join(", "),
+                JOIN_LIMIT.as_secs_f32()
+            );
+            Failure::new(message, "see that the port is open between the two hosts, then try again")
+        };
+        let dialled = timeout_at(until, self.dial(&invitation.inviter, &addresses)).await.map_err(|_| late())?;
+        let Linked { mut stream, ahead } = dialled.map_err(|error| unreachable_inviter(invitation, &error))?;
+        let lost = |error: io::Error| Failure::new(format!("the inviter broke off: {error}"), "try again");
+        let binding = stream.channel_binding().ok_or_else(|| lost(io::ErrorKind::Unsupported.into()))?;
+        let proof = invitation.prove(&binding, &identity.id());
+        let label = own::label(&self.config()).into();
+        let answered = timeout_at(until, ask_to_join(&mut stream, &ahead, &Message::Join { proof, label })).await;
+        let founding = match answered.map_err(|_| late())?.map_err(lost)? {
+            Message::Admitted { founding } => founding,
+            Message::Refused { why } => {
+                return Err(Failure::new(format!("the inviter refuses: {why}"), "ask for a new invitation"));
+            }
+            _ => return Err(lost(io::ErrorKind::UnexpectedEof.into())),
+        };
+        self.begin(&founding).await?;
+        self.link_as_member(stream, invitation.inviter);
+        self.until_member(until, &invitation.inviter).await
+    }
+
+    /// Keeps what the inviter said of the mesh, and takes part in it from here on.
+    async fn begin(&self, founding: &[u8]) -> Result<(), Failure> {
+        let wrong = |error: &dyn std::fmt::Display| {
+            Failure::new(format!("the inviter says what founds no mesh: {error}"), "it may run another release")
+        };
+        let founding = Statement::from_octets(founding).map_err(|error| wrong(&error))?;
+        let roster = Roster::new(founding).map_err(|error| wrong(&error))?;
+        let _alone = self.0.deciding.lock().await;
+        if self.view().mesh() == Some(roster.mesh()) {
+            return Ok(());
+        }
+        self.take_part(Directory::new(roster)).await
+    }
+
+    fn link_as_member(&self, stream: Stream, node: NodeId) {
+        let peers = self.clone();
+        if let Some(hold) = self.hold(node, true, false) {
+            tokio::spawn(async move { peers.serve_link(stream, Vec::new(), node, hold).await });
+        }
+    }
+
+    /// Waits until the inviter has told that this host is a member.
+    async fn until_member(&self, until: Instant, inviter: &NodeId) -> Result<(), Failure> {
+        let mut changed = self.changed();
+        let told = async {
+            loop {
+                let view = self.view();
+                if view.me().is_some() && view.record(inviter).is_some() {
+                    return;
+                }
+                if changed.changed().await.is_err() {
+                    return;
+                }
+            }
+        };
+        timeout_at(until, told).await.map_err(|_| {
+            let message = "the inviter let this host in, but has not told it all of the mesh yet";
+            Failure::new(message, "`postroad mesh status` shows when it has")
+        })
+    }
+
+    /// A host is in one mesh.
+    fn check_free(&self) -> Result<(), Failure> {
+        let view = self.view();
+        if view.me().is_none() {
+            return Ok(());
+        }
+        let message = format!("this host is a member of a mesh already, with {} members", view.members().count());
+        Err(Failure::new(message, "to change to another mesh, leave this one first: postroad mesh leave"))
+    }
+}
+
+/// Asks, and returns the answer; what else the inviter says meanwhile is said again later.
+async fn ask_to_join(stream: &mut Stream, ahead: &[u8], join: &Message) -> io::Result<Message> {
+    let Stream::Tls(tls) = stream else { return Err(io::ErrorKind::InvalidInput.into()) };
+    link::write(tls, join).await?;
+    let mut reader = ahead.chain(tls);
+    while let Some(message) = link::read(&mut reader, MESSAGE_OCTETS_MAX).await? {
+        match message {
+            Message::Admitted { .. } | Message::Refused { .. } => return Ok(message),
+            other => warn!(?other, "before the answer to Join; passed over"),
+        }
+    }
+    Err(io::ErrorKind::UnexpectedEof.into())
+}
+
+fn unreachable_inviter(invitation: &Invitation, error: &io::Error) -> Failure {
+    let text = error.to_string();
+    let inviter = invitation.inviter.short();
+    if error.kind() == io::ErrorKind::InvalidData || text.contains("alert") || text.contains("ertificate") {
+        let message = format!("whoever answers is not the node that invited ({inviter}…): {text}");
+        return Failure::new(message, "somebody stands in between, or the address leads to another host");
+    }
+    let message = format!("the inviter ({inviter}…) cannot be reached: {text}");
+    Failure::new(message, "see that its agent runs and the port is open between the two hosts")
+}
+
+/// A statement as members pass it on.
+pub(super) fn item(statement: &Statement) -> Item {
+    Item::Statement(statement.to_octets().into())
+}

@@ -1,0 +1,190 @@
+//! Questions to other members and from them. One that cannot be reached is asked through a neighbour, and
+//! that one's neighbour at most: hosts that only dial out are reached over the links that they keep.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::time::Duration;
+
+use postroad_mesh::NodeId;
+use postroad_mesh::link::Message;
+use postroad_mesh::node::Signature;
+use postroad_mesh::question::{Answer, Fault, QUESTION_OCTETS_MAX, Question, VIA_MAX, kind};
+use postroad_mesh::record::Reach;
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+
+use super::Peers;
+
+/// How long a question may take in all, and over one neighbour.
+const ASK_LIMIT: Duration = Duration::from_secs(15);
+const NEIGHBOUR_LIMIT: Duration = Duration::from_secs(5);
+/// Questions of others that are worked on at a time.
+pub(super) const ANSWERING_MAX: usize = 64;
+/// The most neighbours that are asked whether they know the way.
+const NEIGHBOURS_MAX: usize = 8;
+
+/// Answers questions of one kind.
+pub trait Answerer: Send + Sync {
+    /// Returns the answer to a question of a member; at most [`QUESTION_OCTETS_MAX`] octets of it are sent.
+    fn answer(&self, from: NodeId, octets: Vec<u8>) -> Pin<Box<dyn Future<Output = Vec<u8>> + Send + '_>>;
+}
+
+/// Why there is no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AskError {
+    /// This host is in no mesh, or the node is no member.
+    #[error("it is no member of the mesh")]
+    NoMember,
+    /// The question is too long.
+    #[error("the question is longer than {QUESTION_OCTETS_MAX} octets")]
+    TooLong,
+    /// Nobody answered in time.
+    #[error("it did not answer in time")]
+    Late,
+    /// The node, or somebody on the way, said why not.
+    #[error("{0}")]
+    Fault(#[from] Fault),
+    /// The answer was not signed by the node.
+    #[error("somebody on the way altered the answer")]
+    Forged,
+}
+
+type Said = Result<(Box<[u8]>, Signature), Fault>;
+
+impl Peers {
+    /// Lets questions of this kind be answered.
+    pub fn answer(&self, kind: u8, answerer: std::sync::Arc<dyn Answerer>) {
+        self.0.answerers.rcu(|answerers| {
+            let mut answerers = (**answerers).clone();
+            answerers.insert(kind, answerer.clone());
+            answerers
+        });
+    }
+
+    /// Asks a member, over the link with it, over one made for it, or through neighbours.
+    ///
+    /// # Errors
+    /// Why there is no answer; none takes longer than 15 seconds.
+    pub async fn ask(&self, node: NodeId, kind: u8, octets: &[u8]) -> Result<Vec<u8>, AskError> {
+        if octets.len() > QUESTION_OCTETS_MAX {
+            return Err(AskError::TooLong);
+        }
+        let view = self.view();
+        let key = view.member(&node).filter(|_| view.me().is_some()).ok_or(AskError::NoMember)?.key;
+        let identity = self.0.identity.load_full().ok_or(AskError::NoMember)?;
+        let question = Question::new(&identity.key, node, self.next_number(), kind, octets.into());
+        let said = timeout(ASK_LIMIT, self.pass(question.clone(), None)).await.map_err(|_| AskError::Late)?;
+        let (octets, signature) = said?;
+        if question.is_answered(&key, &octets, &signature) { Ok(octets.into()) } else { Err(AskError::Forged) }
+    }
+
+    /// Takes a question that came over the link with `from`, and answers it there.
+    pub(super) fn asked(&self, from: NodeId, question: Question) {
+        let number = question.number;
+        let Ok(turn) = self.0.answering.clone().try_acquire_owned() else {
+            self.send(&from, Message::Answer(Answer { number, said: Err(Fault::Busy) }));
+            return;
+        };
+        let peers = self.clone();
+        tokio::spawn(async move {
+            let _held_while_it_is_answered = turn;
+            let said = timeout(ASK_LIMIT, peers.pass(question, Some(from))).await.unwrap_or(Err(Fault::NoWay));
+            peers.send(&from, Message::Answer(Answer { number, said }));
+        });
+    }
+
+    /// Takes an answer that came over the link with `from`.
+    pub(super) fn answered(&self, from: NodeId, answer: Answer) {
+        let mut waiting = self.waiting();
+        // Numbers are easily guessed; only the node that was asked answers.
+        if waiting.get(&answer.number).is_some_and(|(node, _)| *node == from)
+            && let Some((_, waiter)) = waiting.remove(&answer.number)
+        {
+            // Whoever asked may have given up.
+            let _ = waiter.send(answer.said);
+        }
+    }
+
+    /// Answers a question, or gets it answered.
+    async fn pass(&self, question: Question, from: Option<NodeId>) -> Said {
+        let view = self.view();
+        let me = view.me().ok_or(Fault::Stranger)?;
+        if question.to == me {
+            return self.answer_here(&question).await;
+        }
+        if !view.is_member(&question.from) || !view.is_member(&question.to) {
+            return Err(Fault::Stranger);
+        }
+        let to = question.to;
+        if self.linked().contains(&to) {
+            return self.over(to, question).await;
+        }
+        let is_public = view.record(&to).is_some_and(|said| said.reach == Reach::Public);
+        if is_public && matches!(timeout(NEIGHBOUR_LIMIT, self.link_to(to, true)).await, Ok(Ok(()))) {
+            let said = self.over(to, question).await;
+            self.end_passing(&to);
+            return said;
+        }
+        if question.via.len() >= VIA_MAX {
+            return Err(Fault::NoWay);
+        }
+        let mut question = question;
+        question.via.push(me);
+        let is_new = |node: &NodeId| Some(*node) != from && *node != question.from && !question.via.contains(node);
+        let neighbours: Vec<NodeId> = self.linked().into_iter().filter(is_new).take(NEIGHBOURS_MAX).collect();
+        for neighbour in neighbours {
+            match timeout(NEIGHBOUR_LIMIT, self.over(neighbour, question.clone())).await {
+                Ok(Err(Fault::NoWay | Fault::Busy)) | Err(_) => {}
+                Ok(said) => return said,
+            }
+        }
+        Err(Fault::NoWay)
+    }
+
+    fn linked(&self) -> Vec<NodeId> {
+        self.state().as_ref().map(|state| state.links().into_keys().collect()).unwrap_or_default()
+    }
+
+    fn end_passing(&self, node: &NodeId) {
+        if let Some(state) = self.state().as_mut() {
+            state.end_passing(node);
+        }
+    }
+
+    /// Asks over the link with a node.
+    async fn over(&self, node: NodeId, question: Question) -> Said {
+        let number = self.next_number();
+        let (waiter, answer) = oneshot::channel();
+        self.waiting().insert(number, (node, waiter));
+        let _forgotten_at_the_end = Waiting(self, number);
+        if !self.send(&node, Message::Ask(Question { number, ..question })) {
+            return Err(Fault::NoWay);
+        }
+        answer.await.unwrap_or(Err(Fault::NoWay))
+    }
+
+    async fn answer_here(&self, question: &Question) -> Said {
+        let view = self.view();
+        let asker = view.member(&question.from).ok_or(Fault::Stranger)?;
+        if !question.is_from(&asker.key) {
+            return Err(Fault::Stranger);
+        }
+        let identity = self.0.identity.load_full().ok_or(Fault::Stranger)?;
+        let mut octets = match (question.kind, self.0.answerers.load().get(&question.kind)) {
+            (kind::PING, _) => Vec::new(),
+            (_, Some(answerer)) => answerer.clone().answer(question.from, question.octets.to_vec()).await,
+            (_, None) => return Err(Fault::NotAsked),
+        };
+        octets.truncate(QUESTION_OCTETS_MAX);
+        question.answer(&identity.key, octets.into()).said
+    }
+}
+
+/// A question that was asked and waits for its answer.
+struct Waiting<'a>(&'a Peers, u64);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.waiting().remove(&self.1);
+    }
+}

@@ -3,12 +3,17 @@
 
 mod support;
 
+use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
+use postroad::tls::{NodeTls, node};
+use postroad_mesh::{Invitation, NodeId, SecretKey};
 use serde_json::Value;
 use support::agent::{Agent, Builder};
 use support::client::Client;
-use support::net::{SOON, wait_until};
+use support::net::{SOON, own_address, wait_until};
+use support::skip;
+use support::wire::Wire;
 
 /// How long joining may take a person who waits for it; the test's machine is busy.
 const JOIN_LIMIT: Duration = Duration::from_secs(5);
@@ -158,4 +163,185 @@ fn an_ordinary_host_sees_nothing_of_the_mesh() {
     assert!(!secure.lines.iter().any(|line| line.starts_with('X')), "{secure:?}");
     client.expect("XLINK 1", 500);
     client.expect("MAIL FROM:<x@y.example> XMESH=1", 555);
+}
+
+/// Returns a session with an agent under TLS as a node of the mesh has it, with the key of another agent.
+fn session_as(of: &Agent, with: &Agent) -> Client {
+    let key = std::fs::read(of.path("state/mesh/key.der")).expect("it has a key");
+    let tls = NodeTls::new(&SecretKey::from_pkcs8(&key).expect("a key")).expect("a key for TLS");
+    let node: NodeId = status(with)["node"].as_str().expect("a text").parse().expect("an id");
+    let mut client = Client::connect(with.smtp());
+    client.ehlo();
+    client.expect("STARTTLS", 220);
+    let secured = client.wire().connect_tls_as(tls.connector().config().clone(), node::server_name(&node));
+    secured.expect("the key is the node's");
+    client.ehlo();
+    client
+}
+
+fn three() -> [Agent; 3] {
+    let [a, b, c] = ["a", "b", "c"].map(|name| host(name).start());
+    for (agent, domain) in [(&b, "b.example"), (&c, "c.example")] {
+        agent.ok(&["mesh", "join", &invite(&a, &["--serves", domain])]);
+    }
+    for agent in [&a, &b, &c] {
+        wait_members(agent, &[("a", "a.example"), ("b", "b.example"), ("c", "c.example")]);
+        wait_until("everybody has a link with both others", SOON, || links(agent) == 2);
+    }
+    [a, b, c]
+}
+
+#[test]
+fn who_is_revoked_loses_its_sessions_at_once() {
+    let [a, b, mut c] = three();
+    let mut session = session_as(&c, &a);
+    let said = a.ok(&["mesh", "revoke", "c", "--reason", "stolen"]);
+    assert!(said.contains("it takes 2 independent voices"), "{said}");
+    assert_eq!(members(&a).len(), 3, "one voice is not enough");
+    session.expect("NOOP", 250);
+    let said = b.ok(&["mesh", "revoke", "c", "--reason", "stolen"]);
+    assert!(said.contains("is a member no more"), "{said}");
+    let begun = Instant::now();
+    session.set_timeout(Duration::from_secs(10));
+    assert_eq!(session.wire().rest(), b"", "the session ends without a word");
+    for agent in [&a, &b] {
+        wait_members(agent, &[("a", "a.example"), ("b", "b.example")]);
+        wait_until("the links with it are closed", SOON, || links(agent) == 1);
+        assert_eq!(status(agent)["gone"].as_array().expect("a list").len(), 1);
+    }
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    // It does not come back with that key, invited or not, restarted or not.
+    c.restart();
+    std::thread::sleep(Duration::from_secs(1));
+    assert_eq!((links(&a), members(&a).len()), (1, 2));
+    c.cli(&["mesh", "join", &invite(&a, &[])]);
+    assert_eq!(members(&a).len(), 2);
+    // Once it has forgotten that key, it may.
+    c.ok(&["mesh", "leave"]);
+    c.ok(&["mesh", "join", &invite(&a, &["--serves", "c.example"])]);
+    wait_members(&b, &[("a", "a.example"), ("b", "b.example"), ("c", "c.example")]);
+}
+
+#[test]
+fn a_host_refuses_whom_it_wants_and_leaves_when_it_wants() {
+    let [a, b, c] = three();
+    let mut session = session_as(&c, &b);
+    b.ok(&["mesh", "refuse", "c"]);
+    assert_eq!(session.wire().rest(), b"");
+    wait_until("only b has no link with it", SOON, || (links(&a), links(&b), links(&c)) == (2, 1, 1));
+    b.ok(&["mesh", "refuse", "c", "--lift"]);
+    c.ok(&["mesh", "leave"]);
+    assert_eq!(status(&c)["node"], Value::Null);
+    for agent in [&a, &b] {
+        wait_members(agent, &[("a", "a.example"), ("b", "b.example")]);
+    }
+    assert_eq!(status(&a)["gone"][0]["why"], "left");
+}
+
+#[test]
+fn a_host_goes_on_under_a_new_key() {
+    let [a, mut b, c] = three();
+    let before = status(&b)["node"].clone();
+    b.ok(&["mesh", "rotate"]);
+    let after = status(&b)["node"].clone();
+    assert_ne!(before, after);
+    let all = [("a", "a.example"), ("b", "b.example"), ("c", "c.example")];
+    for agent in [&a, &b, &c] {
+        wait_members(agent, &all);
+        wait_until("everybody has a link with both others", SOON, || links(agent) == 2);
+    }
+    b.restart();
+    assert_eq!(status(&b)["node"], after);
+    wait_members(&b, &all);
+    wait_until("it is linked again", SOON, || links(&b) == 2);
+}
+
+/// Neither of the two can be dialled: their question and its answer pass through the third.
+#[test]
+fn hosts_that_only_dial_out_are_asked_through_a_neighbour() {
+    let a = host("a").start();
+    let [b, c] = ["b", "c"].map(|name| host(name).set("mesh.reach", "\"dials-out\"").start());
+    for agent in [&b, &c] {
+        agent.ok(&["mesh", "join", &invite(&a, &[])]);
+    }
+    wait_until("both know each other", SOON, || members(&b).len() == 3 && members(&c).len() == 3);
+    wait_until("both have said how they are reached", SOON, || {
+        let status = status(&b);
+        let members = status["members"].as_array().expect("a list");
+        members.iter().filter(|member| member["reach"] == "dials-out").count() == 2
+    });
+    assert_eq!((links(&b), links(&c), links(&a)), (1, 1, 2));
+    for (agent, other) in [(&b, "c"), (&c, "b"), (&b, "a"), (&a, "c")] {
+        let said = agent.ok(&["mesh", "ping", other]);
+        assert!(said.contains("answers"), "{said}");
+    }
+    let failed = b.cli(&["mesh", "ping", "nobody"]);
+    assert!(String::from_utf8_lossy(&failed.stderr).contains("no member of the mesh is called"), "{failed:?}");
+}
+
+/// Stands between two hosts and ends TLS on the way, with a key of its own.
+fn stand_between() -> std::net::SocketAddr {
+    let listener = TcpListener::bind((own_address(), 2525)).expect("the address is ours");
+    let address = listener.local_addr().expect("bound");
+    let tls = NodeTls::new(&SecretKey::from_seed(&[66; 32])).expect("a key");
+    std::thread::spawn(move || {
+        for tcp in listener.incoming().flatten() {
+            let mut wire = Wire::from(tcp);
+            wire.set_timeout(SOON);
+            let mut answer = || {
+                wire.send(b"220 mx.test ESMTP\r\n")?;
+                wire.line()?;
+                wire.send(b"250 mx.test\r\n")?;
+                wire.line()?;
+                wire.send(b"220 go\r\n")?;
+                wire.accept_tls(tls.server().clone())?;
+                wire.line()
+            };
+            // Who notices hangs up.
+            assert!(!matches!(answer(), Ok(Some(_))), "somebody speaks with whoever stands between");
+        }
+    });
+    address
+}
+
+#[test]
+fn nobody_joins_who_was_not_invited() {
+    let (a, b) = (host("a").start(), host("b").start());
+    let token: Invitation = invite(&a, &["--uses", "9"]).parse().expect("an invitation");
+    let fails = |invitation: &Invitation, what: &str| {
+        let output = b.cli(&["mesh", "join", &invitation.to_string()]);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.code() == Some(1) && said.contains(what), "{invitation:?}: {said}");
+    };
+    for guess in 0..20 {
+        let mut secret = token.secret;
+        secret[guess % 16] ^= 1 << (guess % 8);
+        fails(&Invitation { secret, ..token.clone() }, "no open invitation fits");
+    }
+    let stranger = SecretKey::from_seed(&[9; 32]).public().id();
+    fails(&Invitation { inviter: stranger, ..token.clone() }, "is not the node that invited");
+    let between = stand_between().to_string();
+    fails(&Invitation { addresses: vec![between.into()], ..token.clone() }, "is not the node that invited");
+    assert_eq!(members(&a).len(), 1);
+    b.ok(&["mesh", "join", &token.to_string()]);
+}
+
+/// Nothing between members has a date: certificates would have run out.
+#[test]
+fn a_clock_eleven_years_ahead_joins_and_stays() {
+    // The library itself: the program `faketime` stands between the agent and signals.
+    let libraries = std::fs::read_dir("/usr/lib").expect("it is there").flatten();
+    let mut faketime =
+        libraries.map(|entry| entry.path().join("faketime/libfaketime.so.1")).filter(|path| path.exists());
+    let Some(faketime) = faketime.next() else { return skip("libfaketime is not installed") };
+    let preload = format!("LD_PRELOAD={}", faketime.display());
+    let a = host("a").start();
+    let ahead = ["env", &preload, "FAKETIME_DONT_FAKE_MONOTONIC=1", "FAKETIME=+11y"];
+    let mut b = host("b").wrapped(&ahead).start();
+    b.ok(&["mesh", "join", &invite(&a, &["--serves", "b.example"])]);
+    b.restart();
+    for agent in [&a, &b] {
+        wait_members(agent, &[("a", "a.example"), ("b", "b.example")]);
+        wait_until("they are linked", SOON, || links(agent) == 1);
+    }
 }

@@ -255,6 +255,24 @@ mod tests {
         assert!(refuses([9; 32], node(2), node(1), HOUR), "too late");
     }
 
+    /// A thousand guesses, each wrong in the secret, the session, or who is who.
+    #[test]
+    fn of_a_thousand_guesses_none_fits() {
+        let mut invitations = invitations(9);
+        for guess in 0..1_000u16 {
+            let wrong = sha256(&[&guess.to_be_bytes()]);
+            let (mut invitation, mut session, mut joiner) = (invitation(), [9; 32], node(2));
+            match guess % 3 {
+                0 => invitation.secret = *wrong.first_chunk().expect("a hash is longer"),
+                1 => session = wrong,
+                _ => joiner = NodeId::from_octets(wrong),
+            }
+            let proof = invitation.prove(&session, &joiner);
+            assert_eq!(invitations.redeem(&proof, &[9; 32], &node(2), &node(1), 5), Err(NotInvited));
+        }
+        assert_eq!(invitations.open()[0].uses, 9);
+    }
+
     #[test]
     fn the_text_says_what_is_wrong_with_it() {
         let text = invitation().to_string();

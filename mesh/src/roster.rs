@@ -358,18 +358,35 @@ impl Roster {
             for grant in standing {
                 member.caps = member.caps.and(grant.granted.limited_to(guests[&grant.by].caps));
                 member.sponsors.insert(grant.by);
-                if let What::Admit { serves, label, .. } = grant.statement.what() {
-                    for domain in serves {
-                        member.serves.entry(domain.clone()).or_default().insert(grant.by);
-                    }
-                    if member.label.is_empty() {
-                        member.label = label.clone();
+            }
+            // What was granted to a node is also that of the key that it goes on under.
+            let mut line = vec![guest.key];
+            let mut at = 0;
+            while let Some(key) = line.get(at).copied() {
+                at += 1;
+                for grant in grants.get(&key).into_iter().flatten().filter(stands) {
+                    member.take(grant);
+                    if grant.is_rotation && !line.contains(grant.statement.by()) {
+                        line.push(*grant.statement.by());
                     }
                 }
             }
             members.insert(*id, member);
         }
         members
+    }
+}
+
+impl Member {
+    /// Takes the name and the domains of an admission.
+    fn take(&mut self, grant: &Grant<'_>) {
+        let What::Admit { serves, label, .. } = grant.statement.what() else { return };
+        for domain in serves {
+            self.serves.entry(domain.clone()).or_default().insert(grant.by);
+        }
+        if self.label.is_empty() {
+            self.label = label.clone();
+        }
     }
 }
 

@@ -176,7 +176,10 @@ fn a_node_leaves_and_goes_on_under_another_key() {
     assert!(mesh.has(B) && mesh.has(6), "both are valid until the old one retires");
     mesh.says(B, What::Retire);
     assert!(!mesh.has(B) && mesh.has(6));
-    assert_eq!(mesh.roster.member(&mesh.id(6)).expect("it goes on").caps, MEMBER.and(Caps::ADMIT));
+    let heir = mesh.roster.member(&mesh.id(6)).expect("it goes on");
+    assert_eq!(heir.caps, MEMBER.and(Caps::ADMIT));
+    assert!(heir.serves.contains_key(&"n1.example".parse().expect("a domain")), "with what was granted to it");
+    assert_eq!(&*heir.label, "node 1");
     assert!(mesh.has(5), "{admitted} stands");
     assert_eq!(mesh.roster.gone()[&mesh.id(B)], Gone::Retired);
 }

@@ -46,6 +46,57 @@ pub enum MeshRequest {
     },
     /// How the mesh is. Shows a [`MeshView`].
     Status {},
+    /// Say that a node is to be a member no more. Shows a [`VoteView`].
+    Revoke {
+        /// Its label, its id, or what its id begins with.
+        node: String,
+        /// Why, for people.
+        #[serde(default)]
+        reason: String,
+    },
+    /// Take a node for no member here, whatever the others say. Shows a [`MeshView`].
+    Refuse {
+        /// Which.
+        node: String,
+        /// No longer.
+        #[serde(default)]
+        lift: bool,
+    },
+    /// Leave the mesh and forget it. Shows a [`MeshView`].
+    Leave {},
+    /// Go on under a new key. Shows a [`MeshView`].
+    Rotate {},
+    /// Ask a member whether it is there. Shows a [`PingView`].
+    Ping {
+        /// Which.
+        node: String,
+    },
+}
+
+/// What a voice against a node came to.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct VoteView {
+    /// The node.
+    pub node: String,
+    /// What it is called.
+    pub label: String,
+    /// It is a member no more.
+    pub is_revoked: bool,
+    /// How many voices it takes.
+    pub voices_needed: u8,
+}
+
+/// That a member is there.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PingView {
+    /// The node.
+    pub node: String,
+    /// What it is called.
+    pub label: String,
+    /// How long its answer took, in milliseconds.
+    pub ms: u64,
 }
 
 /// What leads a host into the mesh.

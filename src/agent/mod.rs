@@ -230,6 +230,8 @@ impl Agent {
         metrics.queue_held.set(gauge(totals.held as u64));
         metrics.queue_octets.set(gauge(self.queue.content_octets()));
         metrics.queue_disk_octets.set(gauge(self.queue.disk_octets()));
+        metrics.mesh_members.set(gauge(self.context.peers.view().members().count() as u64));
+        metrics.mesh_links.set(gauge(self.context.peers.link_count() as u64));
         let memory = &self.context.memory;
         metrics.memory_octets.set(gauge(memory.used()));
         metrics.memory_limit_octets.set(gauge(memory.limit()));

@@ -56,6 +56,7 @@ impl Agent {
         self.context.policy.reload(config.clone());
         self.delivery.reload(Routing::new(config.clone(), resolver));
         self.config.store(config);
+        self.context.peers.reload();
         match restart.is_empty() {
             true => Ok("configuration reloaded".to_owned()),
             false => Ok(format!("configuration reloaded; a restart is needed for: {}", restart.join(", "))),

@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 use super::ask::ask;
 use super::{Context, Failure};
 use crate::admin::Request;
-use crate::admin::mesh::{CardView, InviteView, MemberView, MeshRequest, MeshView};
+use crate::admin::mesh::{CardView, InviteView, MemberView, MeshRequest, MeshView, PingView, VoteView};
 use crate::clock::millis;
 use crate::config::{parse_duration, show_duration};
 use crate::telemetry::escaped;
@@ -26,6 +26,7 @@ Examples:
   postroad mesh join mesh1:mx.example.org:25:…    On another host: two hosts are a mesh
   postroad mesh invite --serves lab.example --ttl 1d --uses 5
   postroad mesh status
+  postroad mesh revoke lab --reason stolen        On two members: lab is a member no more
   postroad mesh card                              Without a network between them: shown by the new host
   postroad mesh admit card1:… --label lab         … and admitted by a member")]
 pub(super) struct Args {
@@ -71,6 +72,31 @@ enum Action {
     },
     /// Show the members, the links of this host, and what is not in order
     Status,
+    /// Say that a node is to be a member no more; with enough voices its sessions end everywhere
+    Revoke {
+        /// Its label, its id, or what its id begins with
+        node: String,
+        /// Why, for the others
+        #[arg(long, default_value = "")]
+        reason: String,
+    },
+    /// Take a node for no member on this host, whatever the others say
+    Refuse {
+        /// Its label, its id, or what its id begins with
+        node: String,
+        /// Take it for a member again
+        #[arg(long)]
+        lift: bool,
+    },
+    /// Go on under a new key: when somebody may have read the old one, or as a habit
+    Rotate,
+    /// Leave the mesh and forget it
+    Leave,
+    /// Ask a member whether it is there, through others where no link leads
+    Ping {
+        /// Its label, its id, or what its id begins with
+        node: String,
+    },
 }
 
 #[derive(Debug, clap::Args)]
@@ -113,7 +139,47 @@ pub(super) fn run(args: Args, context: &mut Context) -> Result<(), Failure> {
             let view: MeshView = request(context, MeshRequest::Status {})?;
             print(context, &view, status)
         }
+        other => run_parting(other, context),
     }
+}
+
+/// How a membership ends or goes on otherwise.
+fn run_parting(action: Action, context: &mut Context) -> Result<(), Failure> {
+    match action {
+        Action::Revoke { node, reason } => {
+            let view: VoteView = request(context, MeshRequest::Revoke { node, reason })?;
+            print(context, &view, |view| vec![vote(view)])
+        }
+        Action::Refuse { node, lift } => {
+            let view: MeshView = request(context, MeshRequest::Refuse { node, lift })?;
+            print(context, &view, status)
+        }
+        Action::Rotate => {
+            let view: MeshView = request(context, MeshRequest::Rotate {})?;
+            print(context, &view, |view| vec![summary(view)])
+        }
+        Action::Leave => {
+            let view: MeshView = request(context, MeshRequest::Leave {})?;
+            print(context, &view, |_| vec!["this host has left the mesh and forgotten it".to_owned()])
+        }
+        Action::Ping { node } => {
+            let view: PingView = request(context, MeshRequest::Ping { node })?;
+            print(context, &view, |view| vec![format!("{} answers, in {} ms", escaped(&view.label), view.ms)])
+        }
+        _ => unreachable!("the others make and show members"),
+    }
+}
+
+fn vote(view: &VoteView) -> String {
+    let (label, node) = (escaped(&view.label), short(&view.node));
+    if view.is_revoked {
+        return format!("{label} ({node}) is a member no more");
+    }
+    format!(
+        "this host speaks against {label} ({node}); it takes {} independent voices. Say on another member:\n\n  \
+         postroad mesh revoke {node}\n\nUntil then it can be kept out here: postroad mesh refuse {node}",
+        view.voices_needed
+    )
 }
 
 fn duration(text: &str) -> Result<Duration, String> {

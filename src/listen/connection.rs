@@ -14,6 +14,7 @@ use postroad_smtp::line::Input;
 use postroad_smtp::server::{self, Action, Facts, Question, Session, Verdict};
 use postroad_smtp::trace::{Received, With};
 use postroad_smtp::{Envelope, ForwardPath, Priority, Reply, ReversePath, Status};
+use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
 use super::completion::{Completion, Missing};
@@ -24,6 +25,7 @@ use crate::config::Service;
 use crate::memory::{self, Held};
 use crate::metrics::{self, Direction, Handshake, Refusal};
 use crate::net::Stream;
+use crate::peer::Peers;
 use crate::policy::Client;
 use crate::policy::limits::SessionPermit;
 use crate::tls;
@@ -47,6 +49,8 @@ struct Connection {
     transaction: Transaction,
     /// The session knows that the agent drains.
     draining: bool,
+    /// Where the client is a member of the mesh: which, and what tells when the members change.
+    members: Option<(NodeId, watch::Receiver<u64>)>,
 }
 
 /// A connection that was accepted.
@@ -132,12 +136,10 @@ async fn begin(arrival: Arrival, context: Arc<Context>) -> io::Result<()> {
         input: Input::new(),
         transaction: Transaction::default(),
         draining: false,
+        members: None,
         context,
     };
-    if let Some(node) = connection.peer.node {
-        debug!(session = %connection.name, %node, "a node of the mesh");
-        connection.session.offer_link();
-    }
+    connection.meet_node();
     if let Some(limit) = release_limit(&connection.context.config.load(), service, connection.context.clock.now()) {
         connection.session.offer_release(limit);
     }
@@ -175,10 +177,7 @@ impl Connection {
                     flush(&mut stream, self.session.output()).await?;
                     stream = Box::pin(secure(stream, &self.context)).await?;
                     self.peer.node = stream.tls().and_then(node_of);
-                    if let Some(node) = self.peer.node {
-                        debug!(session = %self.name, %node, "a node of the mesh");
-                        self.session.offer_link();
-                    }
+                    self.meet_node();
                     if let Some(facts) = stream.tls().map(tls::facts) {
                         self.session.handle_tls(facts);
                         self.facts = self.session.facts().clone();
@@ -195,6 +194,17 @@ impl Connection {
                 }
             }
         }
+    }
+
+    /// What follows from a client that proved to be a node.
+    fn meet_node(&mut self) {
+        let Some(node) = self.peer.node else { return };
+        debug!(session = %self.name, %node, "a node of the mesh");
+        self.session.offer_link();
+        let peers = &self.context.peers;
+        // Subscribed before it is asked: a change in between is not missed.
+        let changed = peers.changed();
+        self.members = peers.view().is_member(&node).then_some((node, changed));
     }
 
     /// Hands the connection over to the mesh; the agent's drain ends it.
@@ -219,6 +229,9 @@ impl Connection {
                 self.draining = true;
                 self.session.handle_drain();
                 return Ok(());
+            }
+            () = expelled(&self.context.peers, &mut self.members), if self.members.is_some() => {
+                return Err(io::Error::new(io::ErrorKind::PermissionDenied, "it is no member of the mesh any more"));
             }
         };
         match filled {
@@ -409,6 +422,13 @@ fn question_name(question: &Question<'_>) -> &'static str {
 
 fn with(facts: &Facts, smtputf8: bool) -> With {
     With { lmtp: false, esmtp: facts.esmtp, tls: facts.tls.is_some(), authenticated: facts.user.is_some(), smtputf8 }
+}
+
+/// Returns once the client is a member no more.
+async fn expelled(peers: &Peers, members: &mut Option<(NodeId, watch::Receiver<u64>)>) {
+    let Some((node, changed)) = members else { return };
+    // The mesh is gone when nobody tells of changes any more: the agent ends.
+    while peers.view().is_member(node) && changed.changed().await.is_ok() {}
 }
 
 /// Returns the node that the other side has proved to be.

@@ -67,6 +67,10 @@ pub struct Metrics {
     pub memory_limit_octets: Gauge,
     /// 1 while new mail is refused for lack of memory.
     pub memory_short: Gauge,
+    /// Members of the mesh, this host with them; 0 in none.
+    pub mesh_members: Gauge,
+    /// Links with other members.
+    pub mesh_links: Gauge,
     commit_batch: Histogram,
     commit_seconds: Histogram,
     delivery_seconds: Histogram,
@@ -125,6 +129,8 @@ impl Metrics {
             memory_octets: add(&mut to, "memory_bytes", "Octets of memory used", Gauge::default()),
             memory_limit_octets: add(&mut to, "memory_limit_bytes", "Octets of memory allowed", Gauge::default()),
             memory_short: add(&mut to, "memory_short", "1 while mail is refused for lack of it", Gauge::default()),
+            mesh_members: add(&mut to, "mesh_members", "Members of the mesh as known here", Gauge::default()),
+            mesh_links: add(&mut to, "mesh_links", "Links with other members", Gauge::default()),
             commit_batch: add(
                 &mut to,
                 "commit_batch_messages",

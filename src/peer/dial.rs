@@ -12,6 +12,7 @@ use tokio::time::timeout;
 use tracing::debug;
 
 use super::Peers;
+use crate::metrics::{Direction, Handshake};
 use crate::net::{self, Stream};
 
 /// How long one address may take, from the connection to the answer to XLINK.
@@ -79,7 +80,10 @@ impl Peers {
                 return Err(io::Error::new(io::ErrorKind::InvalidData, "octets behind STARTTLS before TLS began"));
             }
         }
-        talk.stream = talk.stream.connect_tls(&connector, name, ADDRESS_LIMIT).await?;
+        let secured = talk.stream.connect_tls(&connector, name, ADDRESS_LIMIT).await;
+        let outcome = if secured.is_ok() { Handshake::Done } else { Handshake::Failed };
+        self.0.parts.metrics.count_handshake(Direction::Out, outcome);
+        talk.stream = secured?;
         if implicit_tls {
             talk.hear(220).await?;
         }

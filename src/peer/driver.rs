@@ -192,9 +192,17 @@ impl Peers {
 
     /// Reads key and mesh from disk.
     pub(super) fn reopen(&self) -> Result<(), PeerError> {
-        let Some(key) = self.0.files.key()? else { return Ok(()) };
+        let Some(mut key) = self.0.files.key()? else { return Ok(()) };
+        let directory = self.0.files.known(self.now())?;
+        // It stopped between saying that it goes on under another key and putting that in place.
+        if let (Some(next), Some(directory)) = (self.0.files.next_key()?, &directory)
+            && directory.roster().member(&next.public().id()).is_some()
+        {
+            self.0.files.take_next_key()?;
+            key = next;
+        }
         let identity = self.use_identity(key)?;
-        let Some(directory) = self.0.files.known(self.now())? else { return Ok(()) };
+        let Some(directory) = directory else { return Ok(()) };
         let seed = u64::from_be_bytes(crate::tls::random()?);
         let profile = self.config().mesh.profile;
         let mut state = State::new(identity, directory, self.0.files.own()?, profile, seed, self.now());

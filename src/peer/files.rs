@@ -12,6 +12,8 @@ use postroad_mesh::{Directory, SecretKey};
 /// The directory of these files, in the state directory.
 const DIRECTORY: &str = "mesh";
 const KEY: &str = "key.der";
+/// The key that comes next, until the mesh was told of it.
+const NEXT_KEY: &str = "next-key.der";
 const KNOWN: &str = "directory";
 const OWN: &str = "own";
 
@@ -58,13 +60,45 @@ impl Files {
 
     /// Reads the key; `None` when there is none.
     pub(super) fn key(&self) -> Result<Option<SecretKey>, FileError> {
-        let Some(der) = self.read(KEY)? else { return Ok(None) };
-        SecretKey::from_pkcs8(&der).map(Some).map_err(|why| self.unusable(KEY, &why))
+        self.key_at(KEY)
+    }
+
+    /// Reads the key that is to come next; `None` when there is none.
+    pub(super) fn next_key(&self) -> Result<Option<SecretKey>, FileError> {
+        self.key_at(NEXT_KEY)
+    }
+
+    fn key_at(&self, name: &str) -> Result<Option<SecretKey>, FileError> {
+        let Some(der) = self.read(name)? else { return Ok(None) };
+        SecretKey::from_pkcs8(&der).map(Some).map_err(|why| self.unusable(name, &why))
     }
 
     /// Keeps a key, as PKCS #8.
     pub(super) fn put_key(&self, der: &[u8]) -> Result<(), FileError> {
         self.put(KEY, der)
+    }
+
+    /// Keeps the key that is to come next, as PKCS #8.
+    pub(super) fn put_next_key(&self, der: &[u8]) -> Result<(), FileError> {
+        self.put(NEXT_KEY, der)
+    }
+
+    /// Puts the next key in the place of the key.
+    pub(super) fn take_next_key(&self) -> Result<(), FileError> {
+        let path = self.0.join(KEY);
+        fs::rename(self.0.join(NEXT_KEY), &path).and_then(|()| self.sync()).map_err(self.unwritable(path))
+    }
+
+    /// Forgets mesh and key. What is known goes first: a key without it is that of a host in no mesh.
+    pub(super) fn forget(&self) -> Result<(), FileError> {
+        for name in [KNOWN, OWN, NEXT_KEY, KEY] {
+            let path = self.0.join(name);
+            match fs::remove_file(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(self.unwritable(path)(error)),
+                _ => {}
+            }
+        }
+        self.sync().map_err(self.unwritable(self.0.clone()))
     }
 
     /// Reads what is known of the mesh; `None` when this host was never in one.
@@ -143,5 +177,19 @@ mod tests {
         fs::write(&path, b"-----BEGIN").expect("writable");
         let error = files.key().expect_err("no key").to_string();
         assert!(error.contains("key.der") && error.contains("backup"), "{error}");
+    }
+    #[test]
+    fn the_next_key_takes_the_place_of_the_first_and_all_is_forgotten() {
+        let directory = tempfile::tempdir().expect("a scratch directory");
+        let files = Files::new(directory.path());
+        let (key, next) = (SecretKey::from_seed(&[7; 32]), SecretKey::from_seed(&[8; 32]));
+        files.put_key(&key.to_pkcs8()).expect("writable");
+        files.put_next_key(&next.to_pkcs8()).expect("writable");
+        files.take_next_key().expect("writable");
+        assert_eq!(files.key().expect("readable").expect("there").public(), next.public());
+        assert!(files.next_key().expect("readable").is_none());
+        files.forget().expect("writable");
+        assert!(files.key().expect("readable").is_none());
+        files.forget().expect("nothing is left to forget");
     }
 }

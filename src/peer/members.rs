@@ -55,6 +55,20 @@ impl Peers {
                 Ok(shown(serde_json::to_value(self.admit_card(&card, label, caps, serves).await?)))
             }
             MeshRequest::Status {} => Ok(shown(serde_json::to_value(self.mesh_view()))),
+            MeshRequest::Revoke { node, reason } => Ok(shown(serde_json::to_value(self.revoke(&node, &reason).await?))),
+            MeshRequest::Refuse { node, lift } => {
+                self.refuse(&node, lift).await?;
+                Ok(shown(serde_json::to_value(self.mesh_view())))
+            }
+            MeshRequest::Leave {} => {
+                self.leave().await?;
+                Ok(shown(serde_json::to_value(self.mesh_view())))
+            }
+            MeshRequest::Rotate {} => {
+                self.rotate().await?;
+                Ok(shown(serde_json::to_value(self.mesh_view())))
+            }
+            MeshRequest::Ping { node } => Ok(shown(serde_json::to_value(self.ping(&node).await?))),
         }
     }
 

@@ -11,6 +11,7 @@ mod join;
 mod link;
 mod members;
 mod own;
+mod parting;
 mod questions;
 mod state;
 mod view;
@@ -146,6 +147,20 @@ impl Peers {
         identity.as_ref().map(|identity| (identity.tls.connector().clone(), node::server_name(node)))
     }
 
+    /// Looks at the configuration again: what this host says of itself may be something else now.
+    pub fn reload(&self) {
+        let profile = self.config().mesh.profile;
+        if let Some(state) = self.state().as_mut() {
+            state.spread.set_profile(profile);
+        }
+        self.0.wake.notify_one();
+    }
+
+    /// Returns how many links are open.
+    pub fn link_count(&self) -> usize {
+        self.state().as_ref().map_or(0, |state| state.links().len())
+    }
+
     fn config(&self) -> Arc<Config> {
         self.0.parts.config.load_full()
     }
@@ -170,8 +185,10 @@ impl Peers {
 
     fn use_identity(&self, key: SecretKey) -> Result<Arc<Identity>, rustls::Error> {
         let identity = Arc::new(Identity { tls: NodeTls::new(&key)?, key });
-        self.0.parts.tls.set_nodes(vec![identity.tls.clone()]);
-        self.0.identity.store(Some(identity.clone()));
+        let before = self.0.identity.swap(Some(identity.clone()));
+        // Those who have not heard of the new key yet find this host by the old one, until a restart.
+        let nodes = before.iter().chain([&identity]).map(|identity| identity.tls.clone()).collect();
+        self.0.parts.tls.set_nodes(nodes);
         Ok(identity)
     }
 

@@ -6,7 +6,8 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::{ClientConnection, ServerConfig, ServerConnection, StreamOwned};
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ClientConnection, ServerConfig, ServerConnection, StreamOwned};
 
 use super::tls;
 
@@ -75,8 +76,12 @@ impl Wire {
 
     /// Starts TLS as the client and finishes the handshake.
     pub fn connect_tls(&mut self) -> io::Result<()> {
-        let name = "mx.test".try_into().expect("a host name");
-        let mut session = ClientConnection::new(tls::client(), name).map_err(io::Error::other)?;
+        self.connect_tls_as(tls::client(), "mx.test".try_into().expect("a host name"))
+    }
+
+    /// The same with these settings, asking for this name.
+    pub fn connect_tls_as(&mut self, config: Arc<ClientConfig>, name: ServerName<'static>) -> io::Result<()> {
+        let mut session = ClientConnection::new(config, name).map_err(io::Error::other)?;
         match std::mem::replace(&mut self.stream, Stream::Nothing) {
             Stream::Tcp(mut tcp) => {
                 while session.is_handshaking() {

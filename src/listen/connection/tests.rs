@@ -67,6 +67,7 @@ async fn a_session_is_told_of_the_drain_once_and_then_waits_for_its_client() {
         input: Input::new(),
         transaction: Transaction::default(),
         draining: false,
+        members: None,
         context: context.clone(),
     };
     context.drain.send_replace(true);

@@ -3,7 +3,7 @@
 //! While one sync runs, arrivals collect for the next: no delay is ever added. Callbacks are called
 //! outside all locks. What it does when nothing waits stands in `tidy`.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -15,28 +15,26 @@ use crate::draft::{Charge, Committed};
 use crate::error::{CommitError, RecordError, is_full};
 use crate::fs::{Dir, FsFile};
 use crate::id::QueueId;
+use crate::inbox::Sleep;
 use crate::index::{Entry, Place};
 use crate::item::{Item, State};
-use crate::log::{Fault, Log, Part, sync_dir};
+use crate::log::{Fault, Log, sync_dir};
 use crate::record::Kind;
 use crate::recorded::still_known;
+use crate::retirement::{self, Retire};
 use crate::spool::{Spool, lock};
+use crate::tail::Part;
 use crate::tidy;
 
-/// What waits to be written.
-#[derive(Default)]
-pub(crate) struct Inbox {
-    pub commits: VecDeque<Pending>,
-    /// Large messages whose content files are to be synced before they go to `commits`.
-    pub unsynced: VecDeque<Pending>,
-    /// Threads that sync content files; without them the committer does it.
-    pub syncers: usize,
-    pub states: HashMap<QueueId, PendingState>,
-    pub retires: Vec<Retire>,
-    /// Nothing more is taken.
-    pub stopped: bool,
-    /// The committer waits to be woken.
-    pub sleeping: bool,
+/// What a thread finds when it wakes up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Woken {
+    /// There is something to do.
+    Work,
+    /// Nothing has arrived for a while.
+    Idle,
+    /// Nothing will come any more.
+    Over,
 }
 
 /// A message to commit.
@@ -72,16 +70,6 @@ pub(crate) struct PendingState {
     pub done: Vec<RecordDone>,
 }
 
-/// A message that is out of the index but not yet out of the log.
-#[derive(Clone)]
-pub(crate) struct Retire {
-    pub id: QueueId,
-    /// The segments with a Message record of it.
-    pub segments: Vec<u32>,
-    /// Its records that are needed until its Retired record is written.
-    pub entry: Option<Entry>,
-}
-
 pub(crate) type CommitDone = Box<dyn FnOnce(Result<Committed, CommitError>) + Send>;
 pub(crate) type RecordDone = Box<dyn FnOnce(Result<(), RecordError>) + Send>;
 
@@ -100,13 +88,8 @@ pub struct Committer {
     threads: Vec<JoinHandle<()>>,
 }
 
-/// The most messages and octets of content written as one batch.
-const BATCH_MESSAGES_MAX: usize = 512;
-const BATCH_OCTETS_MAX: u64 = 8 << 20;
 /// Threads that sync content files.
 const SYNCERS: usize = 8;
-/// The most ids in one Retired record.
-const RETIRED_IDS_MAX: usize = 8192;
 /// How long nothing must have arrived before the committer tidies up.
 const IDLE: Duration = Duration::from_secs(1);
 
@@ -145,52 +128,11 @@ impl Drop for Committer {
     }
 }
 
-impl Inbox {
-    pub(crate) fn is_empty(&self) -> bool {
-        let synced = self.syncers > 0 || self.unsynced.is_empty();
-        synced && self.commits.is_empty() && self.states.is_empty() && self.retires.is_empty()
-    }
-
-    /// Returns whether nothing will come any more.
-    fn is_over(&self) -> bool {
-        self.stopped && self.syncers == 0
-    }
-
-    /// Takes what goes into one batch: states first, they are small and deliveries wait for them.
-    fn take(&mut self) -> VecDeque<Op> {
-        let states = std::mem::take(&mut self.states).into_iter().map(|(id, state)| Op::State(id, state));
-        let mut ops: VecDeque<Op> = states.collect();
-        if self.syncers == 0 {
-            self.commits.append(&mut self.unsynced);
-        }
-        let mut octets = 0;
-        while let Some(next) = self.commits.front() {
-            octets += if matches!(next.content, Content::Inline(_)) { next.item.content_octets } else { 0 };
-            if !ops.is_empty() && (octets > BATCH_OCTETS_MAX || ops.len() >= BATCH_MESSAGES_MAX) {
-                break;
-            }
-            ops.extend(self.commits.pop_front().map(Op::Commit));
-        }
-        ops.extend(retired_ops(std::mem::take(&mut self.retires)));
-        ops
-    }
-}
-
-/// Makes Retired records of a list of messages.
-pub(crate) fn retired_ops(list: Vec<Retire>) -> Vec<Op> {
-    let op = |list: &[Retire]| {
-        let mut ids: Vec<u64> = list.iter().map(|retire| retire.id.to_u64()).collect();
-        ids.dedup();
-        Op::Retired { meta: ids.iter().flat_map(|id| id.to_le_bytes()).collect(), list: list.to_vec() }
-    };
-    list.chunks(RETIRED_IDS_MAX).map(op).collect()
-}
-
 /// Writes until the queue is stopped. When something panics, a callback or we, nothing more is
 /// promised: the queue is poisoned, and what waits is refused rather than left without an answer.
 fn run(spool: &Spool) {
     if unless_panic(spool, || write_all(spool)).is_none() {
-        while wait(spool, true) {
+        while wait(spool, Sleep::Deep) != Woken::Over {
             refuse_all(spool);
         }
         refuse_all(spool);
@@ -211,38 +153,49 @@ fn refuse_all(spool: &Spool) {
 }
 
 fn write_all(spool: &Spool) {
-    let mut tidied = false;
-    while wait(spool, tidied) {
-        tidied = match step(spool) {
-            true => false,
-            false => {
-                tidy::tidy(spool);
-                true
+    let mut sleep = Sleep::Light;
+    loop {
+        sleep = match wait(spool, sleep) {
+            Woken::Work => {
+                step(spool);
+                Sleep::Light
             }
+            Woken::Idle => {
+                tidy::tidy(spool);
+                Sleep::Deep
+            }
+            Woken::Over => break,
         };
     }
     flush(spool);
     tidy::sync(spool);
 }
 
-/// Waits for work, at most until it is time to tidy; returns whether to go on.
-fn wait(spool: &Spool, tidied: bool) -> bool {
+/// Waits for work; sleeping lightly, at most until it is time to tidy.
+fn wait(spool: &Spool, sleep: Sleep) -> Woken {
     let mut inbox = lock(&spool.inbox);
-    while inbox.is_empty() && !inbox.is_over() {
-        inbox.sleeping = true;
-        let poisoned = "no thread panics while it holds a lock of the queue";
-        if tidied {
-            inbox = spool.wake.wait(inbox).expect(poisoned);
-        } else {
-            let (guard, timeout) = spool.wake.wait_timeout(inbox, IDLE).expect(poisoned);
-            inbox = guard;
-            if timeout.timed_out() {
-                break;
-            }
+    let mut beside = inbox.beside;
+    let woken = loop {
+        if inbox.is_over() {
+            break Woken::Over;
         }
-    }
-    inbox.sleeping = false;
-    !inbox.is_over()
+        if !inbox.is_empty() || inbox.is_due {
+            break Woken::Work;
+        }
+        inbox.sleep = sleep;
+        let poisoned = "no thread panics while it holds a lock of the queue";
+        if sleep == Sleep::Deep {
+            inbox = spool.wake.wait(inbox).expect(poisoned);
+            continue;
+        }
+        let (guard, timeout) = spool.wake.wait_timeout(inbox, IDLE).expect(poisoned);
+        inbox = guard;
+        if timeout.timed_out() && std::mem::replace(&mut beside, inbox.beside) == inbox.beside {
+            break Woken::Idle;
+        }
+    };
+    (inbox.sleep, inbox.is_due) = (Sleep::Not, false);
+    woken
 }
 
 /// Syncs content files, one at a time, and hands their messages to the committer.
@@ -281,20 +234,18 @@ pub(crate) fn flush(spool: &Spool) {
     while step(spool) {}
 }
 
-/// Writes one batch; returns whether there was one.
+/// Writes one batch and gives space back; returns whether there was a batch.
 fn step(spool: &Spool) -> bool {
     let mut log = lock(&spool.log);
     let ops = lock(&spool.inbox).take();
-    if ops.is_empty() {
-        return false;
-    }
+    let is_any = !ops.is_empty();
     let mut answers = Answers::default();
     write(spool, &mut log, ops, &mut answers);
     tidy::try_again(spool, &answers);
     tidy::after_batch(spool, &mut log);
     drop(log);
     answers.give(spool);
-    true
+    is_any
 }
 
 /// Writes records of the queue itself: moved messages and retired ids.
@@ -376,6 +327,7 @@ fn sync_content_names(spool: &Spool, ops: &VecDeque<Op>) {
 
 /// Brings what was written into the index.
 fn apply(spool: &Spool, ops: impl Iterator<Item = (Op, Place)>, answers: &mut Answers) {
+    let sequence = lock(&spool.tail).sequence;
     let mut index = lock(&spool.index);
     let mut cache = lock(&spool.cache);
     let mut late = Vec::new();
@@ -400,7 +352,10 @@ fn apply(spool: &Spool, ops: impl Iterator<Item = (Op, Place)>, answers: &mut An
                 }
                 answers.states.extend(state.done.into_iter().map(|done| (done, Ok(()))));
             }
-            Op::Retired { list, .. } => tidy::note_retired(spool, &mut index, place, list),
+            Op::Retired { list, .. } => {
+                // What is needed no more is looked for behind every batch.
+                retirement::note(spool, &mut index, place, list, sequence);
+            }
             Op::Move(moved) => late.extend(moved.apply(&mut index, place)),
         }
     }
@@ -458,19 +413,11 @@ impl Pending {
 
 impl Op {
     fn part(&self) -> Part<'_> {
-        let plain = |kind, id, meta| Part {
-            kind,
-            id,
-            meta,
-            meta_crc: crc32fast::hash(meta),
-            inline: &[],
-            spilled: false,
-            content_octets: 0,
-            content_crc: 0,
-        };
         match self {
-            Op::State(id, state) => plain(if state.is_change { Kind::Change } else { Kind::State }, *id, &state.meta),
-            Op::Retired { meta, .. } => plain(Kind::Retired, QueueId::from_u64(0), meta),
+            Op::State(id, state) => {
+                Part::plain(if state.is_change { Kind::Change } else { Kind::State }, *id, &state.meta)
+            }
+            Op::Retired { meta, .. } => Part::plain(Kind::Retired, QueueId::from_u64(0), meta),
             Op::Move(moved) => moved.part(),
             Op::Commit(pending) => {
                 let inline: &[u8] = if let Content::Inline(content) = &pending.content { content } else { &[] };

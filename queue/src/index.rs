@@ -86,6 +86,11 @@ impl Entry {
         self.state.into_iter().chain(self.changes.iter().copied())
     }
 
+    /// Returns the segments with a record of it, some of them more than once.
+    pub(crate) fn segments(&self) -> impl Iterator<Item = u32> {
+        self.records().map(|(place, _)| place.segment)
+    }
+
     fn records(&self) -> impl Iterator<Item = (Place, u64)> {
         let inline = if self.spilled { 0 } else { self.content_octets };
         let message = (self.message, span(self.meta_octets, inline));

@@ -27,9 +27,11 @@
 //!   behind it is a [`Committed`] made, and the 250 needs one.
 //! * committed → recorded: [`Queue::record`] writes a State record, or a Change record of what differs
 //!   from the state before where there are many recipients; one sync for the batch, then its callback. **Commit point** of an outcome: nobody acts on it before.
-//! * any → retired: [`Queue::retire`] drops the message from the index at once and writes the Retired
-//!   record with the next batch or when nothing else is to be done, without a sync of its own. A crash may bring the message
-//!   back as it was last recorded: **it may be delivered again, it is never lost**.
+//! * any → retired: [`Queue::retire`] drops the message from the index and writes the Retired record at
+//!   once, in its caller's thread and beside a sync that is going on; where the end of the segment leaves no
+//!   room, with the next batch. It has no sync of its own. Power that fails before one may bring the message
+//!   back as it was last recorded: **it may be delivered again, it is never lost**. What is written
+//!   survives the end of the process alone.
 //! * retired → released: `content/ID` is removed once the Retired record is synced. A segment is
 //!   removed when no record in it is needed: no Message and no newest State of a message whose Retired
 //!   record is not synced, and no Retired record for a Message in a segment that still exists (those
@@ -50,9 +52,9 @@
 //!
 //! # What may be repeated
 //!
-//! What was delivered but not yet recorded, and what was retired but not yet on disk, when power
-//! fails. What was written for a sender that never heard 250 may be there as well: it was submitted,
-//! and the sender will submit it again.
+//! What was delivered but not yet recorded, when the process ends or power fails; what was retired but
+//! not yet synced, when power fails. What was written for a sender that never heard 250 may be there as
+//! well: it was submitted, and the sender will submit it again.
 //!
 //! # Failure
 //!
@@ -83,6 +85,7 @@ pub mod fs;
 mod gather;
 mod history;
 pub mod id;
+mod inbox;
 mod index;
 pub mod item;
 mod log;
@@ -91,12 +94,14 @@ mod read;
 mod record;
 mod recorded;
 mod recovery;
+mod retirement;
 pub mod retry;
 mod scan;
 pub mod schedule;
 mod snapshot;
 mod spool;
 mod summary;
+mod tail;
 mod tidy;
 mod words;
 

@@ -6,13 +6,14 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, RwLock};
 
 use crate::ahead::Ahead;
 use crate::cache::Cache;
-use crate::committer::{self, Committer, Inbox, Retire};
+use crate::committer::{self, Committer};
 use crate::content::{ContentReader, Source};
 use crate::draft::Draft;
 use crate::error::{DraftError, LoadError, OpenError, RecordError};
 use crate::fs::{Access, Dir, Fs, FsFile, read_full};
 use crate::gather::Depth;
 use crate::id::{QueueId, UnixMillis};
+use crate::inbox::{Inbox, Sleep};
 use crate::index::{Entry, Index};
 use crate::item::{Item, State};
 use crate::log::Log;
@@ -20,6 +21,8 @@ use crate::read::{self, ItemReader};
 use crate::record::segment_name;
 use crate::recorded::{self, Recorded, encode_whole};
 use crate::recovery::{self, RecoveryReport};
+use crate::retirement::{self, Retire};
+use crate::tail::Tail;
 use crate::tidy::{self, Untidy};
 use crate::words::Words;
 
@@ -54,12 +57,13 @@ pub struct Queue(pub(crate) Arc<Spool>);
 type Teller = Box<dyn Fn(&str) + Send + Sync>;
 pub(crate) type Listener = Box<dyn Fn(Vec<Arc<Item>>) + Send + Sync>;
 
-/// What the parts of a queue share. Locks are taken in the order log, index, cache,
-/// recorded, untidy, inbox.
+/// What the parts of a queue share. Locks are taken in the order log, tail, index,
+/// cache, recorded, untidy, inbox.
 pub(crate) struct Spool {
     pub fs: Arc<dyn Fs>,
     pub options: Options,
     pub log: Mutex<Log>,
+    pub tail: Mutex<Tail>,
     pub inbox: Mutex<Inbox>,
     pub wake: Condvar,
     pub wake_syncers: Condvar,
@@ -103,6 +107,7 @@ impl Queue {
             fs,
             draft_octets_max: AtomicUsize::new(options.draft_memory_octets_max),
             options,
+            tail: Mutex::new(Tail { sequence: recovered.log.synced(), ..Tail::default() }),
             log: Mutex::new(recovered.log),
             inbox: Mutex::default(),
             wake: Condvar::new(),
@@ -242,16 +247,16 @@ impl Queue {
         self.0.wake(inbox);
     }
 
-    /// Ends a message: every recipient is settled. It is out of the queue at once; on disk a little
-    /// later, so that a crash may bring it back. Returns whether it was there.
+    /// Ends a message: every recipient is settled. That is written at once, so that the message is not
+    /// delivered again when the process ends; power that fails before the next sync may bring it back.
+    /// Returns whether it was there.
     pub fn retire(&self, id: QueueId) -> bool {
         let mut index = lock(&self.0.index);
         let Some((entry, segments)) = index.retire(id) else { return false };
         drop(index);
         lock(&self.0.cache).remove(id);
-        let mut inbox = lock(&self.0.inbox);
-        inbox.retires.push(Retire { id, segments, entry: Some(entry) });
-        self.0.wake(inbox);
+        lock(&self.0.inbox).retires.push(Retire { id, segments, entry: Some(entry) });
+        retirement::write_waiting(&self.0);
         true
     }
 
@@ -323,7 +328,7 @@ impl Spool {
 
     /// Wakes the committer if it sleeps.
     pub(crate) fn wake(&self, mut inbox: MutexGuard<'_, Inbox>) {
-        if std::mem::take(&mut inbox.sleeping) {
+        if std::mem::take(&mut inbox.sleep) != Sleep::Not {
             drop(inbox);
             self.wake.notify_one();
         }

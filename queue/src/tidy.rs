@@ -8,21 +8,23 @@ use std::collections::{HashSet, VecDeque};
 use crate::ahead::Ahead;
 use crate::answers::Answers;
 use crate::codec;
-use crate::committer::{Op, PendingState, Retire, retired_ops, write_internal};
+use crate::committer::{Op, PendingState, write_internal};
 use crate::fs::{Dir, read_full};
 use crate::id::QueueId;
 use crate::index::{Entry, Index, Place};
-use crate::log::{Fault, Log, Part};
+use crate::log::{Fault, Log};
 use crate::read;
 use crate::record::{HEADER_OCTETS, Header, Kind, META_OCTETS_MAX};
 use crate::recorded::encode_whole;
+use crate::retirement::{Retire, retired_ops};
 use crate::spool::{Spool, lock};
+use crate::tail::Part;
 
 /// What is left to tidy.
 #[derive(Default)]
 pub(crate) struct Untidy {
-    /// Content files whose messages are retired, by records perhaps not yet synced.
-    contents: Vec<QueueId>,
+    /// Content files whose messages are retired, each by a record before this sequence.
+    pub contents: Vec<(u64, QueueId)>,
     /// Retired messages whose records found no room.
     later: Vec<Retire>,
     /// The segment being compacted, and how far.
@@ -80,24 +82,6 @@ impl Move {
     }
 }
 
-/// Notes in which segment it stands that messages are retired, as long as it matters.
-pub(crate) fn note_retired(spool: &Spool, index: &mut Index, place: Place, list: Vec<Retire>) {
-    let mut needed = Vec::new();
-    for retire in list {
-        let others = retire.segments.iter().filter(|n| **n != place.segment && index.segments.contains_key(n));
-        needed.extend(others.map(|n| (*n, retire.id)));
-        if let Some(entry) = retire.entry {
-            index.discount(&entry);
-            if entry.spilled {
-                lock(&spool.untidy).contents.push(retire.id);
-            }
-        }
-    }
-    if let Some(segment) = index.segments.get_mut(&place.segment) {
-        segment.retired.extend(needed);
-    }
-}
-
 /// Keeps retired messages whose records found no room on the disk.
 pub(crate) fn keep_for_later(spool: &Spool, list: Vec<Retire>) {
     lock(&spool.untidy).later.extend(list);
@@ -141,7 +125,7 @@ pub(crate) fn tidy(spool: &Spool) {
     let mut log = lock(&spool.log);
     let result = tidy_log(spool, &mut log);
     if result.is_ok() && spool.check_poison().is_ok() {
-        log.shrink();
+        log.shrink(spool);
     }
     note_fault(spool, result);
 }
@@ -168,11 +152,14 @@ fn note_fault(spool: &Spool, result: Result<(), Fault>) {
     }
 }
 
+/// Removes the content files of messages whose Retired records are synced.
 fn remove_contents(spool: &Spool, log: &Log) {
-    if log.is_dirty() {
-        return;
-    }
-    for id in std::mem::take(&mut lock(&spool.untidy).contents) {
+    let mut untidy = lock(&spool.untidy);
+    let (gone, rest) = std::mem::take(&mut untidy.contents).into_iter().partition(|(end, _)| *end <= log.synced());
+    untidy.contents = rest;
+    drop(untidy);
+    let gone: Vec<(u64, QueueId)> = gone;
+    for (_, id) in gone {
         // What stays behind is removed when the queue is next opened.
         let _ = spool.fs.remove(Dir::Content, &id.to_string());
     }
@@ -180,7 +167,12 @@ fn remove_contents(spool: &Spool, log: &Log) {
 
 /// Removes the segments in which nothing is needed.
 fn release(spool: &Spool, log: &mut Log) -> Result<(), Fault> {
-    let newest = log.newest();
+    // A message that ended while it was moved has a copy of which no Retired record speaks yet; the one
+    // there is has to stay until then.
+    if !lock(&spool.inbox).retires.is_empty() {
+        return Ok(());
+    }
+    let newest = log.newest(spool);
     let dead: Vec<u32> = {
         let index = lock(&spool.index);
         index.segments.iter().filter(|(n, s)| **n != newest && s.live == 0).map(|(n, _)| *n).collect()
@@ -218,7 +210,7 @@ fn is_pressed(spool: &Spool) -> bool {
 
 /// Moves a part of what is live in the segment most worth it; returns whether there may be more.
 fn compact_step(spool: &Spool, log: &mut Log) -> Result<bool, Fault> {
-    let victim = lock(&spool.untidy).victim.take().or_else(|| choose(spool, log.newest()));
+    let victim = lock(&spool.untidy).victim.take().or_else(|| choose(spool, log.newest(spool)));
     let Some((number, mut at)) = victim else { return Ok(false) };
     let mut ops = VecDeque::new();
     let (from, mut done) = (at, HashSet::new());

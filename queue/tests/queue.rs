@@ -1,6 +1,7 @@
 //! The queue on the real file system, from draft to retirement.
 
 use std::sync::{Arc, Mutex, mpsc};
+use std::time::{Duration, Instant};
 
 use postroad_queue::{
     Committed, LoadError, Options, Origin, OsFs, Queue, QueueId, RecordError, RecoveryReport, Snapshot, State,
@@ -180,6 +181,27 @@ fn an_empty_queue_gives_the_disk_back_and_never_uses_an_id_again() {
     let (queue, report) = open(dir.path());
     assert_eq!(report, RecoveryReport { segments: 1, ..RecoveryReport::default() });
     assert!(Some(queue.draft(UnixMillis(1)).expect("draft").id()) > last, "the clock went back");
+}
+
+#[test]
+fn a_message_that_ends_beside_the_committer_gives_its_space_back() {
+    let dir = tempfile::tempdir().expect("scratch");
+    let (queue, _) = open(dir.path());
+    let committer = queue.start().expect("thread");
+    // While the committer waits for more, and when it has tidied up and sleeps until it is woken.
+    for idle in [Duration::ZERO, Duration::from_millis(1500)] {
+        let id = submit(&queue, &content(5000, 1)).recv().expect("committed").id();
+        std::thread::sleep(idle);
+        let before = queue.disk_octets();
+        assert!(queue.retire(id));
+        let since = Instant::now();
+        while queue.disk_octets() > 64 {
+            assert!(since.elapsed() < Duration::from_secs(20), "idle for {idle:?}: {before} octets are kept");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+    committer.stop();
+    assert!(queue.is_empty() && queue.poisoned().is_none());
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! The state of a simulated disk: what is there, what of it is durable, and what a crash may make of it.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::io;
 
@@ -12,6 +12,20 @@ const SECTOR: u64 = 512;
 
 thread_local! {
     static PHASE: Cell<&'static str> = const { Cell::new("") };
+    static BESIDE: RefCell<Option<Box<dyn FnMut()>>> = const { RefCell::new(None) };
+}
+
+/// Names what goes on in this thread while a file is synced: called before the disk has taken what was
+/// written, and once more behind that.
+pub fn while_syncing(act: Option<Box<dyn FnMut()>>) {
+    BESIDE.set(act);
+}
+
+pub(super) fn beside() {
+    if let Some(mut act) = BESIDE.take() {
+        act();
+        BESIDE.set(Some(act));
+    }
 }
 
 /// Says what the queue is about to do in this thread, for [`SimFs::steps`].

@@ -14,7 +14,7 @@ use postroad_queue::fs::{Access, Dir, Fs, FsFile};
 
 pub mod disk;
 
-use disk::{Change, Disk, Fate, Inode, NameChange, change_names, change_octets, kinds, sectors};
+use disk::{Change, Disk, Fate, Inode, NameChange, beside, change_names, change_octets, kinds, sectors};
 
 const FREE_OCTETS: u64 = 1 << 40;
 
@@ -304,7 +304,17 @@ impl FsFile for SimFile {
     fn start_writeback(&self, _: u64, _: u64) {}
 
     fn sync(&self) -> io::Result<()> {
-        let (mut disk, fate) = self.begin(Op::Sync);
+        let fate = self.begin(Op::Sync).1;
+        beside();
+        let result = self.end_sync(fate);
+        beside();
+        result
+    }
+}
+
+impl SimFile {
+    fn end_sync(&self, fate: Fate) -> io::Result<()> {
+        let mut disk = lock(&self.disk);
         let file = &mut disk.inodes[self.inode];
         if let Err(e) = fate.result() {
             file.forgotten = file.unsynced.len();

@@ -4,7 +4,7 @@
 // Each test program that includes this file uses another part of it.
 #![allow(dead_code)]
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use postroad_queue::{Item, Options, Origin, Queue, QueueId, RecipientState, RecoveryReport, State, UnixMillis};
@@ -41,6 +41,8 @@ pub struct Ledger {
     pub fresh: BTreeSet<QueueId>,
     /// Retired, and something synced behind it.
     pub gone: BTreeSet<QueueId>,
+    /// What is to be retired while files are synced: one before and one behind each sync, or none.
+    pub beside: VecDeque<Option<QueueId>>,
     /// The disk forgot what it was told to keep: what was not promised may come, damaged even, and go.
     pub is_forgotten: bool,
 }
@@ -144,6 +146,21 @@ pub fn retire_later(queue: &Queue, shared: &Shared, id: Option<QueueId>) {
         ledger(shared).retired.insert(id);
         ledger(shared).fresh.insert(id);
         queue.retire(id);
+    }
+}
+
+/// Lets these messages be retired during the next syncs.
+pub fn retire_beside(shared: &Shared, ids: impl IntoIterator<Item = Option<QueueId>>) {
+    ledger(shared).beside.extend(ids);
+}
+
+/// Retires what is next to be while files are synced.
+pub fn retire_next(queue: &Queue, shared: &Shared) {
+    let next = ledger(shared).beside.pop_front();
+    if let Some(id @ Some(_)) = next {
+        phase("beside");
+        retire_later(queue, shared, id);
+        phase("accept");
     }
 }
 

@@ -1,4 +1,4 @@
-//! Everything that a queue does, in five scripts. `crash.rs` lists the steps that they must not cease to
+//! Everything that a queue does, in six scripts. `crash.rs` lists the steps that they must not cease to
 //! reach.
 
 use std::sync::Arc;
@@ -6,9 +6,10 @@ use std::sync::Arc;
 use postroad_queue::Queue;
 
 use super::{
-    LIST_OCTETS, Ledger, Shared, accept, flush, ledger, options, quarantine, record, retire, retire_later, submit, tidy,
+    LIST_OCTETS, Ledger, Shared, accept, flush, ledger, options, quarantine, record, retire, retire_beside,
+    retire_later, retire_next, submit, tidy,
 };
-use crate::sim::disk::phase;
+use crate::sim::disk::{phase, while_syncing};
 use crate::sim::{Plan, SimFs};
 
 /// Everything a queue does: accepts alone and in batches, inline and in files, empty ones, states,
@@ -159,15 +160,43 @@ fn lists(queue: &Queue, shared: &Shared) {
     tidy(queue);
 }
 
+/// Messages that end while others are synced, before the disk has those and behind that: small ones,
+/// large ones whose files wait for the next sync, some when their segment is full or about to go.
+fn beside(queue: &Queue, shared: &Shared) {
+    let small: Vec<_> = (0..4).map(|n| accept(queue, shared, 100 + n)).collect();
+    let large: Vec<_> = (0..3).map(|n| accept(queue, shared, 2000 + n)).collect();
+    retire_beside(shared, [small[0], large[0]]);
+    let next = accept(queue, shared, 300);
+    retire_beside(shared, [None, small[1], large[1], None, small[2], next]);
+    let more: Vec<_> = [700, 1200, 900].into_iter().map(|octets| accept(queue, shared, octets)).collect();
+    record(queue, shared, small[3], 1);
+    retire_beside(shared, [small[3], more[0], more[1], large[2]]);
+    flush(queue, shared);
+    let last = accept(queue, shared, 1400);
+    tidy(queue);
+    retire_beside(shared, [more[2], last]);
+    let _ = accept(queue, shared, 1300);
+    flush(queue, shared);
+    tidy(queue);
+}
+
 pub type Script = fn(&Queue, &Shared);
 
-pub const SCRIPTS: [Script; 5] = [script, ageing, moving, outlived, lists];
+pub const SCRIPTS: [Script; 6] = [script, ageing, moving, outlived, lists, beside];
+
+/// Runs a script on an open queue, with what it does while files are synced.
+pub fn run(queue: &Queue, shared: &Shared, script: Script) {
+    let beside = (queue.clone(), shared.clone());
+    while_syncing(Some(Box::new(move || retire_next(&beside.0, &beside.1))));
+    script(queue, shared);
+    while_syncing(None);
+}
 
 pub fn run_script(plan: Plan, script: Script) -> (Arc<SimFs>, Ledger) {
     let (fs, shared) = (Arc::new(SimFs::new(plan)), Shared::default());
     phase("open");
     if let Ok((queue, _)) = Queue::open(fs.clone(), options()) {
-        script(&queue, &shared);
+        run(&queue, &shared, script);
     }
     let ledger = ledger(&shared).clone();
     (fs, ledger)

@@ -111,6 +111,7 @@ async fn run_one(core: &Arc<Core>, lane: &mut Lane, attempt: &mut Attempt) -> Fi
     if let Ended::Elsewhere = ended {
         return give_back(core, &active, &task.places, &routing).await;
     }
+    retire_delivered(core, &active, &outcomes).await;
     report(core, &item, &destination, &outcomes, started.elapsed());
     note::outcomes(core, &item, &outcomes, started.elapsed());
     match (settle(core, &active, &task.places, outcomes, &routing).await, ended) {
@@ -222,6 +223,17 @@ fn pick(routing: &Routing, item: &Item, destination: &str) -> (Vec<usize>, Optio
     (places, found)
 }
 
+/// The common case: every recipient was delivered by this attempt and nobody waits to hear of it. The
+/// retirement is the record, and comes before all else: until then the end of the process would repeat
+/// the delivery.
+async fn retire_delivered(core: &Core, active: &Active<'_>, outcomes: &[(usize, Outcome)]) {
+    let mut current = active.current.lock().await;
+    if !current.is_gone && all_done(&current.item, outcomes) {
+        current.is_gone = true;
+        core.retire(&current.item);
+    }
+}
+
 /// Records outcomes, then does what follows from them. Returns when the message is due again at
 /// this destination.
 async fn settle(
@@ -234,11 +246,6 @@ async fn settle(
     let mut current = active.current.lock().await;
     current.end_attempt(places);
     if current.is_gone {
-        return Ok(None);
-    }
-    if all_done(&current.item, &outcomes) {
-        current.is_gone = true;
-        core.retire(&current.item);
         return Ok(None);
     }
     let mut item = (*current.item).clone();
@@ -289,8 +296,7 @@ pub async fn finish_up(core: &Arc<Core>, current: &mut Current, routing: &Routin
     Ok(())
 }
 
-/// The common case: every recipient was delivered by this attempt and nobody waits to hear of it.
-/// The retirement is the record.
+/// Returns whether nothing is left to do for the message.
 fn all_done(item: &Item, outcomes: &[(usize, Outcome)]) -> bool {
     let heard = |place: usize| {
         !item.envelope.recipients()[place].wants().success || item.envelope.reverse_path.mailbox().is_none()

@@ -114,6 +114,36 @@ fn a_restart_keeps_the_membership_and_finds_the_others() {
     c.ok(&["mesh", "join", &token]);
 }
 
+/// Where port 25 is blocked: TLS from the first octet on a port of its own, and no other address.
+#[test]
+fn a_port_with_tls_at_once_is_enough() {
+    let builder = host("a");
+    let ip = builder.ip();
+    let a = builder
+        .set("mesh.listen", &format!("[\"{ip}:4465\"]"))
+        .set("mesh.addresses", &format!("[\"{ip}:4465/tls\"]"))
+        .start();
+    let b = host("b").start();
+    b.ok(&["mesh", "join", &invite(&a, &["--serves", "b.example"])]);
+    wait_members(&b, &[("a", "a.example"), ("b", "b.example")]);
+    // Whoever does not ask for the node is served as by any host.
+    let mut client = Client::connect_tls((ip, 4465).into());
+    client.ehlo();
+    client.expect("XLINK 1", 500);
+}
+
+#[test]
+fn what_is_said_otherwise_is_heard_after_a_reload() {
+    let (a, b) = (host("a").start(), host("b").start());
+    b.ok(&["mesh", "join", &invite(&a, &["--serves", "b.example"])]);
+    wait_members(&a, &[("a", "a.example"), ("b", "b.example")]);
+    let text = std::fs::read_to_string(b.config_path()).expect("readable");
+    let text = text.replace("label = \"b\"", "label = \"bee\"\nserves = [\"b.example\", \"lists.b.example\"]");
+    std::fs::write(b.config_path(), text).expect("writable");
+    b.ok(&["reload"]);
+    wait_members(&a, &[("a", "a.example"), ("bee", "b.example lists.b.example")]);
+}
+
 #[test]
 fn a_host_is_admitted_by_its_card() {
     let (a, b) = (host("a").start(), host("b").start());

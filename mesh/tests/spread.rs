@@ -262,3 +262,39 @@ fn who_shouts_is_not_passed_on() {
     println!("at rest {before} octets a minute, beside one that shouts {after}");
     assert!(after * 100 <= before * 105, "{before} → {after}");
 }
+
+/// Everybody let the next one in, so each statement can only be understood behind the one before it, and
+/// they are told in any order: who has just joined knows all at once, not at the next comparison.
+#[test]
+fn a_newcomer_is_told_everything_at_once() {
+    const COUNT: usize = 60;
+    let founding = Statement::found(&KEYS[0], Policy::DEFAULT, "lab", 0);
+    let newcomer = Directory::new(Roster::new(founding.clone()).expect("it founds"));
+    let mut roster = Roster::new(founding).expect("it founds");
+    for pair in KEYS[..COUNT].windows(2) {
+        let head = roster.next_head(&pair[0].public().id(), 0);
+        let what = What::Admit { node: pair[1].public(), caps: Caps::ALL, serves: vec![], label: "".into() };
+        roster.merge([Statement::new(&pair[0], head, what)]);
+    }
+    let mut known = Directory::new(roster);
+    known.take_records((0..COUNT).map(|n| record(&known, n, 1)).collect::<Vec<_>>(), 0);
+    let ids = [0, COUNT - 1].map(|n| KEYS[n].public().id());
+    let mut nodes = [Spread::new(ids[0], known, Profile::Lan, 1, 0), Spread::new(ids[1], newcomer, Profile::Lan, 2, 0)];
+    nodes[0].opened(ids[1], false, 0);
+    nodes[1].opened(ids[0], true, 0);
+    let mut quiet = 0;
+    while quiet < 2 {
+        quiet += 1;
+        for n in [0, 1] {
+            while let action @ (Action::Send(..) | Action::Dial(_)) = nodes[n].poll(0) {
+                if let Action::Send(to, frame) = action {
+                    assert_eq!(to, ids[1 - n]);
+                    nodes[1 - n].received(ids[n], frame, 0);
+                    quiet = 0;
+                }
+            }
+        }
+    }
+    let known = nodes[1].directory();
+    assert_eq!((known.roster().members().len(), known.records().len()), (COUNT, COUNT));
+}

@@ -143,6 +143,8 @@ pub struct MeshView {
     pub gone: Vec<GoneView>,
     /// Claims to domains that do not count.
     pub conflicts: Vec<String>,
+    /// Nodes that told different things to different members: copies of one host, or one in bad hands.
+    pub contradicting: Vec<String>,
     /// Invitations that are open here.
     pub open_invitations: u64,
     /// Statements and records that were not taken in because something is wrong with them.

@@ -254,6 +254,9 @@ fn status(view: &MeshView) -> Vec<String> {
     for conflict in &view.conflicts {
         lines.push(format!("claimed, but another member's: {}", escaped(conflict)));
     }
+    for node in &view.contradicting {
+        lines.push(format!("says different things to different members: {}", escaped(node)));
+    }
     if view.open_invitations > 0 {
         lines.push(format!("invitations open here: {}", view.open_invitations));
     }

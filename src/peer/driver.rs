@@ -22,7 +22,7 @@ use crate::admin::Failure;
 /// How long what is known waits for more before it is written.
 const KEEP_DELAY: Duration = Duration::from_millis(500);
 /// The pause before a fresh start.
-const RESTART_PAUSE: Duration = Duration::from_secs(5);
+const RESTART_PAUSE: Duration = Duration::from_secs(1);
 
 impl Peers {
     /// Keeps in touch until it is dropped.
@@ -31,16 +31,17 @@ impl Peers {
             let mut driver = JoinSet::new();
             let peers = self.clone();
             driver.spawn(async move { peers.drive().await });
-            if let Some(Err(fault)) = driver.join_next().await {
-                error!(%fault, pause_s = RESTART_PAUSE.as_secs(), "the mesh is started anew; mail goes on as it is known");
-            }
+            let ended = driver.join_next().await;
+            let fault = ended.and_then(Result::err).map_or("a link failed".to_owned(), |fault| fault.to_string());
+            error!(fault, "the mesh is started anew from disk; mail goes on by what was known last");
             sleep(RESTART_PAUSE).await;
             self.recover();
         }
     }
 
+    /// Ends when somebody panicked who held the state: nobody knows how that was left.
     async fn drive(&self) {
-        loop {
+        while !self.0.state.is_poisoned() {
             self.grant_own().await;
             let turn = self.turn();
             for node in turn.dial {

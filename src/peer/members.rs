@@ -196,6 +196,7 @@ impl Peers {
         let link = |node: &NodeId| links.get(node).map(|dialled| if *dialled { "dialled" } else { "accepted" });
         let members = view.roster().into_iter().flat_map(|roster| roster.members().keys());
         let gone = view.roster().into_iter().flat_map(|roster| roster.gone());
+        let contradicting = view.roster().into_iter().flat_map(|roster| roster.double_tongued());
         MeshView {
             node: self.0.identity.load().as_ref().map(|identity| identity.id().to_string()),
             mesh: view.mesh().map(|mesh| mesh.to_string()),
@@ -204,6 +205,7 @@ impl Peers {
             members: members.map(|node| member_view(&view, node, link(node))).collect(),
             gone: gone.map(|(node, gone)| gone_view(node, gone)).collect(),
             conflicts: self.conflicts(),
+            contradicting: contradicting.map(|node| view.label(&node)).collect(),
             open_invitations: open,
             refused_items,
         }

@@ -244,3 +244,6 @@ impl Identity {
         self.tls.id()
     }
 }
+
+#[cfg(test)]
+mod tests;

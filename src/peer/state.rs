@@ -8,6 +8,7 @@ use postroad_mesh::archive::Own;
 use postroad_mesh::difference::Keys;
 use postroad_mesh::frame::Item;
 use postroad_mesh::link::Message;
+use postroad_mesh::record::Said;
 use postroad_mesh::spread::{Action, Profile, Spread};
 use postroad_mesh::statement::What;
 use postroad_mesh::{Directory, NodeId, Record, Statement};
@@ -31,6 +32,8 @@ pub(super) struct State {
     /// Counts links.
     numbers: u64,
     view: Arc<View>,
+    /// What does not fit a record: it was said so once.
+    unsaid: Option<Said>,
     /// What the view shows.
     shown: Option<Arc<Keys>>,
     /// The refusals that the view shows.
@@ -80,6 +83,7 @@ impl State {
             links: BTreeMap::new(),
             numbers: 0,
             view: Arc::default(),
+            unsaid: None,
             shown: None,
             shown_refused: Vec::new(),
         }
@@ -146,7 +150,7 @@ impl State {
         let key = self.identity.key.public();
         let mut said = own::said(config, key, directory.roster().mesh(), &self.view);
         said.sequence = last.map_or(0, |last| last.sequence);
-        if last == Some(&said) {
+        if last == Some(&said) || self.unsaid.as_ref() == Some(&said) {
             return Ok(());
         }
         let at = directory.next_record_at(&me, now);
@@ -154,10 +158,13 @@ impl State {
             return Err(at);
         }
         // The time makes a record of a host whose disk was put back from a backup a later one.
-        said.sequence = now.max(said.sequence + 1);
-        match Record::sign(&self.identity.key, &said) {
+        let sequence = now.max(said.sequence + 1);
+        match Record::sign(&self.identity.key, &Said { sequence, ..said.clone() }) {
             Ok(record) => self.spread.publish(vec![Item::Record(record.to_octets().into())], now),
-            Err(error) => warn!(%error, "[mesh] says more than a record holds: nothing of it is told to members"),
+            Err(error) => {
+                warn!(%error, "[mesh] says more than a record holds: members are told nothing of it");
+                self.unsaid = Some(said);
+            }
         }
         Ok(())
     }

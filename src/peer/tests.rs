@@ -1,0 +1,67 @@
+//! One host by itself: what it keeps, and what becomes of it when its mesh fails.
+
+use std::path::Path;
+use std::time::Duration;
+
+use super::*;
+use crate::admin::mesh::MeshRequest;
+use crate::tls::Identity as Certificate;
+
+fn peers(directory: &Path) -> Peers {
+    let text = format!("state_dir = {:?}\nhostname = \"mx.example\"", directory.display().to_string());
+    let config = Config::from_str(&text, "test", directory).unwrap_or_else(|faults| panic!("{faults}"));
+    let certificate = Certificate::SelfSigned { dir: directory.join("tls"), hostname: config.hostname.clone() };
+    let parts = Parts {
+        config: Arc::new(ArcSwap::from_pointee(config)),
+        tls: ServerTls::load(&certificate).expect("made"),
+        clock: Clock::start(),
+        metrics: Arc::new(Metrics::new()),
+    };
+    Peers::open(parts).expect("what is on disk is sound")
+}
+
+#[tokio::test]
+async fn what_is_on_disk_is_what_it_is() {
+    let directory = tempfile::tempdir().expect("scratch");
+    let first = peers(directory.path());
+    assert!(first.me().is_none() && first.connector(&NodeId::from_octets([0; 32])).is_none());
+    first.perform(MeshRequest::Init { label: None }).await.expect("founded");
+    let me = first.me().expect("it is the first member");
+    assert_eq!(peers(directory.path()).me(), Some(me));
+    std::fs::write(directory.path().join("mesh/directory"), b"x").expect("writable");
+    let error = Peers::open(same_parts(&first)).err().expect("damaged").to_string();
+    assert!(error.contains("mesh/directory") && error.contains("backup"), "{error}");
+}
+
+fn same_parts(of: &Peers) -> Parts {
+    let parts = &of.0.parts;
+    Parts { config: parts.config.clone(), tls: parts.tls.clone(), clock: parts.clock, metrics: parts.metrics.clone() }
+}
+
+/// Whoever panics while it holds the state takes nobody with it: the view stays, and the state comes
+/// back from disk.
+#[tokio::test]
+async fn a_panic_ends_neither_the_view_nor_the_mesh() {
+    let directory = tempfile::tempdir().expect("scratch");
+    let peers = peers(directory.path());
+    peers.perform(MeshRequest::Init { label: None }).await.expect("founded");
+    let me = peers.me();
+    let running = tokio::spawn(peers.clone().run());
+    let broken = peers.clone();
+    let panicked = std::thread::spawn(move || {
+        let mut state = broken.state();
+        *state = None;
+        panic!("in the middle of a change");
+    });
+    assert!(panicked.join().is_err());
+    peers.0.wake.notify_one();
+    let mended = async {
+        while peers.0.state.is_poisoned() || peers.state().is_none() {
+            assert_eq!(peers.me(), me);
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), mended).await.expect("it starts anew");
+    assert_eq!(peers.me(), me);
+    running.abort();
+}

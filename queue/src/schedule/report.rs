@@ -250,6 +250,19 @@ impl Schedule {
         ahead
     }
 
+    /// Returns whether a destination is held.
+    pub fn is_held(&self, destination: &str) -> bool {
+        self.line_names.get(destination).is_some_and(|line| self.lines.get(*line).held)
+    }
+
+    /// Returns how many jobs of a destination wait for nothing but their turn, a held destination's
+    /// release apart; and how many wait for their due time besides.
+    pub fn waiting(&self, destination: &str) -> (usize, usize) {
+        let Some(line) = self.line_names.get(destination).map(|line| self.lines.get(*line)) else { return (0, 0) };
+        let sum = |lanes: &[u32]| lanes.iter().map(|count| *count as usize).sum();
+        (sum(&line.ready), sum(&line.deferred))
+    }
+
     /// Returns the counts that cost nothing.
     pub fn totals(&self) -> Totals {
         Totals {

@@ -79,6 +79,23 @@ impl Schedule {
         }
     }
 
+    /// Makes due at once what goes to some destinations: those of `max`, from the number `from` on, that
+    /// are meant. Returns the jobs concerned, and the number to go on with.
+    pub fn retry_some(&mut self, from: u32, max: u32, is_meant: impl Fn(&str) -> bool) -> (usize, Option<u32>) {
+        let end = self.lines.end();
+        let until = end.min(from.saturating_add(max));
+        let mut jobs = 0;
+        for number in from..until {
+            let line = self.lines.get(number);
+            if !line.is_free() && is_meant(&line.name) && line.jobs() > 0 {
+                jobs += line.jobs() as usize;
+                self.make_line_due(number);
+            }
+        }
+        self.advance(self.now);
+        (jobs, (until < end).then_some(until))
+    }
+
     /// Makes the one job of a message at a destination due at once, before all others there, and
     /// probes the site at once. Returns the jobs concerned.
     pub fn retry_job(&mut self, id: QueueId, destination: &str) -> usize {

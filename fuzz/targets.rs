@@ -113,7 +113,7 @@ fn converse(octets: &[u8], size: usize) -> (Vec<u8>, Vec<Vec<u8>>) {
             Action::Discard => draft.clear(),
             Action::Flush => said.append(session.output()),
             Action::StartTls => unreachable!("TLS is active from the beginning"),
-            Action::Link => unreachable!("no link is offered"),
+            Action::Link | Action::HandOver => unreachable!("neither is offered"),
             Action::Read { .. } => {
                 said.append(session.output());
                 match pieces.next() {

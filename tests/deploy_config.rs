@@ -67,6 +67,7 @@ fn the_examples_are_valid_together() {
         .collect();
     let config = read(&text);
     assert_eq!((config.locals.len(), config.routes.len()), (2, 1));
+    assert_eq!((config.turns.len(), config.fetches.len()), (1, 1));
     assert_eq!((config.listen.all().count(), config.mesh.egress.len()), (8, 1));
     assert!(config.metrics.listen.is_some() && config.postmaster.is_some());
 }
@@ -83,6 +84,8 @@ fn no_key_is_missing_in_it() {
         "[[mesh.egress]]",
         "[[local]]",
         "[[route]]",
+        "[[turn]]",
+        "[[fetch]]",
     ]);
     for section in sections {
         let faults = Config::from_str(&format!("{section}\nqqqq = 1\n"), "t", Path::new(BASE)).expect_err("unknown");

@@ -52,9 +52,18 @@ fn every_dialogue_that_can_be_live_holds() {
 /// Says why a dialogue cannot be live.
 fn obstacle(script: &Script) -> Option<&'static str> {
     let Setup { service, tls, starttls, auth, require_auth, verdicts, limits, .. } = &script.setup;
+    let Setup { atrn, etrn, keep, cram, .. } = &script.setup;
     let submission = service.as_deref() == Some("submission");
     if service.as_deref() == Some("lmtp") {
         Some("the agent serves no LMTP")
+    } else if *atrn || *etrn || *keep || cram.is_some() {
+        Some("the agent offers that to whom its configuration names")
+    } else if script
+        .steps
+        .iter()
+        .any(|step| matches!(&step.event, Event::Client(octets) if octets.starts_with(b"ETRN")))
+    {
+        Some("the agent offers ETRN to this host, and says what waits")
     } else if !verdicts.is_empty() {
         Some("our policy decides otherwise")
     } else if script.steps.iter().any(|step| matches!(step.event, Event::Time(_))) {
@@ -163,7 +172,7 @@ impl<'a> Player<'a> {
                 let done = self.client.wire().connect_tls();
                 assert!(done.is_ok(), "{}", self.at(line, &format!("{done:?}")));
             }
-            Event::Time(_) | Event::Linked(_) => unreachable!("such dialogues are not live"),
+            Event::Time(_) | Event::Linked(_) | Event::Turned => unreachable!("such dialogues are not live"),
             Event::Drain => {
                 self.agent.signal(Signal::TERM);
                 // The agent reads the signal before what the client says next.

@@ -18,12 +18,15 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("config", &[]),
     (
         "deliver",
-        &["admin", "clock", "config", "dsn", "journal", "memory", "metrics", "net", "peer", "policy", "route", "tls"],
+        &[
+            "admin", "clock", "config", "dsn", "journal", "memory", "metrics", "net", "peer", "policy", "route", "tls",
+            "turn",
+        ],
     ),
     ("dns_zone", &[]),
     ("dsn", &[]),
     ("journal", &["clock", "config", "metrics"]),
-    ("listen", &["clock", "config", "journal", "memory", "metrics", "net", "peer", "policy", "tls"]),
+    ("listen", &["clock", "config", "journal", "memory", "metrics", "net", "peer", "policy", "tls", "turn"]),
     ("memory", &["clock"]),
     ("metrics", &["config"]),
     ("net", &["tls"]),
@@ -34,6 +37,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("systemd", &[]),
     ("telemetry", &["config"]),
     ("tls", &["config"]),
+    ("turn", &["config", "metrics", "net"]),
 ];
 
 /// Rooms that may name every other.

@@ -1,5 +1,5 @@
 //! One command line and what it says (RFC 5321 §4.1; parameters: RFC 1870, 2852, 3030, 3461, 4865, 4954,
-//! 6152, 6531, 6710).
+//! 6152, 6531, 6710; ETRN: RFC 1985; ATRN: RFC 2645).
 //!
 //! Strict where a guess could make two hosts disagree, and tolerant in two places only, both
 //! common in real clients and harmless: one space after `FROM:` and `TO:`, and spaces at the end
@@ -7,8 +7,10 @@
 
 use std::str::FromStr;
 
+use crate::domain::Domain;
 use crate::envelope::{MailParams, Recipient};
 use crate::mailbox::MailboxError;
+use crate::node::Node;
 use crate::parameter;
 use crate::path::{ForwardPath, ReversePath};
 use crate::reply::{Reply, Status};
@@ -64,6 +66,10 @@ pub enum Command<'a> {
     /// `XLINK version`: what follows are no commands but frames between hosts that know each other.
     /// Whoever does not offer it answers as to an unknown command, whatever stands behind the verb.
     XLink(&'a str),
+    /// `ATRN [domain,domain…]` (RFC 2645): no domain means all that are the user's.
+    Atrn(Vec<Domain>),
+    /// `ETRN node` (RFC 1985).
+    Etrn(Node),
 }
 
 /// What MAIL says.
@@ -143,6 +149,10 @@ pub enum CommandError {
     OriginalRecipient,
     #[error("the syntax is BDAT octets [LAST]")]
     Bdat,
+    #[error("the syntax is ATRN or ATRN domain,domain")]
+    Atrn,
+    #[error("the syntax is ETRN domain, ETRN @domain or ETRN #queue")]
+    Etrn,
 }
 
 impl CommandError {
@@ -200,6 +210,8 @@ impl<'a> Command<'a> {
             b"LHLO" => parse_name(argument).map(Command::Lhlo),
             b"BDAT" => parse_bdat(argument),
             b"AUTH" => parse_auth(argument),
+            b"ATRN" => parse_atrn(argument),
+            b"ETRN" => argument.and_then(|node| node.parse().ok()).map(Command::Etrn).ok_or(CommandError::Etrn),
             b"DATA" => alone(argument, Command::Data),
             b"RSET" => alone(argument, Command::Rset),
             b"QUIT" => alone(argument, Command::Quit),
@@ -283,6 +295,12 @@ fn parse_auth(argument: Option<&str>) -> Result<Command<'_>, CommandError> {
     }
 }
 
+fn parse_atrn<'a>(argument: Option<&str>) -> Result<Command<'a>, CommandError> {
+    let domains = argument.into_iter().flat_map(|list| list.split(','));
+    let domains = domains.map(|domain| domain.trim().parse()).collect::<Result<Vec<Domain>, _>>();
+    domains.map(Command::Atrn).map_err(|_| CommandError::Atrn)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -332,6 +350,28 @@ mod tests {
         for size in ["", "-1", "+1", "0x10", "1e3", "1 LAST x", "1 FIRST", "18446744073709551616", "٣", "1,000", " 1"]
         {
             assert_eq!(parse(&format!("BDAT {size}")), Err(CommandError::Bdat), "{size}");
+        }
+    }
+
+    #[test]
+    fn turning_names_domains_or_none() {
+        let domains = |line: &str| match parse(line) {
+            Ok(Command::Atrn(domains)) => Some(domains.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")),
+            _ => None,
+        };
+        for (line, want) in [
+            ("ATRN", Some("")),
+            ("atrn Branch.Example", Some("branch.example")),
+            ("ATRN a.example,b.example, c.example", Some("a.example b.example c.example")),
+            ("ATRN ,", None),
+            ("ATRN a.example,", None),
+            ("ATRN a.example b.example", None),
+            ("ATRN @a.example", None),
+        ] {
+            assert_eq!(domains(line).as_deref(), want, "{line}");
+        }
+        for line in ["ETRN", "ETRN ", "ETRN @", "ETRN #", "ETRN a b", "ETRN a..b"] {
+            assert_eq!(parse(line), Err(CommandError::Etrn), "{line}");
         }
     }
 

@@ -11,6 +11,7 @@ use crate::sasl::Mechanism;
 
 /// What this host offers at one moment of a session.
 #[derive(Clone, Copy, Debug)]
+#[allow(clippy::struct_excessive_bools, reason = "each is one keyword of the list")]
 pub struct Offer {
     /// The largest message, in octets (SIZE, RFC 1870).
     pub message_octets_max: u64,
@@ -20,6 +21,14 @@ pub struct Offer {
     pub auth: bool,
     /// FUTURERELEASE (RFC 4865), where it is offered.
     pub release: Option<ReleaseLimit>,
+    /// Whether CRAM-MD5 is among the mechanisms, where there are any.
+    pub cram: bool,
+    /// Whether ATRN (RFC 2645) is known here. It is listed before the login: clients look once.
+    pub turn: bool,
+    /// Whether ETRN (RFC 1985) is possible now.
+    pub start: bool,
+    /// Whether the session may stay open without work.
+    pub keep: bool,
 }
 
 impl Offer {
@@ -31,7 +40,20 @@ impl Offer {
             out.extend_from_slice(b"250-STARTTLS\r\n");
         }
         if self.auth {
-            out.extend_from_slice(b"250-AUTH PLAIN LOGIN\r\n");
+            out.extend_from_slice(if self.cram {
+                b"250-AUTH PLAIN LOGIN CRAM-MD5\r\n"
+            } else {
+                b"250-AUTH PLAIN LOGIN\r\n"
+            });
+        }
+        if self.turn {
+            out.extend_from_slice(b"250-ATRN\r\n");
+        }
+        if self.start {
+            out.extend_from_slice(b"250-ETRN\r\n");
+        }
+        if self.keep {
+            out.extend_from_slice(b"250-XKEEP\r\n");
         }
         if let Some(limit) = self.release {
             let _ = write!(out, "250-FUTURERELEASE {limit}\r\n");
@@ -64,6 +86,10 @@ pub struct Offered {
     pub mt_priority: bool,
     /// STARTTLS (RFC 3207).
     pub starttls: bool,
+    /// ATRN (RFC 2645).
+    pub turn: bool,
+    /// XKEEP: the session may stay open without work.
+    pub keep: bool,
     /// SIZE (RFC 1870): the outer value says whether it was listed, the inner one the limit in
     /// octets when there is one.
     pub size: Option<Option<u64>>,
@@ -100,6 +126,8 @@ impl Offered {
             }
             "MT-PRIORITY" => self.mt_priority = true,
             "STARTTLS" => self.starttls = true,
+            "ATRN" => self.turn = true,
+            "XKEEP" => self.keep = true,
             "SIZE" => self.size = Some(words.next().and_then(number).filter(|octets| *octets > 0)),
             "AUTH" => words.for_each(|name| self.read_mechanism(name)),
             other => {
@@ -114,7 +142,7 @@ impl Offered {
         match Mechanism::named(name) {
             Some(Mechanism::Plain) => self.auth_plain = true,
             Some(Mechanism::Login) => self.auth_login = true,
-            None => {}
+            Some(Mechanism::CramMd5) | None => {}
         }
     }
 
@@ -136,11 +164,21 @@ mod tests {
     fn our_list_is_one_reply() {
         let mut out = Vec::new();
         let release = Some(ReleaseLimit { seconds_max: 60, unix_ms_max: 1_800_000_000_000 });
-        Offer { message_octets_max: 1000, starttls: true, auth: true, release }.write_to("mx.example.org", &mut out);
+        let offer = Offer {
+            message_octets_max: 1000,
+            starttls: true,
+            auth: true,
+            release,
+            cram: true,
+            turn: true,
+            start: true,
+            keep: true,
+        };
+        offer.write_to("mx.example.org", &mut out);
         assert_eq!(
             String::from_utf8_lossy(&out),
-            "250-mx.example.org\r\n250-PIPELINING\r\n250-SIZE 1000\r\n250-STARTTLS\r\n250-AUTH PLAIN LOGIN\r\n\
-             250-FUTURERELEASE 60 2027-01-15T08:00:00Z\r\n250-ENHANCEDSTATUSCODES\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n250-DSN\r\n250-DELIVERBY\r\n\
+            "250-mx.example.org\r\n250-PIPELINING\r\n250-SIZE 1000\r\n250-STARTTLS\r\n250-AUTH PLAIN LOGIN CRAM-MD5\r\n\
+             250-ATRN\r\n250-ETRN\r\n250-XKEEP\r\n250-FUTURERELEASE 60 2027-01-15T08:00:00Z\r\n250-ENHANCEDSTATUSCODES\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n250-DSN\r\n250-DELIVERBY\r\n\
              250-MT-PRIORITY\r\n250 CHUNKING\r\n"
         );
     }

@@ -76,6 +76,7 @@ struct Player<'a> {
     last_reply: String,
     stored: usize,
     closed: bool,
+    turned: bool,
 }
 
 impl<'a> Player<'a> {
@@ -88,7 +89,13 @@ impl<'a> Player<'a> {
         if script.setup.link {
             shell.offer_link();
         }
-        Player { script, shell, heard: 0, last_reply: String::new(), stored: 0, closed: false }
+        if script.setup.etrn {
+            shell.offer_start();
+        }
+        if let Some(seed) = &script.setup.cram {
+            shell.offer_cram(seed);
+        }
+        Player { script, shell, heard: 0, last_reply: String::new(), stored: 0, closed: false, turned: false }
     }
 
     fn send(&mut self, octets: &[u8], size: usize) {
@@ -107,6 +114,10 @@ impl<'a> Player<'a> {
             Event::Closed => {
                 assert!(self.shell.is_closed(), "{}", self.at(line, "the connection is open"));
                 self.closed = true;
+            }
+            Event::Turned => {
+                assert!(self.shell.is_turned(), "{}", self.at(line, "the connection is not handed over"));
+                self.turned = true;
             }
             Event::Handshake => self.shell.handshake(tls_facts()),
             Event::Linked(frames) => {
@@ -172,6 +183,7 @@ impl<'a> Player<'a> {
         let rest = String::from_utf8_lossy(&self.shell.transcript()[self.heard..]).into_owned();
         assert!(rest.is_empty(), "{}", self.at(0, &format!("the server also says {rest:?}")));
         assert_eq!(self.shell.is_closed(), self.closed, "{}", self.at(0, "closed at the end"));
+        assert_eq!(self.shell.is_turned(), self.turned, "{}", self.at(0, "handed over at the end"));
         assert_eq!(self.shell.stored().len(), self.stored, "{}", self.at(0, "messages stored"));
     }
 }
@@ -179,6 +191,10 @@ impl<'a> Player<'a> {
 fn tls_facts() -> TlsFacts {
     TlsFacts { version: "TLSv1.3".into(), cipher: "TLS13_AES_256_GCM_SHA384".into() }
 }
+
+/// HMAC-MD5 of `<1.seed@mx.example.org>` keyed with `tanstaaftanstaaf`.
+const CRAM_DIGEST: [u8; 16] =
+    [0x18, 0x42, 0xae, 0x11, 0x48, 0x58, 0x9b, 0x88, 0x0e, 0xeb, 0x48, 0xd5, 0x89, 0x88, 0x25, 0xad];
 
 /// As an agent offers it by default, on 15 January 2027.
 const RELEASE_LIMIT: ReleaseLimit = ReleaseLimit { seconds_max: 2_592_000, unix_ms_max: 1_802_592_000_000 };
@@ -195,6 +211,8 @@ fn config(setup: &Setup) -> Arc<Config> {
     config.offer_starttls = setup.starttls;
     config.auth = if setup.auth { AuthOffer::OverTls } else { AuthOffer::Never };
     config.require_auth = setup.require_auth;
+    config.turn = setup.atrn;
+    config.keep = setup.keep;
     config.timeouts.message = Duration::from_secs(30 * 60);
     for (name, value) in &setup.limits {
         let number = u32::try_from(*value).unwrap_or(u32::MAX);
@@ -236,6 +254,16 @@ impl Policy for ScriptPolicy {
             Question::Mail { reverse_path, .. } => ("mail", reverse_path.to_string()),
             Question::Rcpt { recipient, .. } => ("rcpt", recipient.forward_path.to_string()),
             Question::Content => ("content", String::new()),
+            Question::Turn([]) => ("turn", "*".to_owned()),
+            Question::Turn(domains) => ("turn", domains.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")),
+            Question::Start(node) => ("start", node.to_string()),
+            // RFC 2195 §2: the secret of its example, and what it comes to for our first challenge.
+            Question::Cram(response) => {
+                return match response.digest == CRAM_DIGEST && &*response.challenge == "<1.seed@mx.example.org>" {
+                    true => Verdict::Authenticated(response.user.clone()),
+                    false => Verdict::Refuse(Reply::of(535, Some(Status::new(5, 7, 8)), "wrong credentials")),
+                };
+            }
             Question::Auth(credentials) => {
                 let right = |(name, password): &(String, String)| {
                     **name == *credentials.user && **password == *credentials.password
@@ -248,6 +276,7 @@ impl Policy for ScriptPolicy {
         };
         match self.refusal(name, &subject) {
             None => Verdict::Accept,
+            Some(refusal) if name == "start" && refusal.code < 300 => Verdict::Answer(reply(refusal)),
             Some(refusal) if refusal.code == 250 => Verdict::AcceptUnprivileged,
             Some(refusal) if refusal.close => Verdict::Close(reply(refusal)),
             Some(refusal) => Verdict::Refuse(reply(refusal)),

@@ -19,7 +19,7 @@ struct Anything;
 impl Policy for Anything {
     fn decide(&mut self, question: &Question<'_>) -> Verdict {
         match question {
-            Question::Auth(_) => Verdict::Refuse(Reply::of(535, Some(Status::new(5, 7, 8)), "no")),
+            Question::Auth(_) | Question::Cram(_) => Verdict::Refuse(Reply::of(535, Some(Status::new(5, 7, 8)), "no")),
             _ => Verdict::Accept,
         }
     }
@@ -204,7 +204,9 @@ fn client_outcome(octets: &[u8], sizes: &[usize], lmtp: bool, recipients: usize)
             }
             client::Action::Done(answers) => done.push(answers),
             client::Action::Failed(_) | client::Action::Closed => return (begun, done),
-            client::Action::StartTls => unreachable!("TLS is never wanted"),
+            client::Action::StartTls | client::Action::HandOver | client::Action::NotTurned(_) => {
+                unreachable!("neither TLS nor a turn is ever wanted")
+            }
         }
     }
     panic!("the session does not end");

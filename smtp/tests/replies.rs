@@ -57,6 +57,8 @@ fn command_errors() -> Vec<CommandError> {
         E::Notify,
         E::OriginalRecipient,
         E::Bdat,
+        E::Atrn,
+        E::Etrn,
     ];
     for error in &all {
         match error {
@@ -65,7 +67,7 @@ fn command_errors() -> Vec<CommandError> {
             E::ReversePath(_) | E::ForwardPath(_) | E::NeedsSmtpUtf8 | E::ParameterSyntax => {}
             E::ParameterUnknown | E::ParameterDuplicate | E::Size | E::Body | E::SmtpUtf8 | E::Ret => {}
             E::EnvId | E::AuthParameter | E::Priority | E::Notify | E::OriginalRecipient => {}
-            E::DeliverBy | E::HoldFor | E::HoldUntil | E::HeldTwice | E::Bdat => {}
+            E::DeliverBy | E::HoldFor | E::HoldUntil | E::HeldTwice | E::Bdat | E::Atrn | E::Etrn => {}
         }
     }
     all

@@ -96,6 +96,10 @@ impl WaitView {
         let (reason, until) = reason_of(&standing.why);
         let released = entry.item.released();
         let (reason, text) = match standing.why {
+            // Nobody holds it: the destination is there when its customer is.
+            Why::DestinationHeld if let Some(user) = customer(&standing.destination) => {
+                ("not_fetched", format!("waits for {user} to fetch it{}", ahead(&standing.ahead)))
+            }
             // Its first attempt is due when its sender wants it to be.
             Why::Deferred { due } if due == released && due > entry.item.arrived => {
                 ("future_release", format!("its sender asked for its release at {}", Time(released)))
@@ -117,6 +121,12 @@ impl WaitView {
             recipients: places.map(|place| RecipientView::of(entry, place).with_history(entry, place)).collect(),
         }
     }
+}
+
+/// Returns who fetches the mail of a destination, of those where customers do: `turn:branch/branch.example`.
+fn customer(destination: &str) -> Option<&str> {
+    let (user, _) = destination.strip_prefix("turn:")?.rsplit_once('/')?;
+    Some(user)
 }
 
 fn lane_name(lane: Lane) -> &'static str {
@@ -327,6 +337,16 @@ mod tests {
             let view = WaitView::of(&entry(1, 1, "a@b.example", &[("c@dead.example", 1)]), &standing, false);
             assert_eq!(format!("{}: {}", view.reason, view.text), want);
         }
+    }
+
+    #[test]
+    fn what_a_customer_fetches_is_held_by_nobody() {
+        let destination: Arc<str> = "turn:branch/branch.example".into();
+        let site: Arc<str> = "turn:branch".into();
+        let why = Why::DestinationHeld;
+        let standing = Standing { site, destination, lane: Lane::Normal, why, ahead: Ahead::default() };
+        let view = WaitView::of(&entry(1, 1, "a@b.example", &[("c@branch.example", 1)]), &standing, false);
+        assert_eq!((&*view.reason, &*view.text, view.remedy), ("not_fetched", "waits for branch to fetch it", None));
     }
 
     #[test]

@@ -37,6 +37,8 @@ use crate::route::{Resolver, ResolverError};
 use crate::systemd;
 use crate::telemetry::{self, Format, LogError, Logs};
 use crate::tls::{ClientTls, Identity, ServerTls, TlsError};
+use crate::turn::Meeting;
+use crate::turn::fetch::Fetches;
 use backend::Backend;
 use signals::{Signal, Signals};
 
@@ -93,6 +95,7 @@ pub enum StartError {
 
 /// Everything that runs, and what a reload changes.
 pub(crate) struct Agent {
+    fetches: Fetches<Delivery, Arc<Context>>,
     path: Option<PathBuf>,
     started: UnixMillis,
     config: Arc<ArcSwap<Config>>,
@@ -139,12 +142,14 @@ pub async fn run(config: Config, path: Option<PathBuf>) -> Result<(), StartError
         journal: journal.clone(),
         drain: watch::Sender::new(false),
         names: SessionNames::new(clock.now()),
+        turn: Meeting::default(),
     });
     let delivery = delivery(&config, &context)?;
+    context.turn.set_carrier(delivery.clone());
     let control = ControlSocket::bind(&config.control.socket)?;
-    let listeners = bind_all(&config)?;
-    let metrics_socket = bind_metrics(&config).await?;
+    let (listeners, metrics_socket) = (bind_all(&config)?, bind_metrics(&config).await?);
     let agent = Arc::new(Agent {
+        fetches: Fetches::new(delivery.clone(), context.clone(), metrics.clone()),
         path,
         started: clock.now(),
         config: current,
@@ -170,6 +175,7 @@ pub async fn run(config: Config, path: Option<PathBuf>) -> Result<(), StartError
     for (_, listener) in listeners {
         sessions.spawn(listener.serve(context.clone()));
     }
+    agent.fetches.apply(&config.fetches);
     agent.say_ready();
     agent.until_stopped(&mut signals, sessions).await;
     tasks.shutdown().await;
@@ -208,7 +214,10 @@ impl Agent {
         self.context.drain.send_replace(true);
         // One deadline: what the sessions took is not to be had again by the attempts.
         let deadline = Instant::now() + limit;
-        let ended = async { while sessions.join_next().await.is_some() {} };
+        let ended = async {
+            self.fetches.drain().await;
+            while sessions.join_next().await.is_some() {}
+        };
         if timeout_at(deadline, ended).await.is_err() {
             warn!("sessions cut off at the end of the drain");
         }

@@ -55,8 +55,9 @@ impl Agent {
         self.context.memory.set_limit(limit);
         self.context.policy.reload(config.clone());
         self.delivery.reload(Routing::new(config.clone(), resolver));
-        self.config.store(config);
+        self.config.store(config.clone());
         self.context.peers.reload();
+        self.fetches.apply(&config.fetches);
         match restart.is_empty() {
             true => Ok("configuration reloaded".to_owned()),
             false => Ok(format!("configuration reloaded; a restart is needed for: {}", restart.join(", "))),

@@ -2,11 +2,13 @@
 
 use std::path::Path;
 
+use postroad_smtp::Domain;
 use serde_json::{Value, json};
 
 use super::{Context, Failure, patience};
 use crate::config::{
-    CONFIG_FILE_DEFAULT, Config, Local, LocalDelivery, Pace, Recipients, Route, TlsUse, show_rate, show_size,
+    CONFIG_FILE_DEFAULT, Config, Fetch, Local, LocalDelivery, Pace, Recipients, Route, TlsUse, Turn, show_duration,
+    show_rate, show_size,
 };
 use crate::policy::users::UsersFile;
 
@@ -63,6 +65,15 @@ fn summary(config: &Config) -> Vec<(&'static str, String)> {
             lines.push(("", pace_words(&route.pace)));
         }
     }
+    for turn in &config.turns {
+        let domains = turn.domains.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        let stays = if turn.keep { ", over a connection that stays open" } else { "" };
+        lines.push(("kept for", format!("{}: {domains}{stays}", turn.user)));
+        if turn.patience != config.queue.patience() {
+            lines.push(("", patience::words(&turn.patience, config.queue.expire)));
+        }
+    }
+    lines.extend(config.fetches.iter().map(|fetch| ("fetches from", show_fetch(fetch))));
     lines.push(("other mail", "goes where DNS says (MX)".to_owned()));
     if let Some(postmaster) = config.postmaster() {
         lines.push(("postmaster", postmaster.to_string()));
@@ -103,6 +114,19 @@ fn show_route(route: &Route) -> String {
     format!("{} -> {} (TLS {}{user})", route.matches, route.via, tls_name(route.tls))
 }
 
+fn show_fetch(fetch: &Fetch) -> String {
+    let Fetch { host, port, credentials, .. } = fetch;
+    let domains = fetch.domains.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    let what = if domains.is_empty() { "all its mail".to_owned() } else { domains };
+    let stays = if fetch.keep { ", and stays connected" } else { "" };
+    format!(
+        "{host}:{port} (TLS {}, as {}): {what}, every {}{stays}",
+        tls_name(fetch.tls),
+        credentials.user,
+        show_duration(fetch.every)
+    )
+}
+
 fn tls_name(tls: TlsUse) -> &'static str {
     match tls {
         TlsUse::Never => "never",
@@ -121,6 +145,13 @@ fn warnings(config: &Config) -> Vec<String> {
         if let Err(fault) = std::fs::File::open(&login.password_file) {
             let file = login.password_file.display();
             out.push(format!("the password file {file} of the route for {} cannot be read: {fault}", route.matches));
+        }
+    }
+    let secrets = config.turns.iter().filter_map(|turn| Some(("[[turn]]", turn.secret_file.as_ref()?)));
+    let passwords = config.fetches.iter().map(|fetch| ("[[fetch]]", &fetch.credentials.password_file));
+    for (section, file) in secrets.chain(passwords) {
+        if let Err(fault) = std::fs::File::open(file) {
+            out.push(format!("the file {} of a {section} cannot be read: {fault}", file.display()));
         }
     }
     for local in &config.locals {
@@ -163,6 +194,15 @@ fn as_json(config: &Config, warnings: &[String]) -> Value {
         let (domain, via) = (route.matches.to_string(), route.via.to_string());
         json!({ "domain": domain, "via": via, "tls": tls_name(route.tls), "patience": patience })
     };
+    let names = |domains: &[Domain]| domains.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let turn = |turn: &Turn| {
+        let patience = patience::as_json(&turn.patience, expire);
+        json!({ "user": turn.user, "domains": names(&turn.domains), "keep": turn.keep, "patience": patience })
+    };
+    let fetch = |fetch: &Fetch| {
+        let (host, port, user) = (fetch.host.to_string(), fetch.port, &fetch.credentials.user);
+        json!({ "host": host, "port": port, "user": user, "domains": names(&fetch.domains), "keep": fetch.keep })
+    };
     json!({
         "valid": true,
         "hostname": config.hostname.as_str(),
@@ -171,6 +211,8 @@ fn as_json(config: &Config, warnings: &[String]) -> Value {
         "relay_networks": config.relay.networks.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "local": config.locals.iter().map(local).collect::<Vec<_>>(),
         "routes": config.routes.iter().map(route).collect::<Vec<_>>(),
+        "turns": config.turns.iter().map(turn).collect::<Vec<_>>(),
+        "fetches": config.fetches.iter().map(fetch).collect::<Vec<_>>(),
         "patience": patience::as_json(&config.queue.patience(), expire),
         "warnings": warnings,
     })

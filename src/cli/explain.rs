@@ -59,6 +59,8 @@ enum Outcome {
     Delivered { destination: String, mailbox: String },
     /// To the first of these that takes it.
     Relayed { destination: String, hops: usize },
+    /// Until this user comes for it.
+    Kept { destination: String, user: String },
     /// Not at present.
     Waits { reply: String },
     /// Never.
@@ -112,6 +114,7 @@ async fn explain(config: &Config, router: &Router, path: &ForwardPath) -> Explan
     let outcome = match route {
         Route::Local(hop) => local(config, &hop, &target, target != *path),
         Route::Smtp(next_hop) => relayed(config, &next_hop, &mut recorder).await,
+        Route::Turn(hop) => Outcome::Kept { destination: hop.key().to_string(), user: hop.user().to_owned() },
         Route::Refused(reply) => Outcome::of(&reply),
     };
     let redirected_to = (target != *path).then(|| target.to_string());
@@ -158,7 +161,7 @@ impl Outcome {
 
     fn severity(&self) -> Option<Trouble> {
         match self {
-            Outcome::Delivered { .. } | Outcome::Relayed { .. } => None,
+            Outcome::Delivered { .. } | Outcome::Relayed { .. } | Outcome::Kept { .. } => None,
             Outcome::Waits { .. } => Some(Trouble::Waits),
             Outcome::Fails { .. } => Some(Trouble::Fails),
         }
@@ -182,6 +185,7 @@ impl fmt::Display for Explanation {
             Outcome::Delivered { mailbox, .. } => write!(f, "\n=> delivered into the mailbox {mailbox}"),
             Outcome::Relayed { hops: 1, .. } => f.write_str("\n=> relayed to this hop"),
             Outcome::Relayed { hops, .. } => write!(f, "\n=> relayed to the first of these {hops} hops that takes it"),
+            Outcome::Kept { user, .. } => write!(f, "\n=> waits until {user} fetches it"),
             Outcome::Waits { reply } => write!(f, "\n=> waits and is tried again: {reply}"),
             Outcome::Fails { reply } => write!(f, "\n=> refused or returned: {reply}"),
         }

@@ -14,11 +14,11 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use toml::Spanned;
 
-use super::Config;
 use super::read::Places;
 use super::section::Faults;
 use super::settings::*;
 use super::value::show_duration;
+use super::{Config, turns};
 
 /// The longest path of a socket in the file system, in octets (unix(7), without the final NUL).
 const SOCKET_PATH_OCTETS_MAX: usize = 107;
@@ -34,6 +34,7 @@ pub(super) fn check(config: &Config, places: &Places, faults: &Faults) -> Vec<St
     socket_path(config, places, faults);
     locals(config, places, faults);
     routes(config, places, faults);
+    turns::check(config, places, faults);
     postmaster(config, places, faults);
     warnings(config)
 }
@@ -224,6 +225,7 @@ fn warnings(config: &Config) -> Vec<String> {
             "the route for {name} gives up after {expire}, before its delay_notice: nobody will hear of a delay; set delay_notice in it"
         ));
     }
+    turns::warnings(config, &mut out);
     if config.listen.all().next().is_none() {
         out.push("no listener: mail enters through the command line only".to_owned());
     }

@@ -196,7 +196,7 @@ fn via(port_default: u16) -> impl Fn(&DeValue<'_>) -> Read<Via> {
     }
 }
 
-fn login_name(found: &DeValue<'_>) -> Read<String> {
+pub(super) fn login_name(found: &DeValue<'_>) -> Read<String> {
     match found.as_str() {
         Some(text) if !text.is_empty() && !text.contains(char::is_control) => Ok(text.to_owned()),
         _ => refuse("expected a user name in quotes", "write for example \"relay@isp.example\""),

@@ -13,6 +13,7 @@ mod mesh;
 mod read;
 mod section;
 mod settings;
+mod turns;
 mod user_name;
 mod value;
 
@@ -25,6 +26,7 @@ pub use fault::{ConfigErrors, Fault};
 pub use journal::Journal;
 pub use mesh::{LINK_COST_DEFAULT, Mesh};
 pub use settings::*;
+pub use turns::{Fetch, Turn};
 pub use user_name::{SUBADDRESS_SEPARATOR, USER_NAME_OCTETS_MAX, UserName};
 pub use value::{parse_duration, show_duration, show_rate, show_size};
 
@@ -77,6 +79,10 @@ pub struct Config {
     pub locals: Vec<Local>,
     /// `[[route]]`, in the order of the file; no pattern twice.
     pub routes: Vec<Route>,
+    /// `[[turn]]`, in the order of the file; no user and no domain twice.
+    pub turns: Vec<Turn>,
+    /// `[[fetch]]`, in the order of the file.
+    pub fetches: Vec<Fetch>,
     /// What is allowed but probably not meant, for `check` and the log.
     pub warnings: Vec<String>,
     /// Keeps others from building one without the checks.
@@ -157,6 +163,11 @@ impl Config {
             RouteMatch::Any => 0,
         };
         self.routes.iter().filter(|route| route.matches.matches(domain)).max_by_key(rank)
+    }
+
+    /// Returns what is kept for a user who fetches mail.
+    pub fn turn(&self, user: &str) -> Option<&Turn> {
+        self.turns.iter().find(|turn| turn.user == user)
     }
 
     /// Returns the name said in EHLO.
@@ -282,11 +293,11 @@ mod tests {
         /// Keys that exist with values that do not fit them.
         #[test]
         fn no_value_panics_the_reader(
-            section in "(|\\[(listen|tls|relay|users|dns|outbound|queue|journal|limits|timeouts|log|metrics|control|mesh)\\]|\\[\\[(local|route)\\]\\])",
+            section in "(|\\[(listen|tls|relay|users|dns|outbound|queue|journal|limits|timeouts|log|metrics|control|mesh)\\]|\\[\\[(local|route|turn|fetch)\\]\\])",
             lines in proptest::collection::vec((
                 "(hostname|postmaster|smtp|certificate|networks|servers|timeout|port|tls|helo|expire|reserve|retry_max|\
                   retry_factor|delay_notice|size_max|age|message_size|hops|socket|domain|maildir|lmtp|recipients|via|user|address_families|\
-                  addresses|label|reach|egress|serves|pickups|holds)",
+                  addresses|label|reach|egress|serves|pickups|holds|domains|keep|keepalive|every|secret_file|connections)",
                 "([-0-9.einfax]{1,8}|\"[^\"]{0,20}\"|\\[(\"[^\"]{0,12}\",){0,3}\\]|\\{a=1\\}|true|1979-05-27)",
             ), 0..6),
         ) {

@@ -14,7 +14,7 @@ use super::fault::{self, Fault, Kind};
 use super::section::{Faults, Section};
 use super::settings::*;
 use super::value::{self, Read};
-use super::{Config, check, destinations, host, journal, mesh};
+use super::{Config, check, destinations, host, journal, mesh, turns};
 
 const HOUR: u64 = 3600;
 const DAY: u64 = 24 * HOUR;
@@ -28,6 +28,10 @@ pub(super) struct Places {
     pub socket: Option<Range<usize>>,
     pub locals: Vec<Range<usize>>,
     pub routes: Vec<Range<usize>>,
+    /// The user, and each domain.
+    pub turns: Vec<(Range<usize>, Vec<Range<usize>>)>,
+    /// The host, and each domain.
+    pub fetches: Vec<(Range<usize>, Vec<Range<usize>>)>,
     pub postmaster: Option<Range<usize>>,
 }
 
@@ -58,6 +62,12 @@ fn number_lines(config: &mut Config, places: &Places, text: &str) {
     }
     for (route, place) in config.routes.iter_mut().zip(&places.routes) {
         route.line = line(place);
+    }
+    for (turn, (place, _)) in config.turns.iter_mut().zip(&places.turns) {
+        turn.line = line(place);
+    }
+    for (fetch, (place, _)) in config.fetches.iter_mut().zip(&places.fetches) {
+        fetch.line = line(place);
     }
 }
 
@@ -109,6 +119,16 @@ fn read_root(mut root: Section<'_>, base_dir: &Path, faults: &Faults) -> (Config
             .sections("route")
             .into_iter()
             .filter_map(|s| destinations::route(s, base_dir, (&outbound, &queue), &mut places, faults))
+            .collect(),
+        turns: root
+            .sections("turn")
+            .into_iter()
+            .filter_map(|s| turns::turn(s, base_dir, &queue, &mut places, faults))
+            .collect(),
+        fetches: root
+            .sections("fetch")
+            .into_iter()
+            .filter_map(|s| turns::fetch(s, base_dir, &mut places, faults))
             .collect(),
         outbound,
         queue,
@@ -205,12 +225,12 @@ pub(super) fn seconds(range: RangeInclusive<u64>) -> impl Fn(&DeValue<'_>) -> Re
 }
 
 /// A whole number that fits 32 bits.
-fn count(range: RangeInclusive<u32>) -> impl Fn(&DeValue<'_>) -> Read<u32> {
+pub(super) fn count(range: RangeInclusive<u32>) -> impl Fn(&DeValue<'_>) -> Read<u32> {
     let read = value::integer(u64::from(*range.start())..=u64::from(*range.end()));
     move |found| read(found).map(|number| u32::try_from(number).expect("the range fits 32 bits"))
 }
 
-fn port(found: &DeValue<'_>) -> Read<u16> {
+pub(super) fn port(found: &DeValue<'_>) -> Read<u16> {
     value::integer(1..=65535)(found).map(|number| u16::try_from(number).expect("the range fits 16 bits"))
 }
 

@@ -21,6 +21,9 @@ pub enum Service {
     Submissions,
     /// What [`Service::Smtp`] serves, with TLS from the first octet: for members of the mesh.
     Mesh,
+    /// No listener: mail for this site's domains that this host fetches over connections that it opened
+    /// itself (RFC 2645).
+    Fetch,
 }
 
 /// `[listen]`.
@@ -391,13 +394,14 @@ impl Listen {
 }
 
 impl Service {
-    /// Returns the key of `[listen]`, or `mesh`.
+    /// Returns the key of `[listen]`, or the section that brings the mail here.
     pub fn as_str(self) -> &'static str {
         match self {
             Service::Smtp => "smtp",
             Service::Submission => "submission",
             Service::Submissions => "submissions",
             Service::Mesh => "mesh",
+            Service::Fetch => "fetch",
         }
     }
 

@@ -107,6 +107,7 @@ async fn run_one(core: &Arc<Core>, lane: &mut Lane, attempt: &mut Attempt) -> Fi
         Route::Refused(reply) => (task.all_failed(core, &reply), Ended::Answered),
         Route::Local(hop) => local_mail::deliver(core, lane, &task, &hop).await,
         Route::Smtp(next_hop) => lane.deliver(core, attempt, &task, &next_hop).await,
+        Route::Turn(hop) => lane.hand_out(core, attempt, &task, &hop).await,
     };
     if let Ended::Elsewhere = ended {
         return give_back(core, &active, &task.places, &routing).await;

@@ -23,6 +23,7 @@ use super::jobs::jobs;
 use super::local::BlockingLimit;
 use super::pool::Pool;
 use super::transport::Connection;
+use super::turned::TurnedPool;
 use crate::clock::{Clock, millis};
 use crate::config::{self, Config};
 use crate::journal::{Journal, Kind, Note};
@@ -91,6 +92,7 @@ pub(super) struct Core {
     pub memory: Arc<Memory>,
     pub active: ActiveItems,
     pub pool: Pool,
+    pub turned: TurnedPool,
     pub local: BlockingLimit,
     /// The last message of earlier runs: up to it, mail may have been delivered without a record.
     pub last_of_earlier_run: QueueId,
@@ -123,11 +125,23 @@ impl Routing {
             destination_concurrency_max: outbound.pace.connections_max,
             messages: outbound.pace.messages.map(rate),
             octets: outbound.pace.octets.map(rate),
-            allowances: self.config.routes.iter().map(|route| self.allowance(route)).collect(),
+            allowances: self
+                .config
+                .routes
+                .iter()
+                .map(|route| self.allowance(route))
+                .chain([self.of_customers()])
+                .collect(),
             total_concurrency_max: outbound.connections_max,
             destination_backoff: self.probes(),
             ..Limits::default()
         }
+    }
+
+    /// Returns what holds for every customer that fetches: one message after the other, over the
+    /// connection that it has reversed.
+    fn of_customers(&self) -> Allowance {
+        Allowance { concurrency_max: 1, messages: None, octets: None, backoff: self.probes() }
     }
 
     /// Returns what holds for the next hop of a route.
@@ -155,6 +169,7 @@ impl Delivery {
             journal: parts.journal,
             memory: parts.memory,
             pool: Pool::default(),
+            turned: TurnedPool::default(),
             local: BlockingLimit::new(LOCAL_DELIVERIES_MAX),
             schedule: Mutex::new(schedule),
             senders: RandomState::new(),
@@ -166,6 +181,9 @@ impl Delivery {
             sweep_changed: Notify::new(),
             draining: AtomicBool::new(false),
         }));
+        // Nobody has come yet.
+        let core = &delivery.0;
+        drop(core.turned.reconfigure(core, None, &core.routing.load().config));
         let core = Arc::downgrade(&delivery.0);
         delivery.0.queue.on_committed(Box::new(move |items| {
             if let Some(core) = core.upgrade() {
@@ -205,13 +223,16 @@ impl Delivery {
         let core = self.0.clone();
         let limits = routing.limits();
         core.expire_min_ms.fetch_min(routing.expire_min_ms(), Ordering::AcqRel);
-        core.routing.store(Arc::new(routing));
+        let old = core.routing.swap(Arc::new(routing));
         // What was opened under other settings is used no more.
         for connection in core.pool.clear() {
             core.spawn(connection.quit());
         }
         core.sweep_changed.notify_one();
         core.schedule().set_limits(limits);
+        for connection in core.turned.reconfigure(&core, Some(&old.config), &core.routing.load().config) {
+            core.dismiss(connection);
+        }
         // Reading a large queue again blocks.
         self.0.runtime.spawn_blocking(move || core.admit_found(Admission::Anew));
     }
@@ -231,7 +252,7 @@ impl Delivery {
             info!(attempts = self.0.schedule().totals().in_flight, "attempts cut off at the end of the drain");
         }
         let mut farewells = JoinSet::new();
-        for connection in self.0.pool.expire(Duration::ZERO) {
+        for connection in self.0.pool.expire(Duration::ZERO).into_iter().chain(self.0.turned.clear()) {
             farewells.spawn(connection.quit());
         }
         let _ = tokio::time::timeout(FAREWELL_LIMIT, farewells.join_all()).await;

@@ -68,6 +68,7 @@ pub fn key(route: &Route) -> Arc<str> {
     match route {
         Route::Local(hop) => hop.key().clone(),
         Route::Smtp(hop) => hop.key().clone(),
+        Route::Turn(hop) => hop.key().clone(),
         Route::Refused(_) => refused_key(),
     }
 }
@@ -75,6 +76,7 @@ pub fn key(route: &Route) -> Arc<str> {
 fn pace(route: &Route) -> u16 {
     match route {
         Route::Smtp(hop) => hop.pace(),
+        Route::Turn(hop) => hop.pace(),
         Route::Local(_) | Route::Refused(_) => 0,
     }
 }

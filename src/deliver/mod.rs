@@ -7,6 +7,7 @@
 mod active;
 mod admin;
 mod attempt;
+mod carrier;
 mod dispatcher;
 mod jobs;
 pub mod local;
@@ -21,5 +22,6 @@ mod remote;
 mod scenario;
 mod sweep;
 pub mod transport;
+mod turned;
 
 pub use dispatcher::{Delivery, Parts, Routing};

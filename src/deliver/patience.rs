@@ -62,14 +62,18 @@ impl Routing {
     pub fn ages(&self) -> impl Iterator<Item = u64> {
         let queue = &self.config.queue;
         let of = |patience: &Patience| [patience.expire, patience.delay_notice];
-        let routes = self.config.routes.iter().flat_map(move |route| of(&route.patience));
-        [Some(queue.expire), queue.delay_notice].into_iter().chain(routes).flatten().map(millis)
+        [Some(queue.expire), queue.delay_notice].into_iter().chain(self.own().flat_map(of)).flatten().map(millis)
     }
 
     /// Returns the shortest time after which mail expires, in milliseconds.
     pub fn expire_min_ms(&self) -> u64 {
-        let own = self.config.routes.iter().filter_map(|route| route.patience.expire);
-        millis(own.fold(self.config.queue.expire, Duration::min))
+        millis(self.own().filter_map(|patience| patience.expire).fold(self.config.queue.expire, Duration::min))
+    }
+
+    /// Returns what routes and customers have of their own.
+    fn own(&self) -> impl Iterator<Item = &Patience> {
+        let routes = self.config.routes.iter().map(|route| &route.patience);
+        routes.chain(self.config.turns.iter().map(|turn| &turn.patience))
     }
 
     fn patience(&self, item: &Item, place: usize) -> &Patience {

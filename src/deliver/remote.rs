@@ -28,7 +28,7 @@ const SITE_TRUSTED_MS: u64 = 60_000;
 /// A worker's way to its site: the connection it holds, if any.
 pub struct Lane {
     site: Arc<str>,
-    connection: Option<Connection>,
+    pub(super) connection: Option<Connection>,
 }
 
 /// What became of a task: outcomes by place, and how the destination behaved.
@@ -41,8 +41,12 @@ impl Lane {
     }
 
     /// Keeps the connection for the next worker, or closes it.
-    pub async fn end(self, core: &Core) {
+    pub async fn end(self, core: &Arc<Core>) {
         let Some(connection) = self.connection else { return };
+        if connection.ticket().is_some() {
+            core.put_back(connection, false);
+            return core.start_ready();
+        }
         let surplus = match connection.failure() {
             None if !core.is_draining() => core.keep(&self.site, connection),
             _ => Some(connection),
@@ -81,14 +85,18 @@ impl Lane {
     }
 
     /// Turns to another site; a connection to the one before is kept for others.
-    fn go_to(&mut self, core: &Core, site: &Arc<str>) {
+    pub(super) fn go_to(&mut self, core: &Core, site: &Arc<str>) {
         if self.site == *site {
             return;
         }
-        if let Some(connection) = self.connection.take()
-            && let Some(surplus) = core.keep(&self.site, connection)
-        {
-            core.spawn(surplus.quit());
+        match self.connection.take() {
+            Some(connection) if connection.ticket().is_some() => core.put_back(connection, false),
+            Some(connection) => {
+                if let Some(surplus) = core.keep(&self.site, connection) {
+                    core.spawn(surplus.quit());
+                }
+            }
+            None => {}
         }
         self.site = site.clone();
     }
@@ -141,7 +149,7 @@ impl Lane {
     }
 
     /// Sends to all recipients of the task, so many in each transaction.
-    async fn send_all(&mut self, core: &Core, task: &Task<'_>, mut connection: Connection) -> Result {
+    pub(super) async fn send_all(&mut self, core: &Core, task: &Task<'_>, mut connection: Connection) -> Result {
         let mut outcomes = Vec::with_capacity(task.places.len());
         let mut ended = Ended::Answered;
         let mut rest = task.places.clone();
@@ -185,7 +193,13 @@ impl Lane {
     fn keep(&mut self, core: &Core, connection: Connection) {
         let uses_max = core.routing.load().config.outbound.connection_uses_max;
         match connection.failure() {
-            Some(_) => drop(connection),
+            Some(_) => {
+                if let Some(ticket) = connection.ticket() {
+                    core.turned.lost(core, ticket);
+                }
+            }
+            // Its customer would have to come again.
+            None if connection.ticket().is_some() => self.connection = Some(connection),
             // A host behind a balancer gets a chance to move us.
             None if connection.transactions() >= uses_max => core.spawn(connection.quit()),
             None => self.connection = Some(connection),
@@ -295,7 +309,7 @@ fn refused(core: &Core, task: &Task<'_>, remote: Option<Box<str>>, reply: Reply)
 
 /// Connects to the first host that takes a session. One that greets with 5yz takes no mail now:
 /// another may, and the message waits for one (RFC 5321 §5.1).
-async fn dial(core: &Core, targets: Vec<Target>) -> std::result::Result<Connection, (Box<str>, Reply)> {
+pub(super) async fn dial(core: &Core, targets: Vec<Target>) -> std::result::Result<Connection, (Box<str>, Reply)> {
     let mut refusal = None;
     for target in targets {
         let remote = target.remote();
@@ -333,7 +347,7 @@ fn transient(reply: Reply) -> Reply {
     }
 }
 
-async fn targets(core: &Core, routing: &Routing, hops: &[Hop]) -> std::result::Result<Vec<Target>, Reply> {
+pub(super) async fn targets(core: &Core, routing: &Routing, hops: &[Hop]) -> std::result::Result<Vec<Target>, Reply> {
     let mut targets = Vec::with_capacity(hops.len());
     for hop in hops {
         targets.push(target(core, routing, hop).await?);

@@ -22,6 +22,7 @@ use super::dispatcher::{Core, Routing};
 use super::note;
 use crate::clock::millis;
 use crate::dsn;
+use crate::route::turn;
 
 /// What falls due within this time is seen to in one sweep.
 const PERIOD: Duration = Duration::from_secs(1);
@@ -190,11 +191,15 @@ pub async fn expire(core: &Arc<Core>, current: &mut Current, routing: &Routing, 
 fn say_why(core: &Core, item: &mut Item, now: UnixMillis) {
     let standings = core.schedule().describe(item.id, now);
     let said = standings.iter().find_map(|standing| match &standing.why {
-        Why::Closed { said, .. } => Some(said),
+        Why::Closed { said, .. } => Some(said.to_string()),
+        Why::DestinationHeld => {
+            let user = turn::user_of(&standing.destination)?;
+            Some(format!("it waited for {user} to fetch it, who has not come"))
+        }
         _ => None,
     });
     let Some(said) = said else { return };
-    let reply = Reply::of(451, Some(Status::new(4, 4, 1)), "").with_text(said);
+    let reply = Reply::of(451, Some(Status::new(4, 4, 1)), "").with_text(&said);
     for state in &mut item.state.recipients {
         if let RecipientState::Pending { last: last @ None, .. } = state {
             *last = Some(Report { at: now, remote: None, reply: reply.clone() });

@@ -15,6 +15,7 @@ use postroad_smtp::{ByMode, DeliverBy, Reply, Status};
 use tokio_rustls::TlsConnector;
 use tracing::debug;
 
+use super::turned::Ticket;
 use crate::metrics::Open;
 use crate::net::{Address, Stream};
 use crate::tls::client::server_name;
@@ -52,6 +53,10 @@ impl Target {
     pub fn remote(&self) -> Box<str> {
         match self.name.starts_with('[') {
             true => self.address.to_string().into(),
+            // A customer came from some port where nobody listens.
+            false if matches!(self.address, Address::Tcp(address) if address.port() == 0) => {
+                format!("{} [{}]", self.name, self.address.ip()).into()
+            }
             false => format!("{} [{}]", self.name, self.address).into(),
         }
     }
@@ -76,6 +81,8 @@ pub struct Connection {
     generation: Option<u64>,
     /// Counts the connection as open for as long as it lasts.
     counted: Option<Open>,
+    /// Says that a customer has opened and reversed it, and what may go over it.
+    ticket: Option<Box<Ticket>>,
 }
 
 /// Why there is no connection.
@@ -142,11 +149,15 @@ impl Connection {
             address: target.address.clone(),
             source,
         })?;
-        let session = client::Session::new(target.session.clone(), target.implicit_tls, Instant::now());
         let stream = if target.implicit_tls { secure(stream, &target).await? } else { stream };
-        let mut connection = Connection {
+        Connection::new(stream, target.implicit_tls, target).ready().await
+    }
+
+    /// Begins a session over a stream; with TLS already or without.
+    fn new(stream: Stream, is_secure: bool, target: Arc<Target>) -> Connection {
+        Connection {
+            session: client::Session::new(target.session.clone(), is_secure, Instant::now()),
             stream,
-            session,
             input: Input::new(),
             remote: target.remote(),
             target,
@@ -157,7 +168,13 @@ impl Connection {
             damage: None,
             generation: None,
             counted: None,
-        };
+            ticket: None,
+        }
+    }
+
+    /// Comes as far as the first transaction.
+    async fn ready(self) -> Result<Connection, OpenError> {
+        let mut connection = self;
         loop {
             match connection.step().await {
                 Step::Ready => return Ok(connection),
@@ -167,7 +184,9 @@ impl Connection {
                     connection.session.handle_tls(Instant::now());
                 }
                 Step::Failed(failure) => return Err(OpenError::Session(failure)),
-                Step::WantContent | Step::Done(_) => unreachable!("no transaction has begun"),
+                Step::WantContent | Step::Done(_) | Step::HandOver | Step::NotTurned(_) => {
+                    unreachable!("neither a transaction nor a turn has begun")
+                }
             }
         }
     }
@@ -200,7 +219,9 @@ impl Connection {
                     self.failure = Some(failure);
                     return vec![answer; recipients];
                 }
-                Step::Ready | Step::StartTls => unreachable!("a transaction ends with its answers"),
+                Step::Ready | Step::StartTls | Step::HandOver | Step::NotTurned(_) => {
+                    unreachable!("a transaction ends with its answers")
+                }
             }
         }
     }
@@ -303,6 +324,8 @@ impl Connection {
                 Action::Ready => return Step::Ready,
                 Action::WantContent => return Step::WantContent,
                 Action::Done(answers) => return Step::Done(answers),
+                Action::HandOver => return Step::HandOver,
+                Action::NotTurned(reply) => return Step::NotTurned(reply),
                 Action::Failed(failure) => return Step::Failed(failure),
                 Action::Closed => return Step::Failed(Failure::Lost),
             }
@@ -434,6 +457,8 @@ enum Step {
     StartTls,
     WantContent,
     Done(Vec<Answer>),
+    HandOver,
+    NotTurned(Reply),
     Failed(Failure),
 }
 
@@ -458,6 +483,8 @@ async fn secure(stream: Stream, target: &Target) -> Result<Stream, OpenError> {
 pub fn credentials(user: &str, password: &str) -> Result<Credentials, String> {
     Credentials::new(user, password).map_err(|error| error.to_string())
 }
+
+mod turn;
 
 #[cfg(test)]
 mod tests;

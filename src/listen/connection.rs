@@ -29,6 +29,7 @@ use crate::peer::Peers;
 use crate::policy::Client;
 use crate::policy::limits::SessionPermit;
 use crate::tls;
+use crate::turn::Grant;
 
 /// How long a client may take to read what we say.
 const WRITE_LIMIT: Duration = Duration::from_secs(60);
@@ -47,6 +48,8 @@ struct Connection {
     facts: Facts,
     input: Input,
     transaction: Transaction,
+    /// What ATRN was accepted for.
+    grant: Option<Box<Grant>>,
     /// The session knows that the agent drains.
     draining: bool,
     /// Where the client is a member of the mesh: which, and what tells when the members change.
@@ -95,8 +98,8 @@ struct Transaction {
     envelope: Option<Held>,
 }
 
-/// Serves one connection to its end.
-pub async fn serve(arrival: Arrival, context: Arc<Context>) {
+/// Serves one connection to its end; once `drain` says so, to the end of its transaction.
+pub async fn serve(arrival: Box<Arrival>, context: Arc<Context>, mut drain: Drain) {
     let started = Instant::now();
     let (name, peer) = (arrival.name.clone(), arrival.peer.ip());
     let _open = context.metrics.open_session(match arrival.service.is_submission() {
@@ -105,14 +108,14 @@ pub async fn serve(arrival: Arrival, context: Arc<Context>) {
     });
     let _held = Held::new(context.memory.clone(), memory::SESSION_OCTETS);
     debug!(session = %name, %peer, "connected");
-    match begin(arrival, context).await {
+    match begin(arrival, context, &mut drain).await {
         Ok(()) => debug!(session = %name, seconds = started.elapsed().as_secs(), "disconnected"),
         Err(error) => info!(session = %name, %peer, %error, "connection lost"),
     }
 }
 
-async fn begin(arrival: Arrival, context: Arc<Context>) -> io::Result<()> {
-    let Arrival { stream, peer, service, settings, permit, name } = arrival;
+async fn begin(arrival: Box<Arrival>, context: Arc<Context>, drain: &mut Drain) -> io::Result<()> {
+    let Arrival { stream, peer, service, settings, permit, name } = unboxed(arrival);
     let (stream, tls) = match service {
         // The reply could only be told behind a handshake, which is what there are too many of.
         Service::Submissions | Service::Mesh if let Err(reply) = &permit => {
@@ -122,6 +125,11 @@ async fn begin(arrival: Arrival, context: Arc<Context>) -> io::Result<()> {
         }
         Service::Submissions | Service::Mesh => {
             let stream = Box::pin(secure(stream, &context)).await?;
+            let facts = stream.tls().map(tls::facts);
+            (stream, facts)
+        }
+        // TLS began before the connection was reversed.
+        Service::Fetch => {
             let facts = stream.tls().map(tls::facts);
             (stream, facts)
         }
@@ -135,6 +143,7 @@ async fn begin(arrival: Arrival, context: Arc<Context>) -> io::Result<()> {
         facts: Facts { tls, ..Facts::default() },
         input: Input::new(),
         transaction: Transaction::default(),
+        grant: None,
         draining: false,
         members: None,
         context,
@@ -143,21 +152,36 @@ async fn begin(arrival: Arrival, context: Arc<Context>) -> io::Result<()> {
     if let Some(limit) = release_limit(&connection.context.config.load(), service, connection.context.clock.now()) {
         connection.session.offer_release(limit);
     }
-    connection.run(stream).await
+    connection.offer_turn();
+    let Some(stream) = connection.run(stream, drain).await? else { return Ok(()) };
+    connection.hand_over(stream);
+    Ok(())
+}
+
+/// Takes an arrival out of its box, which ends here and not with the session.
+#[expect(clippy::boxed_local, reason = "the box is what is to end")]
+fn unboxed(arrival: Box<Arrival>) -> Arrival {
+    *arrival
 }
 
 impl Connection {
     /// The futures of what a session does rarely are boxed: it would carry room for the largest of
     /// them while it waits.
-    async fn run(&mut self, mut stream: Stream) -> io::Result<()> {
-        let mut drain = self.context.drain.subscribe();
+    /// Returns the connection when it was reversed.
+    async fn run(&mut self, mut stream: Stream, drain: &mut Drain) -> io::Result<Option<Stream>> {
         loop {
             match self.session.poll(&mut self.input, Instant::now()) {
                 Action::Body(piece) => self.transaction.append(piece),
                 Action::Ask(question) => {
-                    let known_anew = matches!(question, Question::Connect | Question::Helo(_) | Question::Auth(_));
+                    let known_anew = matches!(
+                        question,
+                        Question::Connect | Question::Helo(_) | Question::Auth(_) | Question::Cram(_)
+                    );
                     let asking = Asking { context: &self.context, name: &self.name, facts: &self.facts };
-                    let verdict = asking.decide(&mut self.peer, &mut self.transaction, question).await;
+                    let verdict = match question {
+                        Question::Turn(domains) => asking.turn(&self.peer, &mut self.grant, domains),
+                        question => asking.decide(&mut self.peer, &mut self.transaction, question).await,
+                    };
                     self.session.handle_verdict(verdict);
                     if known_anew {
                         self.facts = self.session.facts().clone();
@@ -171,7 +195,7 @@ impl Connection {
                 Action::Flush => flush(&mut stream, self.session.output()).await?,
                 Action::Read { until } => {
                     flush(&mut stream, self.session.output()).await?;
-                    self.read(&mut stream, until, &mut drain).await?;
+                    self.read(&mut stream, until, drain).await?;
                 }
                 Action::StartTls => {
                     flush(&mut stream, self.session.output()).await?;
@@ -185,12 +209,17 @@ impl Connection {
                 }
                 Action::Link => {
                     flush(&mut stream, self.session.output()).await?;
-                    return Box::pin(self.link(stream, &mut drain)).await;
+                    Box::pin(self.link(stream, drain)).await?;
+                    return Ok(None);
+                }
+                Action::HandOver => {
+                    flush(&mut stream, self.session.output()).await?;
+                    return Ok(Some(stream));
                 }
                 Action::Close => {
                     flush(&mut stream, self.session.output()).await?;
                     Box::pin(stream.close()).await;
-                    return Ok(());
+                    return Ok(None);
                 }
             }
         }
@@ -356,27 +385,34 @@ impl Asking<'_> {
             Question::Content => self.open_draft(peer, transaction),
             Question::Auth(credentials) => {
                 let login = policy.authenticate(peer.ip, &credentials.user, &credentials.password);
-                match Box::pin(login).await {
-                    Ok(authenticated) => {
-                        info!(session = %self.name, user = authenticated.user(), "logged in");
-                        self.context.metrics.logins.inc();
-                        return Verdict::Authenticated(authenticated.user().into());
-                    }
-                    Err(reply) => {
-                        self.context.metrics.logins_failed.inc();
-                        Err(reply)
-                    }
+                match self.logged_in(Box::pin(login).await) {
+                    Ok(verdict) => return verdict,
+                    Err(reply) => Err(reply),
                 }
             }
+            Question::Cram(response) => {
+                let login = policy.authenticate_cram(peer.ip, response);
+                match self.logged_in(Box::pin(login).await) {
+                    Ok(verdict) => return verdict,
+                    Err(reply) => Err(reply),
+                }
+            }
+            Question::Start(node) => match policy.start(&client).map(|()| self.context.turn.start(node)) {
+                Ok(reply) if reply.is_positive() => return Verdict::Answer(reply),
+                Ok(reply) | Err(reply) => Err(reply),
+            },
+            Question::Turn(_) => unreachable!("that is asked of `turn`"),
         };
         match answer {
             Ok(()) => Verdict::Accept,
-            Err(reply) => {
-                info!(session = %self.name, peer = %peer.ip, what, %reply, "refused");
-                self.context.metrics.count_refusal(Refusal::of(&reply));
-                if reply.code.get() == 421 { Verdict::Close(reply) } else { Verdict::Refuse(reply) }
-            }
+            Err(reply) => self.refuse(peer, what, reply),
         }
+    }
+
+    fn refuse(&self, peer: &Peer, what: &str, reply: Reply) -> Verdict {
+        info!(session = %self.name, peer = %peer.ip, what, %reply, "refused");
+        self.context.metrics.count_refusal(Refusal::of(&reply));
+        if reply.code.get() == 421 { Verdict::Close(reply) } else { Verdict::Refuse(reply) }
     }
 
     /// Opens a draft with our trace field on top.
@@ -416,7 +452,9 @@ fn question_name(question: &Question<'_>) -> &'static str {
         Question::Mail { .. } => "mail",
         Question::Rcpt { .. } => "rcpt",
         Question::Content => "content",
-        Question::Auth(_) => "auth",
+        Question::Auth(_) | Question::Cram(_) => "auth",
+        Question::Turn(_) => "turn",
+        Question::Start(_) => "start",
     }
 }
 
@@ -447,6 +485,8 @@ async fn secure(stream: Stream, context: &Context) -> io::Result<Stream> {
 async fn flush(stream: &mut Stream, output: &mut Vec<u8>) -> io::Result<()> {
     stream.flush(output, Instant::now() + WRITE_LIMIT).await
 }
+
+mod turn;
 
 #[cfg(test)]
 mod tests;

@@ -1,11 +1,13 @@
 //! Incoming connections: listeners, limits on sessions, and the shell around the server machine.
 //!
 //! Knows the queue and the policy; never asks how mail leaves. It and `deliver` meet in the queue
-//! alone, so each can be tested, drained and restarted without the other.
+//! and, where a connection is reversed, in `turn`, so each can be tested, drained and restarted
+//! without the other.
 
 mod completion;
 mod connection;
 mod content;
+mod fetched;
 mod session_name;
 
 use std::io;
@@ -15,9 +17,9 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use postroad_queue::{Queue, UnixMillis};
-use postroad_smtp::ReleaseLimit;
 use postroad_smtp::release::HOLD_SECONDS_MAX;
 use postroad_smtp::server::{self, AuthOffer};
+use postroad_smtp::{ReleaseLimit, Reply};
 use socket2::{Domain as Family, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -33,7 +35,9 @@ use crate::metrics::Metrics;
 use crate::net::Stream;
 use crate::peer::Peers;
 use crate::policy::Policy;
+use crate::policy::limits::SessionPermit;
 use crate::tls::ServerTls;
+use crate::turn::Meeting;
 use connection::Arrival;
 pub use session_name::SessionNames;
 
@@ -76,18 +80,27 @@ pub struct Context {
     pub drain: watch::Sender<bool>,
     /// Names of sessions.
     pub names: SessionNames,
+    /// Where reversed connections go, and what ETRN starts.
+    pub turn: Meeting,
 }
 
 impl Context {
+    /// Counts a session, or says why there is no room for it.
+    fn admit(&self, peer: SocketAddr) -> Result<SessionPermit, Reply> {
+        self.memory.admit_session().and_then(|()| self.policy.connect(peer.ip().to_canonical()))
+    }
+
     /// Returns the settings of the sessions of a listener.
     fn session_config(config: &Config, service: Service) -> Arc<server::Config> {
         let submission = service.is_submission();
         Arc::new(server::Config {
             hostname: config.hostname.clone(),
             service: if submission { server::Service::Submission } else { server::Service::Relay },
-            offer_starttls: !service.is_implicit_tls(),
+            offer_starttls: matches!(service, Service::Smtp | Service::Submission),
             auth: if submission { AuthOffer::OverTls } else { AuthOffer::Never },
             require_auth: submission,
+            turn: submission && !config.turns.is_empty(),
+            keep: false,
             limits: server::Limits {
                 message_octets_max: config.limits.message_octets_max,
                 recipients_max: config.limits.recipients_max as usize,
@@ -168,7 +181,7 @@ impl Listener {
                             settings = Settings::new(context.config.load_full(), self.service);
                         }
                         if let Some(arrival) = self.welcome(tcp, peer, &settings, &context) {
-                            sessions.spawn(connection::serve(arrival, context.clone()));
+                            sessions.spawn(connection::serve(arrival, context.clone(), context.drain.subscribe()));
                         }
                     }
                     Err(error) => {
@@ -186,12 +199,25 @@ impl Listener {
         while sessions.join_next().await.is_some() {}
     }
 
-    fn welcome(&self, tcp: TcpStream, peer: SocketAddr, settings: &Settings, context: &Context) -> Option<Arrival> {
+    fn welcome(
+        &self,
+        tcp: TcpStream,
+        peer: SocketAddr,
+        settings: &Settings,
+        context: &Context,
+    ) -> Option<Box<Arrival>> {
         // Replies are written whole; waiting for more to send would only add latency.
         tcp.set_nodelay(true).ok()?;
         // Counted from the first octet on: a TLS handshake takes its place, too.
-        let permit = context.memory.admit_session().and_then(|()| context.policy.connect(peer.ip().to_canonical()));
+        let permit = context.admit(peer);
         let (stream, name) = (Stream::Plain(tcp), context.names.next());
-        Some(Arrival { stream, peer, service: self.service, settings: settings.session.clone(), permit, name })
+        Some(Box::new(Arrival {
+            stream,
+            peer,
+            service: self.service,
+            settings: settings.session.clone(),
+            permit,
+            name,
+        }))
     }
 }

@@ -116,6 +116,18 @@ label! {
     }
 }
 
+label! {
+    /// What became of an ATRN.
+    Turn {
+        /// The connection was reversed.
+        Done = "done",
+        /// Nothing was waiting.
+        NoMail = "no_mail",
+        /// Refused, or the other host was not reached.
+        Failed = "failed",
+    }
+}
+
 impl Refusal {
     /// Returns the reason behind one of our own replies, read from its enhanced status.
     pub fn of(reply: &Reply) -> Refusal {
@@ -158,6 +170,11 @@ pub(super) struct ServiceLabel {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct DirectionLabel {
     pub direction: Direction,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct TurnLabel {
+    pub outcome: Turn,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]

@@ -5,6 +5,7 @@
 
 mod http;
 mod labels;
+mod turn;
 
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
@@ -14,7 +15,8 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Metric, Registry, Unit};
 
 pub use http::serve;
-pub use labels::{Direction, DsnKind, Handshake, Refusal, Service, Transport};
+pub use labels::{Direction, DsnKind, Handshake, Refusal, Service, Transport, Turn};
+pub use turn::TurnMetrics;
 
 use labels::{DirectionLabel, DsnLabel, HandshakeLabel, RefusalLabel, ServiceLabel, TransportLabel};
 
@@ -41,6 +43,8 @@ pub struct Metrics {
     pub connections_idle: Gauge,
     /// Kept connections that were used again.
     pub connections_reused: Counter,
+    /// Connections that customers reverse, and those of this host as a customer.
+    pub turn: TurnMetrics,
     /// Connections to next hops that could not be made.
     pub connections_failed: Counter,
     /// Logins that succeeded.
@@ -111,6 +115,7 @@ impl Metrics {
             connections_open: add(&mut to, "connections_open", "Connections to next hops open now", Gauge::default()),
             connections_idle: add(&mut to, "connections_idle", "Kept connections without work", Gauge::default()),
             connections_reused: add(&mut to, "connections_reused", "Kept connections used again", Counter::default()),
+            turn: TurnMetrics::new(&mut to),
             connections_failed: add(&mut to, "connections_failed", "Connections that failed", Counter::default()),
             logins: add(&mut to, "logins", "Logins that succeeded", Counter::default()),
             logins_failed: add(&mut to, "logins_failed", "Logins refused", Counter::default()),

@@ -6,6 +6,7 @@ pub mod limits;
 pub mod mailboxes;
 pub mod replies;
 pub mod rules;
+mod secret;
 pub mod users;
 
 use std::net::IpAddr;
@@ -14,14 +15,16 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use postroad_queue::UnixMillis;
-use postroad_smtp::{ForwardPath, MailParams, Priority, Reply, ReversePath};
+use postroad_smtp::sasl::CramResponse;
+use postroad_smtp::{Domain, ForwardPath, MailParams, Priority, Reply, ReversePath};
 use tokio::sync::Semaphore;
 
-use crate::config::Config;
+use crate::config::{Config, Turn};
 use crate::route::Router;
 use limits::{AuthFailures, SessionPermit, Sessions};
 use mailboxes::{Directories, OsDirectories};
 pub use rules::{Accepted, Client, RelayGrant};
+pub use secret::challenge_seed;
 use users::UserStore;
 
 /// How many passwords are checked at a time: each takes one core and 19 MiB for a good while.
@@ -137,6 +140,26 @@ impl Policy {
         rules::rcpt((config, router), &*self.directories, client, reverse_path, forward_path, accepted)
     }
 
+    /// Decides about ATRN of the user who logged in. Returns what it may fetch: of the domains that it
+    /// names, or all that are its own.
+    ///
+    /// # Errors
+    /// The reply that refuses it.
+    pub fn turn(&self, user: Option<&str>, domains: &[Domain]) -> Result<Turn, Reply> {
+        let rules = self.rules.load();
+        let turn = rules::turn(&rules.config, user, domains)?;
+        let domains = if domains.is_empty() { &turn.domains } else { domains };
+        Ok(Turn { domains: domains.to_vec(), ..turn.clone() })
+    }
+
+    /// Decides about ETRN.
+    ///
+    /// # Errors
+    /// The reply that refuses it.
+    pub fn start(&self, client: &Client<'_>) -> Result<(), Reply> {
+        rules::start(&self.rules.load().config, client)
+    }
+
     /// Checks a password, on a thread of its own. Unknown users take as long as known ones.
     ///
     /// # Errors
@@ -149,6 +172,30 @@ impl Policy {
             return Err(replies::TOO_MANY_LOGIN_FAILURES);
         }
         let result = self.verify(user, password).await;
+        self.judged(peer, result)
+    }
+
+    /// Checks an answer to our challenge (CRAM-MD5, RFC 2195): the secrets are those of `[[turn]]`.
+    ///
+    /// # Errors
+    /// As [`Policy::authenticate`].
+    pub async fn authenticate_cram(&self, peer: IpAddr, response: &CramResponse) -> Result<Authenticated, Reply> {
+        let config = self.rules.load().config.clone();
+        if !self.auth_failures.add(peer, config.limits.auth_failures_max, Instant::now()) {
+            return Err(replies::TOO_MANY_LOGIN_FAILURES);
+        }
+        let user = response.user.to_lowercase();
+        let (file, response) = (config.turn(&user).and_then(|turn| turn.secret_file.clone()), response.clone());
+        let verified = tokio::task::spawn_blocking(move || secret::is_right(file.as_deref(), &response)).await;
+        let result = match verified {
+            Ok(true) => Ok(Authenticated(user.into())),
+            Ok(false) => Err(replies::WRONG_CREDENTIALS),
+            Err(_) => Err(replies::TOO_BUSY_FOR_LOGIN),
+        };
+        self.judged(peer, result)
+    }
+
+    fn judged(&self, peer: IpAddr, result: Result<Authenticated, Reply>) -> Result<Authenticated, Reply> {
         if !matches!(&result, Err(refusal) if *refusal == replies::WRONG_CREDENTIALS) {
             self.auth_failures.take_back(peer);
         }

@@ -70,6 +70,17 @@ pub const LOOKUP_FAILED: Reply = reply(451, 4, 3, 0, "the mailbox cannot be look
 pub const DOMAIN_INCOMPLETE: Reply =
     reply(550, 5, 1, 2, "the recipient's domain is incomplete; write it in full, such as user@example.org");
 
+/// ATRN of a login for which nothing is kept.
+pub const NOTHING_KEPT: Reply = reply(450, 4, 7, 1, "no mail is kept for your login; ask the admin of this host");
+
+/// ATRN for a domain of somebody else. None of the others is sent either (RFC 2645 §5.2.1).
+pub const NOT_YOUR_DOMAIN: Reply =
+    reply(450, 4, 7, 1, "not every domain that you named is kept for your login; name yours, or none for all of them");
+
+/// ETRN of somebody who may not relay.
+pub const NODE_NOT_ALLOWED: Reply =
+    reply(459, 4, 7, 1, "node not allowed: only who may relay has what waits tried at once");
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -92,6 +103,9 @@ mod tests {
             NO_POSTMASTER,
             LOOKUP_FAILED,
             DOMAIN_INCOMPLETE,
+            NOTHING_KEPT,
+            NOT_YOUR_DOMAIN,
+            NODE_NOT_ALLOWED,
         ] {
             let status = reply.status.expect("every one has a status");
             assert_eq!(u16::from(status.class), reply.code.get() / 100, "{reply}");

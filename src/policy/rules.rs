@@ -12,7 +12,7 @@ use postroad_smtp::{Domain, ForwardPath, LocalPart, MailParams, Mailbox, Priorit
 use super::mailboxes::{self, Directories};
 use super::replies;
 use super::users::UserList;
-use crate::config::{Config, Local, RouteMatch, Service, UserName, Via};
+use crate::config::{Config, Local, RouteMatch, Service, Turn, UserName, Via};
 use crate::route::{Route, Router};
 
 /// Who asks.
@@ -33,6 +33,8 @@ pub enum RelayGrant {
     Login,
     /// An address within `relay.networks`.
     Network,
+    /// Nobody's: the mail is for a domain that is kept here until its customer fetches it.
+    Kept,
 }
 
 /// What an accepted recipient is.
@@ -108,10 +110,39 @@ pub fn rcpt(
         .map(|()| Accepted::Redirected(postmaster.clone())),
         Some(mailbox) => match local(mailbox) {
             Some(local) => local_mailbox(local, &mailbox.local_part, false, directories).map(Accepted::Local),
+            None if is_kept(router, &target) && client.service != Service::Fetch => {
+                Ok(Accepted::Relay(RelayGrant::Kept))
+            }
             None => relay(config, client, mailbox.domain()).and_then(|grant| routable(router, &target, grant)),
         },
         None => Err(replies::NO_POSTMASTER),
     }
+}
+
+/// A domain whose customer fetches its mail takes it from everybody, as its exchange has to.
+fn is_kept(router: &Router, target: &ForwardPath) -> bool {
+    matches!(router.route(target), Route::Turn(_))
+}
+
+/// Decides about ATRN: what the user named may fetch, or why it may not (RFC 2645 §5.2.1).
+///
+/// # Errors
+/// The reply that refuses it.
+pub fn turn<'c>(config: &'c Config, user: Option<&str>, domains: &[Domain]) -> Result<&'c Turn, Reply> {
+    let turn = user.and_then(|user| config.turn(user)).ok_or(replies::NOTHING_KEPT)?;
+    if domains.iter().any(|domain| !turn.domains.contains(domain)) {
+        return Err(replies::NOT_YOUR_DOMAIN);
+    }
+    Ok(turn)
+}
+
+/// Decides about ETRN: whoever may relay may have what waits tried now, and this host itself.
+///
+/// # Errors
+/// The reply that refuses it (RFC 1985 §5.3).
+pub fn start(config: &Config, client: &Client<'_>) -> Result<(), Reply> {
+    let is_here = client.peer.to_canonical().is_loopback() && client.service != Service::Fetch;
+    if is_here || relay_grant(config, client).is_some() { Ok(()) } else { Err(replies::NODE_NOT_ALLOWED) }
 }
 
 fn local_mailbox(
@@ -141,7 +172,7 @@ fn relay(config: &Config, client: &Client<'_>, domain: Option<&Domain>) -> Resul
 fn routable(router: &Router, forward_path: &ForwardPath, grant: RelayGrant) -> Result<Accepted, Reply> {
     match router.route(forward_path) {
         Route::Refused(reply) => Err(reply),
-        Route::Local(_) | Route::Smtp(_) => Ok(Accepted::Relay(grant)),
+        Route::Local(_) | Route::Smtp(_) | Route::Turn(_) => Ok(Accepted::Relay(grant)),
     }
 }
 
@@ -149,7 +180,8 @@ fn routable(router: &Router, forward_path: &ForwardPath, grant: RelayGrant) -> R
 pub fn relay_grant(config: &Config, client: &Client<'_>) -> Option<RelayGrant> {
     match client.user {
         Some(_) => Some(RelayGrant::Login),
-        None if client.service.is_submission() => None,
+        // What is fetched ends here, whatever address the other host has.
+        None if client.service.is_submission() || client.service == Service::Fetch => None,
         None => config.relay.allows(client.peer).then_some(RelayGrant::Network),
     }
 }

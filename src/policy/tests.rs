@@ -301,3 +301,61 @@ fn nothing_is_late_before_it_is_released() {
     assert!(ask("61;N", until(60_999)) && !ask("61;N", until(61_000)) && !ask("-5;N", until(1)));
     assert!(ask("1;R", Some(Release::At(0))) && ask("1;R", Some(Release::After(0))), "at once");
 }
+
+#[test]
+fn a_customer_fetches_its_own_domains_and_anybody_may_write_to_them() {
+    let text = "\n[[turn]]\nuser = \"Branch\"\ndomains = [\"branch.example\", \"second.example\"]\n";
+    let policy = policy(&(CONFIG.to_owned() + text));
+    let turn = |user, domains: &[&str]| {
+        let domains: Vec<_> = domains.iter().map(|name| name.parse().expect("a domain")).collect();
+        policy
+            .turn(user, &domains)
+            .map(|turn| turn.domains.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "))
+    };
+    assert_eq!(turn(Some("branch"), &[]).as_deref(), Ok("branch.example second.example"));
+    assert_eq!(turn(Some("branch"), &["second.example"]).as_deref(), Ok("second.example"));
+    assert_eq!(turn(Some("branch"), &["second.example", "example.org"]), Err(replies::NOT_YOUR_DOMAIN));
+    assert_eq!(turn(Some("alice"), &["branch.example"]), Err(replies::NOTHING_KEPT));
+    assert_eq!(turn(None, &[]), Err(replies::NOTHING_KEPT));
+    for (recipient, want) in [
+        ("whoever@branch.example", "relay Kept"),
+        ("whoever@sub.branch.example", "550 5.7.1"),
+        ("\"x@elsewhere.example\"@branch.example", "relay Kept"),
+    ] {
+        assert_eq!(ask(&policy, "203.0.113.9", None, recipient), want, "{recipient}");
+    }
+}
+
+/// Whoever is at the other end of a connection that this host opened to fetch its mail.
+#[test]
+fn what_is_fetched_is_for_local_mailboxes_wherever_it_comes_from() {
+    let text = "\n[[turn]]\nuser = \"branch\"\ndomains = [\"branch.example\"]\n";
+    let policy = policy(&(CONFIG.to_owned() + text));
+    let sender = "x@sender.example".parse().expect("valid");
+    for (recipient, want) in [
+        ("alice@example.org", Ok(())),
+        ("bob@example.org", Err(replies::NO_SUCH_MAILBOX)),
+        ("v@elsewhere.example", Err(replies::RELAY_DENIED)),
+        ("v@branch.example", Err(replies::RELAY_DENIED)),
+        ("v@[198.51.100.1]", Err(replies::RELAY_DENIED)),
+    ] {
+        let client = Client { peer: "10.1.2.3".parse().expect("valid"), service: Service::Fetch, user: None };
+        let got = policy.rcpt(&client, &sender, &recipient.parse().expect(recipient), 0).map(drop);
+        assert_eq!(got, want, "{recipient}");
+    }
+}
+
+#[test]
+fn who_may_relay_may_have_what_waits_tried_and_so_may_this_host() {
+    let policy = policy(CONFIG);
+    for (peer, service, user, want) in [
+        ("10.1.2.3", Service::Smtp, None, true),
+        ("127.0.0.1", Service::Smtp, None, true),
+        ("203.0.113.9", Service::Submission, Some("alice"), true),
+        ("203.0.113.9", Service::Smtp, None, false),
+        ("127.0.0.1", Service::Fetch, None, false),
+    ] {
+        let client = Client { peer: peer.parse().expect("an address"), service, user };
+        assert_eq!(policy.start(&client).is_ok(), want, "{peer} {user:?}");
+    }
+}

@@ -12,11 +12,12 @@ pub mod own;
 pub mod recorder;
 pub mod resolver;
 pub mod router;
+pub mod turn;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use postroad_smtp::{Domain, Reply};
+use postroad_smtp::{Domain, Host, Reply};
 
 use crate::config::{RouteCredentials, TlsUse};
 
@@ -25,6 +26,7 @@ pub use own::OwnAddresses;
 pub use recorder::{Recorder, Step};
 pub use resolver::{Resolver, ResolverError};
 pub use router::Router;
+pub use turn::TurnHop;
 
 /// Where mail for a forward-path goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,6 +35,8 @@ pub enum Route {
     Local(LocalHop),
     /// To another host, by SMTP.
     Smtp(NextHop),
+    /// To a customer, when it comes for it.
+    Turn(TurnHop),
     /// Nowhere; the reply says why and is permanent.
     Refused(Reply),
 }
@@ -116,6 +120,19 @@ impl LocalHop {
 }
 
 impl NextHop {
+    /// Names one host, whose MX records are not asked for, as a route does.
+    pub fn host(host: &Host, port: u16, tls: TlsUse, credentials: Option<RouteCredentials>) -> NextHop {
+        NextHop::fixed(host, port, tls, credentials, 0)
+    }
+
+    fn fixed(host: &Host, port: u16, tls: TlsUse, credentials: Option<RouteCredentials>, pace: u16) -> NextHop {
+        let target = match host {
+            Host::Domain(name) => Target::Host { name: name.clone(), port },
+            Host::Literal(ip) => Target::Address(SocketAddr::new(*ip, port)),
+        };
+        NextHop::new(target, tls, credentials.map(Into::into), pace)
+    }
+
     fn new(target: Target, tls: TlsUse, credentials: Option<Arc<RouteCredentials>>, pace: u16) -> NextHop {
         let key = key_of(&target, credentials.as_deref(), &terms(tls, pace));
         NextHop(Arc::new(Destination { key, target, tls, credentials, pace }))

@@ -32,6 +32,13 @@ pub enum Step {
         /// The line of the configuration the entry names it on.
         line: usize,
     },
+    /// The mail waits until its customer fetches it.
+    Turn {
+        /// Who does.
+        user: String,
+        /// The line of the configuration its `[[turn]]` entry names it on.
+        line: usize,
+    },
     /// No `[[route]]` entry matches: mail goes where MX says.
     NoRule,
     /// The address is refused before any look-up.
@@ -189,6 +196,7 @@ impl fmt::Display for Step {
             Step::Rule { pattern, via, line } => {
                 write!(f, "route \"{pattern}\" matches: via {via} (configuration line {line})")
             }
+            Step::Turn { user, line } => write!(f, "waits for {user} to fetch it (configuration line {line})"),
             Step::NoRule => f.write_str("no route matches: the next hop is found by MX"),
             Step::Refused { reply } => write!(f, "refused: {reply}"),
             Step::Destination { key } => write!(f, "destination {key}"),

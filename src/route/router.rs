@@ -1,4 +1,5 @@
-//! The rules: local domains, then the most specific `[[route]]`, then MX. Pure: no DNS, no clock.
+//! The rules: local domains, then those that a customer fetches, then the most specific `[[route]]`,
+//! then MX. Pure: no DNS, no clock.
 //!
 //! It decides where mail goes, never whether it may: an address of a local domain that does not
 //! exist, or a client that may not relay, are for policy. A forward-path that is routed here is
@@ -11,13 +12,14 @@ use std::net::{IpAddr, SocketAddr};
 use postroad_smtp::{Domain, ForwardPath, Host, Mailbox, Reply, Status};
 
 use super::recorder::{Recorder, Step};
-use super::{LocalHop, NextHop, OwnAddresses, Route, Target, mx, tls_name};
+use super::{LocalHop, NextHop, OwnAddresses, Route, Target, TurnHop, mx, tls_name};
 use crate::config::{self, Config, Patience, Recipients, RouteMatch, TlsUse, Via};
 
 /// Routing rules of one configuration.
 #[derive(Debug)]
 pub struct Router {
     locals: HashMap<Domain, (LocalHop, usize)>,
+    turns: HashMap<Domain, Turn>,
     exact: HashMap<Domain, Rule>,
     below: HashMap<Domain, Rule>,
     any: Option<Rule>,
@@ -31,6 +33,14 @@ pub struct Router {
     allow_loopback: bool,
     /// Where no route says otherwise.
     patience: Patience,
+}
+
+/// A domain of a `[[turn]]`.
+#[derive(Debug)]
+struct Turn {
+    hop: TurnHop,
+    patience: Patience,
+    line: usize,
 }
 
 /// One `[[route]]`.
@@ -58,6 +68,7 @@ impl Router {
         let local = |local: &config::Local| (local.domain.clone(), (LocalHop::new(local.domain.clone()), local.line));
         let mut router = Router {
             locals: config.locals.iter().map(local).collect(),
+            turns: turns(config),
             exact: HashMap::new(),
             below: HashMap::new(),
             any: None,
@@ -100,6 +111,11 @@ impl Router {
         self.route_recorded(path, &mut Recorder::off())
     }
 
+    /// Returns where mail for a domain goes.
+    pub fn route_of(&self, domain: &Domain) -> Route {
+        self.route_domain(domain, &mut Recorder::off())
+    }
+
     /// The same, recording why.
     pub fn route_recorded(&self, path: &ForwardPath, recorder: &mut Recorder) -> Route {
         let route = match self.target(path).as_ref() {
@@ -112,6 +128,7 @@ impl Router {
         recorder.note(|| match &route {
             Route::Local(hop) => Step::Destination { key: hop.key().to_string() },
             Route::Smtp(hop) => Step::Destination { key: hop.key().to_string() },
+            Route::Turn(hop) => Step::Destination { key: hop.key().to_string() },
             Route::Refused(reply) => Step::Refused { reply: reply.to_string() },
         });
         route
@@ -121,6 +138,9 @@ impl Router {
     /// says.
     pub fn patience(&self, path: &ForwardPath) -> &Patience {
         let target = self.target(path);
+        if let Some(turn) = target.domain().and_then(|domain| self.turns.get(domain)) {
+            return &turn.patience;
+        }
         let rule = target.mailbox().and_then(|mailbox| match &mailbox.host {
             Host::Domain(domain) if self.locals.contains_key(domain) => None,
             Host::Domain(domain) => self.rule(domain),
@@ -152,6 +172,10 @@ impl Router {
         if let Some((hop, line)) = self.locals.get(domain) {
             recorder.note(|| Step::Local { domain: domain.to_string(), line: *line });
             return Route::Local(hop.clone());
+        }
+        if let Some(turn) = self.turns.get(domain) {
+            recorder.note(|| Step::Turn { user: turn.hop.user().to_owned(), line: turn.line });
+            return Route::Turn(turn.hop.clone());
         }
         let Some(rule) = self.rule(domain) else {
             recorder.note(|| Step::NoRule);
@@ -208,13 +232,21 @@ fn without_postmaster(config: &Config) -> HashSet<Domain> {
     all.map(|local| local.domain.clone()).collect()
 }
 
-fn fixed_hop(route: &config::Route, pace: u16) -> Option<NextHop> {
-    let target = match &route.via {
-        Via::Mx => return None,
-        Via::Host { host: Host::Domain(name), port } => Target::Host { name: name.clone(), port: *port },
-        Via::Host { host: Host::Literal(ip), port } => Target::Address(SocketAddr::new(*ip, *port)),
+/// What waits for customers. All of them have the limits that stand behind those of the routes.
+fn turns(config: &Config) -> HashMap<Domain, Turn> {
+    let pace = u16::try_from(config.routes.len() + 1).unwrap_or(u16::MAX);
+    let of_user = |turn: &config::Turn| {
+        let (user, patience, line) = (turn.user.clone(), turn.patience, turn.line);
+        let entry =
+            move |domain: &Domain| (domain.clone(), Turn { hop: TurnHop::new(&user, domain, pace), patience, line });
+        turn.domains.iter().map(entry).collect::<Vec<_>>()
     };
-    Some(NextHop::new(target, route.tls, route.credentials.clone().map(Into::into), pace))
+    config.turns.iter().flat_map(of_user).collect()
+}
+
+fn fixed_hop(route: &config::Route, pace: u16) -> Option<NextHop> {
+    let Via::Host { host, port } = &route.via else { return None };
+    Some(NextHop::fixed(host, *port, route.tls, route.credentials.clone(), pace))
 }
 
 fn note_rule(rule: &Rule, recorder: &mut Recorder) {
@@ -251,6 +283,10 @@ domain = ".deep.corp.example"
 via = "relay.example:587"
 user = "alice"
 password_file = "p"
+[[turn]]
+user = "Branch"
+domains = ["branch.corp.example", "kept.example"]
+expire = "14d"
 "#;
 
     fn router(text: &str) -> Router {
@@ -261,6 +297,7 @@ password_file = "p"
         match router.route(&path.parse().expect(path)) {
             Route::Local(hop) => hop.key().to_string(),
             Route::Smtp(hop) => hop.key().to_string(),
+            Route::Turn(hop) => hop.key().to_string(),
             Route::Refused(reply) => reply.to_string()[..9].to_owned(),
         }
     }
@@ -277,6 +314,9 @@ password_file = "p"
             ("u@deep.corp.example", "host:192.0.2.9:2525"),
             ("u@x.y.deep.corp.example", "host:alice@relay.example:587/verify"),
             ("u@notcorp.example", "mx:notcorp.example"),
+            ("u@Branch.corp.example", "turn:branch/branch.corp.example"),
+            ("u@kept.example", "turn:branch/kept.example"),
+            ("u@sub.kept.example", "mx:sub.kept.example"),
             ("@a.example:u@b.example", "mx:b.example"),
             ("u%home.example@b.example", "mx:b.example"),
             ("\"u@home.example\"@b.example", "mx:b.example"),

@@ -23,6 +23,11 @@ pub struct Setup {
     pub require_auth: bool,
     pub release: bool,
     pub link: bool,
+    pub atrn: bool,
+    pub etrn: bool,
+    pub keep: bool,
+    /// What challenges of CRAM-MD5 are made of.
+    pub cram: Option<String>,
     pub live: bool,
     /// What is sent together arrives together, or the dialogue says something else.
     pub whole: bool,
@@ -34,7 +39,7 @@ pub struct Setup {
 /// A decision of the policy.
 #[derive(Clone, Debug)]
 pub struct Refusal {
-    /// `connect`, `helo`, `mail`, `rcpt`, `content` or `stored`.
+    /// `connect`, `helo`, `mail`, `rcpt`, `content`, `turn`, `start` or `stored`.
     pub question: String,
     /// What it is about, as on the wire; empty where the question has no subject.
     pub subject: String,
@@ -61,6 +66,8 @@ pub enum Event {
     /// Whether a line of the last reply has the keyword.
     Keyword(String, bool),
     Closed,
+    /// The peer is the server from now on.
+    Turned,
     Handshake,
     /// The connection was handed over, with these octets behind XLINK.
     Linked(Vec<u8>),
@@ -151,6 +158,10 @@ impl Setup {
             "require-auth" => self.require_auth = true,
             "release" => self.release = true,
             "link" => self.link = true,
+            "atrn" => self.atrn = true,
+            "etrn" => self.etrn = true,
+            "keep" => self.keep = true,
+            "cram" => self.cram = Some(rest.to_owned()),
             "live" => self.live = true,
             "whole" => self.whole = true,
             "user" => {
@@ -171,7 +182,7 @@ impl Setup {
 
 fn read_refusal(text: &str, close: bool) -> Option<Refusal> {
     let (question, rest) = text.split_once(' ')?;
-    let has_subject = matches!(question, "helo" | "mail" | "rcpt");
+    let has_subject = matches!(question, "helo" | "mail" | "rcpt" | "turn" | "start");
     let (subject, rest) = if has_subject { rest.split_once(' ')? } else { ("", rest) };
     let (code, rest) = rest.split_once(' ')?;
     let (status, text) = match rest.split_once(' ') {
@@ -196,6 +207,7 @@ fn read_event(line: &str) -> Option<Event> {
         "S+" => Event::Keyword(rest.to_owned(), true),
         "S-" => Event::Keyword(rest.to_owned(), false),
         "closed" => Event::Closed,
+        "turned" => Event::Turned,
         "handshake" => Event::Handshake,
         "linked" => Event::Linked(unescape(rest)?),
         "drain" => Event::Drain,

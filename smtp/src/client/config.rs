@@ -58,6 +58,8 @@ pub struct Timeouts {
     pub final_reply: Duration,
     /// For the reply to QUIT, which nobody needs.
     pub quit: Duration,
+    /// For the reply to ATRN: at least ten minutes (RFC 2645 §5.2.1).
+    pub turn: Duration,
 }
 
 impl Config {
@@ -83,6 +85,7 @@ impl Default for Timeouts {
             block: minutes(3),
             final_reply: minutes(10),
             quit: Duration::from_secs(10),
+            turn: minutes(10),
         }
     }
 }
@@ -122,6 +125,11 @@ pub enum Action {
     WantContent,
     /// The transaction is over: one answer per recipient, in their order.
     Done(Vec<Answer>),
+    /// ATRN was accepted: flush, then hand the connection over. This half has ended; the peer waits
+    /// for our greeting, and nothing it says was read yet.
+    HandOver,
+    /// ATRN was refused; the session is ready again.
+    NotTurned(Reply),
     /// The session cannot be used any more; close the connection.
     Failed(Failure),
     /// QUIT was answered; close the connection.
@@ -183,6 +191,9 @@ pub enum Failure {
     /// There are credentials and no TLS to protect them.
     #[error("no password is sent without TLS")]
     AuthNeedsTls,
+    /// Octets came behind the reply to ATRN: the peer speaks out of turn.
+    #[error("octets behind the reply to ATRN")]
+    TurnedEarly,
     /// No common mechanism.
     #[error("the server offers neither AUTH PLAIN nor LOGIN")]
     AuthNotOffered,
@@ -232,7 +243,7 @@ impl Failure {
             Failure::TlsNotOffered | Failure::TlsInjected | Failure::AuthNeedsTls | Failure::AuthNotOffered => {
                 (454, Status::new(4, 7, 0))
             }
-            Failure::Unexpected(_) | Failure::Protocol(_) => (451, Status::new(4, 5, 0)),
+            Failure::Unexpected(_) | Failure::Protocol(_) | Failure::TurnedEarly => (451, Status::new(4, 5, 0)),
             Failure::Content(_) => (451, Status::new(4, 3, 0)),
         };
         Reply::of(code, Some(status), "").with_text(&self.to_string())

@@ -37,6 +37,12 @@ impl Session {
             State::ExpectStartTls => self.handle_starttls(reply, now),
             State::ExpectAuth(step) => self.handle_auth(step, reply, now),
             State::ExpectReset => self.state = State::Ready,
+            State::ExpectNoop if reply.is_positive() => self.state = State::Ready,
+            State::ExpectTurn if reply.is_positive() => self.state = State::Turned,
+            State::ExpectTurn => {
+                self.state = State::Ready;
+                self.not_turned = Some(reply);
+            }
             _ => self.fail(Failure::Unexpected(reply)),
         }
     }
@@ -104,7 +110,7 @@ impl Session {
         let (line, step) = match self.offered.mechanism() {
             Some(Mechanism::Plain) => (format!("AUTH PLAIN {}", credentials.plain()), AuthStep::Verdict),
             Some(Mechanism::Login) => ("AUTH LOGIN".to_owned(), AuthStep::Name),
-            None => return self.fail(Failure::AuthNotOffered),
+            Some(Mechanism::CramMd5) | None => return self.fail(Failure::AuthNotOffered),
         };
         self.say_line(&line, now);
         self.state = State::ExpectAuth(step);

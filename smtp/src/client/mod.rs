@@ -19,6 +19,7 @@ use exchange::Exchange;
 pub use reply_reader::{REPLY_LINE_OCTETS_MAX, REPLY_LINES_MAX, REPLY_OCTETS_MAX, ReplyError, ReplyReader};
 
 use crate::data::ContentFault;
+use crate::domain::Domain;
 use crate::extension::Offered;
 use crate::line::Input;
 use crate::reply::Reply;
@@ -37,6 +38,8 @@ pub struct Session {
     resets_due: u32,
     /// Answers the shell has not heard yet.
     done: Option<Vec<Answer>>,
+    /// The refusal of ATRN that the shell has not heard yet.
+    not_turned: Option<Reply>,
 }
 
 /// Where a session stands, named by what it expects.
@@ -52,6 +55,10 @@ enum State {
     ExpectAuth(hello::AuthStep),
     /// The reply to RSET, of a peer without PIPELINING.
     ExpectReset,
+    ExpectNoop,
+    ExpectTurn,
+    /// The peer is the client from now on.
+    Turned,
     Ready,
     Sending(Box<Exchange>),
     ExpectBye,
@@ -72,6 +79,7 @@ impl Session {
             output: Vec::new(),
             resets_due: 0,
             done: None,
+            not_turned: None,
         }
     }
 
@@ -96,11 +104,16 @@ impl Session {
             if let Some(answers) = self.done.take() {
                 return Action::Done(answers);
             }
+            if let Some(refusal) = self.not_turned.take() {
+                return Action::NotTurned(refusal);
+            }
             match &self.state {
                 State::Failed(failure) => return Action::Failed(failure.clone()),
                 State::Closed => return Action::Closed,
                 State::ExpectTls if input.is_empty() => return Action::StartTls,
                 State::ExpectTls => self.fail(Failure::TlsInjected),
+                State::Turned if input.is_empty() => return Action::HandOver,
+                State::Turned => self.fail(Failure::TurnedEarly),
                 State::Sending(_) => {
                     if let Some(action) = self.poll_exchange(input, now) {
                         return action;
@@ -182,6 +195,29 @@ impl Session {
     /// reply is to be read (`poll` with more input): a session that is kept has nothing on its way.
     pub fn awaits_reset(&self) -> bool {
         self.resets_due > 0 || matches!(self.state, State::ExpectReset)
+    }
+
+    /// Asks for the mail that waits for these domains, or for all that are the user's when none is named
+    /// (RFC 2645 §5.2.1). The session is to be [`Action::Ready`]; it goes on with
+    /// [`Action::HandOver`] or [`Action::NotTurned`].
+    pub fn turn(&mut self, domains: &[Domain], now: Instant) {
+        if matches!(self.state, State::Ready) {
+            let names: Vec<&str> = domains.iter().map(Domain::as_str).collect();
+            let space = if names.is_empty() { "" } else { " " };
+            self.output.extend_from_slice(format!("ATRN{space}{}\r\n", names.join(",")).as_bytes());
+            self.state = State::ExpectTurn;
+            self.restart(self.config.timeouts.turn, now);
+        }
+    }
+
+    /// Says NOOP, which keeps the way open through whatever forgets silent connections. The session is
+    /// to be [`Action::Ready`], and is again when it was answered.
+    pub fn noop(&mut self, now: Instant) {
+        if matches!(self.state, State::Ready) {
+            self.output.extend_from_slice(b"NOOP\r\n");
+            self.state = State::ExpectNoop;
+            self.restart(self.config.timeouts.command, now);
+        }
     }
 
     /// Says QUIT. Without an open transaction only.

@@ -2,10 +2,12 @@
 
 use std::time::Instant;
 
+use crate::domain::Domain;
 use crate::envelope::{Envelope, MailParams, Recipient};
+use crate::node::Node;
 use crate::path::ReversePath;
 use crate::reply::Reply;
-use crate::sasl::Credentials;
+use crate::sasl::{CramResponse, Credentials};
 use crate::trace::TlsFacts;
 
 /// What the shell does next. Output waits in [`Session::output`](super::Session::output).
@@ -33,6 +35,9 @@ pub enum Action<'a> {
         /// When the peer's time is over.
         until: Instant,
     },
+    /// Flush the output, then hand the connection over: this session has ended, and the peer is an
+    /// SMTP server that greets next (RFC 2645 §4). Nothing it says was read yet.
+    HandOver,
     /// Flush the output and close the connection.
     Close,
 }
@@ -67,6 +72,13 @@ pub enum Question<'a> {
     Content,
     /// Are these credentials right? The answer is `Authenticated` or a refusal.
     Auth(&'a Credentials),
+    /// Is this answer to our challenge right? As with `Auth`.
+    Cram(&'a CramResponse),
+    /// May the authenticated user have the connection reversed and get the mail for these domains?
+    /// None named means all of its own (RFC 2645 §5.2.1).
+    Turn(&'a [Domain]),
+    /// Start what waits for this node (RFC 1985). The answer is `Answer` or a refusal.
+    Start(&'a Node),
 }
 
 /// The shell's answer to a [`Question`].
@@ -79,6 +91,8 @@ pub enum Verdict {
     AcceptUnprivileged,
     /// The credentials are those of this user.
     Authenticated(Box<str>),
+    /// Done; say this. An answer to `Start`, to any other question the same as `Accept`.
+    Answer(Reply),
     /// Say this to the client; the session goes on.
     Refuse(Reply),
     /// Say this to the client and close.

@@ -3,8 +3,10 @@
 use super::state::{Asking, Opening, State, Transaction};
 use super::{AuthOffer, Service, Session, replies};
 use crate::command::{COMMAND_OCTETS_MAX, Command, CommandError, Mail};
+use crate::domain::Domain;
 use crate::envelope::Recipient;
 use crate::extension::Offer;
+use crate::node::Node;
 use crate::reply::Reply;
 use crate::sasl::{Exchange, Mechanism, Progress, SaslError};
 
@@ -61,6 +63,8 @@ impl Session {
             Command::Rset => self.handle_rset(),
             Command::StartTls => self.handle_starttls(),
             Command::Auth { mechanism, initial } => self.handle_auth(mechanism, initial),
+            Command::Atrn(domains) => self.handle_atrn(domains),
+            Command::Etrn(node) => self.handle_etrn(node),
             Command::Vrfy => self.say(&replies::CANNOT_VERIFY),
             Command::Help => self.say(&replies::HELP),
             _ => self.say(&replies::OK),
@@ -82,11 +86,40 @@ impl Session {
             starttls: self.can_start_tls(),
             auth: self.config.auth == AuthOffer::OverTls && self.facts.tls.is_some() && self.facts.user.is_none(),
             release: self.release,
+            cram: self.cram.is_some(),
+            turn: self.config.turn && self.facts.tls.is_some(),
+            start: self.may_start(),
+            keep: self.config.keep,
         }
     }
 
     fn can_start_tls(&self) -> bool {
         self.config.offer_starttls && self.facts.tls.is_none()
+    }
+
+    fn may_start(&self) -> bool {
+        self.start || self.facts.user.is_some()
+    }
+
+    /// Who is not known to be a customer hears no more than that (RFC 2645 §5.2.1).
+    fn handle_atrn(&mut self, domains: Vec<Domain>) {
+        match self.state {
+            _ if !self.config.turn => self.fault(&replies::NOT_OFFERED),
+            _ if self.facts.user.is_none() && self.can_start_tls() => self.fault(&replies::TLS_FIRST),
+            _ if self.facts.user.is_none() => self.fault(&replies::AUTH_FIRST),
+            State::ExpectMail => self.state = State::TurnDue(domains.into()),
+            _ => self.fault(&replies::AMID_TRANSACTION),
+        }
+    }
+
+    fn handle_etrn(&mut self, node: Node) {
+        match self.state {
+            _ if self.config.require_auth && self.facts.user.is_none() => self.fault(&replies::AUTH_FIRST),
+            _ if !self.may_start() => self.fault(&replies::NOT_OFFERED),
+            State::ExpectHello => self.fault(&replies::HELLO_FIRST),
+            State::ExpectMail => self.state = State::Asking(Asking::Start(Box::new(node))),
+            _ => self.fault(&replies::AMID_TRANSACTION),
+        }
     }
 
     fn handle_rset(&mut self) {
@@ -203,12 +236,24 @@ impl Session {
         if let Some(reply) = refusal {
             return self.fault(reply);
         }
-        let Some(mechanism) = Mechanism::named(mechanism) else { return self.fault(&replies::AUTH_MECHANISM) };
-        let exchange = Exchange::new(mechanism);
+        let Some(exchange) = self.exchange(mechanism) else { return self.fault(&replies::AUTH_MECHANISM) };
         match initial {
+            // The server speaks first (RFC 2195 §2).
+            Some(_) if exchange.is_cram() => self.fault(&CommandError::ArgumentUnexpected.reply()),
             Some(initial) => self.step_exchange(exchange, initial.as_bytes()),
             None => self.challenge(exchange),
         }
+    }
+
+    /// Begins an exchange; each of a session has a challenge of its own.
+    fn exchange(&mut self, mechanism: &str) -> Option<Exchange> {
+        let mechanism = Mechanism::named(mechanism)?;
+        if mechanism != Mechanism::CramMd5 {
+            return Some(Exchange::new(mechanism));
+        }
+        let seed = self.cram.as_ref()?;
+        self.tally.challenges += 1;
+        Some(Exchange::cram(&format!("<{}.{seed}@{}>", self.tally.challenges, self.config.hostname)))
     }
 
     fn handle_auth_response(&mut self, line: &[u8]) {
@@ -220,7 +265,8 @@ impl Session {
 
     fn step_exchange(&mut self, mut exchange: Exchange, response: &[u8]) {
         match exchange.respond(response) {
-            Ok(Progress::Challenge(_)) => self.challenge(exchange),
+            Ok(Progress::Challenge) => self.challenge(exchange),
+            Ok(Progress::Cram(response)) => self.state = State::Asking(Asking::Cram(Box::new(response))),
             Ok(Progress::Credentials(credentials)) => self.state = State::Asking(Asking::Auth(Box::new(credentials))),
             Err(SaslError::Cancelled) => self.fault(&replies::AUTH_CANCELLED),
             Err(SaslError::Malformed) => self.fault(&replies::AUTH_MALFORMED),

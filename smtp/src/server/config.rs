@@ -17,6 +17,10 @@ pub struct Config {
     pub auth: AuthOffer,
     /// Whether MAIL needs an authenticated user.
     pub require_auth: bool,
+    /// Whether ATRN (RFC 2645) is offered to sessions under TLS. Only an authenticated user may say it.
+    pub turn: bool,
+    /// Whether the peer may keep the session open without work: what EHLO says with XKEEP.
+    pub keep: bool,
     /// What a session may use.
     pub limits: Limits,
     /// How long a session may take.
@@ -80,6 +84,8 @@ impl Config {
             offer_starttls: false,
             auth: AuthOffer::Never,
             require_auth: false,
+            turn: false,
+            keep: false,
             limits: Limits::default(),
             timeouts: Timeouts::default(),
         }

@@ -1,10 +1,11 @@
-//! The server's half of an SMTP session (RFC 5321, RFC 6409; LMTP: RFC 2033) as a machine without IO.
+//! The server's half of an SMTP session (RFC 5321, RFC 6409; LMTP: RFC 2033; ATRN: RFC 2645; ETRN:
+//! RFC 1985) as a machine without IO.
 //!
 //! The shell polls and performs: it reads octets into an [`Input`], answers questions, stores
 //! content, writes the output. The machine decides what every octet means. It never reads a clock,
 //! never buffers content, and what it says does not depend on how the octets were split.
 //!
-//! A session ends on its own at: content with a bare CR, LF or NUL; octets behind STARTTLS; BDAT
+//! A session ends on its own at: content with a bare CR, LF or NUL; octets behind STARTTLS or ATRN; BDAT
 //! without a readable size; too many errors, refusals or idle commands; a time-out; HTTP or TLS
 //! where SMTP belongs.
 
@@ -52,6 +53,10 @@ pub struct Session {
     draining: bool,
     release: Option<ReleaseLimit>,
     link: bool,
+    /// Whether ETRN is offered without a login.
+    start: bool,
+    /// What challenges of CRAM-MD5 are made of, where it is offered.
+    cram: Option<Box<str>>,
 }
 
 /// What a session has used of its limits.
@@ -61,6 +66,7 @@ struct Tally {
     refusals: u32,
     idle_commands: u32,
     auth_failures: u32,
+    challenges: u32,
 }
 
 /// The shell's draft, as the machine knows it.
@@ -81,6 +87,7 @@ enum Step {
     Flush,
     StartTls,
     Link,
+    HandOver,
     Read(Instant),
     Close,
 }
@@ -100,6 +107,8 @@ impl Session {
             draining: false,
             release: None,
             link: false,
+            start: false,
+            cram: None,
         }
     }
 
@@ -113,6 +122,17 @@ impl Session {
     /// the reply to EHLO tells of it.
     pub fn offer_link(&mut self) {
         self.link = true;
+    }
+
+    /// Offers ETRN (RFC 1985) to a client that has not logged in: the shell knows its address.
+    pub fn offer_start(&mut self) {
+        self.start = true;
+    }
+
+    /// Offers CRAM-MD5 (RFC 2195) where AUTH is offered. `seed` makes the challenges: nobody must be
+    /// able to foresee it, and no two sessions have the same. Printable ASCII without `<` and `>`.
+    pub fn offer_cram(&mut self, seed: &str) {
+        self.cram = Some(seed.into());
     }
 
     /// Returns what is known of the session.
@@ -139,6 +159,7 @@ impl Session {
             Step::Flush => Action::Flush,
             Step::StartTls => Action::StartTls,
             Step::Link => Action::Link,
+            Step::HandOver => Action::HandOver,
             Step::Read(until) => Action::Read { until },
             Step::Close => Action::Close,
         }
@@ -157,6 +178,8 @@ impl Session {
                 State::Asking(_) => Some(Step::Ask),
                 State::Storing { .. } => Some(self.wait(now)),
                 State::StartTlsDue => self.accept_tls(input),
+                State::TurnDue(_) => self.accept_turn(input),
+                State::Turned => Some(Step::HandOver),
                 State::ExpectTls => Some(Step::StartTls),
                 State::Linked => Some(Step::Link),
                 State::Closing => Some(Step::Close),
@@ -202,6 +225,15 @@ impl Session {
             self.state = State::ExpectTls;
         } else {
             self.say_last(&replies::INJECTED);
+        }
+        None
+    }
+
+    /// ATRN is the last of a group of commands: whoever says more cannot know yet who speaks next.
+    fn accept_turn(&mut self, input: &Input) -> Option<Step> {
+        match std::mem::replace(&mut self.state, State::Closing) {
+            State::TurnDue(domains) if input.is_empty() => self.state = State::Asking(Asking::Turn(domains)),
+            _ => self.say_last(&replies::TURNED_EARLY),
         }
         None
     }
@@ -254,7 +286,7 @@ impl Session {
         match self.state {
             _ if now < self.until => {}
             // It is not the peer who is late.
-            State::Asking(_) | State::Storing { .. } | State::Linked | State::Closing => {}
+            State::Asking(_) | State::Storing { .. } | State::Linked | State::Turned | State::Closing => {}
             // Neither side speaks plaintext any more.
             State::ExpectTls => self.close(),
             _ => self.say_last(&replies::TIMED_OUT),

@@ -26,6 +26,7 @@ replies! {
     RECIPIENT_OK: 250 (2, 1, 5) "recipient ok";
     LINKED: 250 (2, 0, 0) "frames from here on";
     CHUNK_OK: 250 (2, 0, 0) "chunk received";
+    TURNING: 250 (2, 0, 0) "ok, now reversing the connection";
     CANNOT_VERIFY: 252 (2, 1, 5) "not verified; send some mail";
     SEND_CONTENT: 354 "end data with <CR><LF>.<CR><LF>";
     SHUTTING_DOWN: 421 (4, 3, 2) "shutting down, try again later";
@@ -60,5 +61,6 @@ replies! {
     NO_RECIPIENTS: 554 (5, 5, 1) "no valid recipients";
     NOT_SMTP: 554 (5, 5, 1) "this is an SMTP server";
     INJECTED: 554 (5, 5, 1) "octets behind STARTTLS before TLS began";
+    TURNED_EARLY: 554 (5, 5, 1) "octets behind ATRN before it was answered";
     BAD_CONTENT: 554 (5, 6, 0) "the message has a bare CR, a bare LF or a NUL; lines end with CR LF";
 }

@@ -4,10 +4,12 @@ use std::time::Instant;
 
 use crate::command::Mail;
 use crate::data::{ContentDecoder, LineCheck};
+use crate::domain::Domain;
 use crate::envelope::{Envelope, MailParams, Recipient};
+use crate::node::Node;
 use crate::path::ReversePath;
 use crate::reply::Reply;
-use crate::sasl::{Credentials, Exchange};
+use crate::sasl::{CramResponse, Credentials, Exchange};
 
 /// Where a session stands. Between octets it owns at most one box.
 #[derive(Debug)]
@@ -34,10 +36,14 @@ pub(super) enum State {
     Storing { recipients: usize },
     /// STARTTLS was read; it holds only when nothing stands behind it.
     StartTlsDue,
+    /// ATRN was read; it holds only when nothing stands behind it.
+    TurnDue(Box<[Domain]>),
     /// The shell owes the handshake.
     ExpectTls,
     /// The connection is the shell's.
     Linked,
+    /// The peer is the server from now on; this half has ended.
+    Turned,
     /// Nothing more is read.
     Closing,
 }
@@ -51,6 +57,9 @@ pub(super) enum Asking {
     Rcpt(Box<Transaction>, Box<Recipient>),
     Content(Box<Transaction>, Opening),
     Auth(Box<Credentials>),
+    Cram(Box<CramResponse>),
+    Turn(Box<[Domain]>),
+    Start(Box<Node>),
 }
 
 /// How content begins.

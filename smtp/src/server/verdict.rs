@@ -20,6 +20,9 @@ impl Asking {
             },
             Asking::Content(..) => Question::Content,
             Asking::Auth(credentials) => Question::Auth(credentials),
+            Asking::Cram(response) => Question::Cram(response),
+            Asking::Turn(domains) => Question::Turn(domains),
+            Asking::Start(node) => Question::Start(node),
         }
     }
 }
@@ -41,6 +44,7 @@ impl Session {
             Verdict::Accept => self.accepted(asking, None),
             Verdict::AcceptUnprivileged => self.accept_unprivileged(asking),
             Verdict::Authenticated(user) => self.accepted(asking, Some(user)),
+            Verdict::Answer(reply) => self.answered(asking, &reply),
         }
     }
 
@@ -51,6 +55,16 @@ impl Session {
                 mail.params.priority = Some(Priority::NORMAL);
                 self.state = State::ExpectRcpt(Box::new(Transaction::new(*mail)));
                 self.say(&replies::PRIORITY_LOWERED);
+            }
+            other => self.accepted(other, None),
+        }
+    }
+
+    fn answered(&mut self, asking: Asking, reply: &Reply) {
+        match asking {
+            Asking::Start(_) => {
+                self.state = State::ExpectMail;
+                self.say(reply);
             }
             other => self.accepted(other, None),
         }
@@ -70,7 +84,15 @@ impl Session {
                 self.say(&replies::RECIPIENT_OK);
             }
             Asking::Content(transaction, opening) => self.accept_content(*transaction, opening),
-            Asking::Auth(_) => {
+            Asking::Start(_) => {
+                self.state = State::ExpectMail;
+                self.say(&replies::OK);
+            }
+            Asking::Turn(_) => {
+                self.state = State::Turned;
+                self.say(&replies::TURNING);
+            }
+            Asking::Auth(_) | Asking::Cram(_) => {
                 self.state = State::ExpectMail;
                 // Who was authenticated is for the shell to say; without a name nobody was.
                 self.say(if user.is_some() { &replies::AUTHENTICATED } else { &replies::AUTH_UNDECIDED });
@@ -117,7 +139,9 @@ impl Session {
         match asking {
             // RFC 5321 §3.1 lets a refused client stay for QUIT; there is nothing to gain by it.
             Asking::Connect => return self.say_last(reply),
-            Asking::Helo { .. } | Asking::Mail(_) => self.state = self.idle_state(),
+            Asking::Helo { .. } | Asking::Mail(_) | Asking::Turn(_) | Asking::Start(_) => {
+                self.state = self.idle_state();
+            }
             Asking::Rcpt(mut transaction, _) => {
                 transaction.refused = true;
                 self.state = State::ExpectRcpt(transaction);
@@ -127,7 +151,7 @@ impl Session {
                 self.state = State::SwallowChunk { left: octets, reply: Box::new(reply.clone()), ends: None };
                 return;
             }
-            Asking::Auth(_) => {
+            Asking::Auth(_) | Asking::Cram(_) => {
                 self.state = State::ExpectMail;
                 return self.fail_auth(reply);
             }

@@ -43,6 +43,7 @@ pub struct Shell {
     waits_for_tls: bool,
     linked: bool,
     closed: bool,
+    turned: bool,
     flushed_octets_max: usize,
 }
 
@@ -61,10 +62,24 @@ impl Shell {
             waits_for_tls: false,
             linked: false,
             closed: false,
+            turned: false,
             flushed_octets_max: 0,
         };
         shell.run();
         shell
+    }
+
+    pub fn offer_start(&mut self) {
+        self.session.offer_start();
+    }
+
+    pub fn offer_cram(&mut self, seed: &str) {
+        self.session.offer_cram(seed);
+    }
+
+    /// Whether the connection was handed over.
+    pub fn is_turned(&self) -> bool {
+        self.turned
     }
 
     pub fn offer_release(&mut self, limit: ReleaseLimit) {
@@ -82,7 +97,7 @@ impl Shell {
 
     /// Octets arrive. Behind the end of the session nobody reads them.
     pub fn receive(&mut self, octets: &[u8]) {
-        if !self.closed {
+        if !self.closed && !self.turned {
             self.input.extend(octets);
             self.run();
         }
@@ -141,7 +156,7 @@ impl Shell {
     }
 
     fn run(&mut self) {
-        while !self.closed && !self.waits_for_tls && !self.linked && self.step() {}
+        while !self.closed && !self.turned && !self.waits_for_tls && !self.linked && self.step() {}
     }
 
     /// Performs one action; returns whether there may be another.
@@ -183,6 +198,12 @@ impl Shell {
             Action::Link => {
                 self.flush();
                 self.linked = true;
+                return false;
+            }
+            Action::HandOver => {
+                self.flush();
+                assert!(self.input.is_empty() && self.draft.is_none(), "nothing is left behind");
+                self.turned = true;
                 return false;
             }
             Action::Close => {

@@ -182,6 +182,7 @@ fn destinations(router: &Router, item: &Item) -> Vec<Arc<str>> {
     let key = |route| match route {
         Route::Local(local) => local.key().clone(),
         Route::Smtp(hop) => hop.key().clone(),
+        Route::Turn(hop) => hop.key().clone(),
         Route::Refused(_) => "refused".into(),
     };
     item.envelope.recipients().iter().map(|to| key(router.route(&to.forward_path))).collect()

@@ -17,6 +17,7 @@ use crate::metrics::Metrics;
 use crate::peer::{self, Peers};
 use crate::policy::Policy;
 use crate::tls::{Identity, ServerTls};
+use crate::turn::Meeting;
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -42,6 +43,7 @@ fn context(directory: &Path, text: &str) -> Arc<Context> {
         metrics,
         drain: tokio::sync::watch::Sender::new(false),
         names: SessionNames::new(clock.now()),
+        turn: Meeting::default(),
     })
 }
 
@@ -66,6 +68,7 @@ async fn a_session_is_told_of_the_drain_once_and_then_waits_for_its_client() {
         facts: Facts::default(),
         input: Input::new(),
         transaction: Transaction::default(),
+        grant: None,
         draining: false,
         members: None,
         context: context.clone(),
@@ -115,7 +118,7 @@ const WAITING_SESSION_OCTETS_MAX: usize = 1_900;
 
 #[test]
 fn a_waiting_session_is_small() {
-    fn octets<F>(_: impl FnOnce(Arrival, Arc<Context>) -> F) -> usize {
+    fn octets<F>(_: impl FnOnce(Box<Arrival>, Arc<Context>, Drain) -> F) -> usize {
         size_of::<F>()
     }
     assert!(octets(serve) <= WAITING_SESSION_OCTETS_MAX, "{} octets", octets(serve));

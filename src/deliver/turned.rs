@@ -1,0 +1,322 @@
+//! Connections that customers have reversed (RFC 2645), between two messages.
+//!
+//! A customer's domains are held destinations of one site with one session. They are released for as
+//! long as a connection is here that may carry their mail, so that waiting for a customer is neither an
+//! attempt nor a failure. Whoever takes the last connection and whoever puts one back do so under one
+//! lock with the destinations: none is released without a connection, except while it is used.
+
+use std::collections::HashMap;
+use std::mem;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use postroad_queue::schedule::{Attempt, Selector};
+use postroad_smtp::client::{self, Protocol, TlsNeed};
+use tokio::time::sleep;
+use tracing::{debug, info};
+
+use super::attempt::{Ended, Task};
+use super::dispatcher::Core;
+use super::remote::{Lane, Result, session_timeouts};
+use super::transport::{Connection, Target};
+use crate::config::{Config, Turn};
+use crate::memory::{Held, SESSION_OCTETS};
+use crate::metrics::Open;
+use crate::net::Address;
+use crate::route::{TurnHop, turn};
+use crate::turn::{Grant, Place, Turned};
+
+/// How long one is kept at least whose next message cannot start yet.
+const IDLE_MIN: Duration = Duration::from_secs(1);
+
+/// Connections without work, by customer; the one used last is at the end.
+#[derive(Default)]
+pub struct TurnedPool(Mutex<HashMap<String, Vec<Idle>>>);
+
+struct Idle {
+    connection: Connection,
+    since: Instant,
+}
+
+/// What is known of a connection that was reversed; it goes with it.
+pub struct Ticket {
+    turn: Turn,
+    /// Whether it stays when nothing waits.
+    stays: bool,
+    /// Counts it among the customer's.
+    _place: Place,
+    /// Counts it as open.
+    _open: Open,
+    _held: Held,
+    /// Gone when it is.
+    alive: Arc<()>,
+}
+
+impl Ticket {
+    /// Returns whether the customer may still have the mail of all these domains.
+    fn is_granted(&self, config: &Config) -> bool {
+        let turn = config.turn(&self.turn.user);
+        turn.is_some_and(|turn| self.turn.domains.iter().all(|domain| turn.domains.contains(domain)))
+    }
+
+    fn carries(&self, key: &str) -> bool {
+        keys(&self.turn).any(|own| *own == *key)
+    }
+}
+
+/// Returns the destinations of a customer's domains.
+fn keys(turn: &Turn) -> impl Iterator<Item = Arc<str>> {
+    turn.domains.iter().map(|domain| turn::key(&turn.user, domain))
+}
+
+/// What the guard of a connection finds.
+enum Look {
+    /// It is no more.
+    Gone,
+    /// It has work, or had it lately: look again after this time.
+    Later(Duration),
+    /// It has been without work for long; here it is.
+    Idle(Box<Connection>),
+}
+
+impl TurnedPool {
+    /// Takes a connection for this destination. When there is none, the destination is held.
+    fn take(&self, core: &Core, hop: &TurnHop) -> Option<Connection> {
+        let mut pool = self.lock();
+        if let Some(idle) = pool.get_mut(hop.user()) {
+            // One that was closed, or speaks unasked, is of no use any more.
+            idle.retain(|one| one.connection.is_quiet());
+            let fits = |one: &Idle| one.connection.ticket().is_some_and(|ticket| ticket.carries(hop.key()));
+            if let Some(at) = idle.iter().rposition(fits) {
+                return Some(idle.remove(at).connection);
+            }
+        }
+        core.schedule().hold(Selector::Destination(hop.key()));
+        None
+    }
+
+    /// Puts a connection back, or a new one in: what waits for it may start. Gives it back when nothing
+    /// does and it does not stay.
+    fn put(&self, core: &Core, connection: Connection, is_new: bool) -> Option<Connection> {
+        let Some(ticket) = connection.ticket() else { return Some(connection) };
+        let (user, own) = (ticket.turn.user.clone(), keys(&ticket.turn).collect::<Vec<_>>());
+        let mut pool = self.lock();
+        let mut ready = 0;
+        {
+            let mut schedule = core.schedule();
+            for key in &own {
+                schedule.release(Selector::Destination(key));
+                if is_new {
+                    schedule.retry_now(Selector::Destination(key));
+                }
+                ready += schedule.waiting(key).0;
+            }
+        }
+        let is_granted = ticket.is_granted(&core.routing.load().config);
+        if !is_granted || (!ticket.stays && ready == 0) || core.is_draining() {
+            drop(pool);
+            self.hold_others(core, own.into_iter(), &user);
+            return Some(connection);
+        }
+        pool.entry(user).or_default().push(Idle { connection, since: Instant::now() });
+        None
+    }
+
+    /// A connection has failed or is closed: what no other carries is held.
+    pub fn lost(&self, core: &Core, ticket: &Ticket) {
+        info!(user = ticket.turn.user, "a reversed connection has ended");
+        self.hold_others(core, keys(&ticket.turn), &ticket.turn.user);
+    }
+
+    /// Holds those of these destinations that no connection is here for.
+    fn hold_others(&self, core: &Core, keys: impl Iterator<Item = Arc<str>>, user: &str) {
+        let pool = self.lock();
+        let idle = pool.get(user).map(Vec::as_slice).unwrap_or_default();
+        let is_carried =
+            |key: &str| idle.iter().any(|one| one.connection.ticket().is_some_and(|ticket| ticket.carries(key)));
+        let mut schedule = core.schedule();
+        for key in keys.filter(|key| !is_carried(key)) {
+            schedule.hold(Selector::Destination(&key));
+        }
+    }
+
+    /// Takes out the connection of a customer that has been without work longest.
+    pub fn take_oldest(&self, core: &Core, user: &str) -> Option<Connection> {
+        let taken = {
+            let mut pool = self.lock();
+            let idle = pool.get_mut(user)?;
+            if idle.is_empty() { None } else { Some(idle.remove(0).connection) }
+        }?;
+        if let Some(ticket) = taken.ticket() {
+            self.lost(core, ticket);
+        }
+        Some(taken)
+    }
+
+    /// Takes all out: the agent drains.
+    pub fn clear(&self) -> Vec<Connection> {
+        mem::take(&mut *self.lock()).into_values().flatten().map(|one| one.connection).collect()
+    }
+
+    /// Holds what waits for customers under another configuration, and releases what no longer does.
+    /// Returns connections that were granted under what is not said any more, for the caller to close.
+    pub fn reconfigure(&self, core: &Core, old: Option<&Config>, new: &Config) -> Vec<Connection> {
+        let mut pool = self.lock();
+        let mut void = Vec::new();
+        for idle in pool.values_mut() {
+            let is_void = |one: &mut Idle| one.connection.ticket().is_none_or(|ticket| !ticket.is_granted(new));
+            void.extend(idle.extract_if(.., is_void).map(|one| one.connection));
+        }
+        let is_carried = |key: &str| {
+            pool.values().flatten().any(|one| one.connection.ticket().is_some_and(|ticket| ticket.carries(key)))
+        };
+        let wanted: Vec<Arc<str>> = new.turns.iter().flat_map(keys).collect();
+        let mut schedule = core.schedule();
+        for key in old.into_iter().flat_map(|config| config.turns.iter().flat_map(keys)) {
+            if !wanted.contains(&key) {
+                schedule.release(Selector::Destination(&key));
+            }
+        }
+        for key in wanted.iter().filter(|key| !is_carried(key)) {
+            schedule.hold(Selector::Destination(key));
+        }
+        void
+    }
+
+    /// Looks at one connection after it may have been without work for `limit`.
+    fn look(&self, user: &str, alive: &Weak<()>, limit: Duration) -> Look {
+        let Some(alive) = alive.upgrade() else { return Look::Gone };
+        let mut pool = self.lock();
+        let is_it = |one: &Idle| one.connection.ticket().is_some_and(|ticket| Arc::ptr_eq(&ticket.alive, &alive));
+        let Some(idle) = pool.get_mut(user) else { return Look::Later(limit) };
+        let Some(at) = idle.iter().position(is_it) else { return Look::Later(limit) };
+        match limit.checked_sub(idle[at].since.elapsed()).filter(|left| !left.is_zero()) {
+            Some(left) => Look::Later(left),
+            None => Look::Idle(Box::new(idle.remove(at).connection)),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Vec<Idle>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Core {
+    /// Begins to carry mail over a connection that a customer has just reversed.
+    pub async fn carry(self: Arc<Core>, turned: Turned) {
+        let Turned { stream, peer, grant: Grant { turn, place } } = turned;
+        let target = Arc::new(self.customer(&turn.user, peer));
+        let mut connection = match Connection::adopt(stream, target).await {
+            Ok(connection) => connection,
+            Err(error) => {
+                info!(user = turn.user, %peer, %error, "a customer reversed the connection and takes no mail");
+                return;
+            }
+        };
+        let config = self.routing.load().config.clone();
+        let alive = Arc::new(());
+        let (stays, user) = (turn.keep && connection.may_stay(), turn.user.clone());
+        // What does not stay has this long until the next of its messages can start.
+        let limit = if stays { turn.keepalive } else { config.outbound.idle.max(IDLE_MIN) };
+        let guard = Arc::downgrade(&alive);
+        connection.set_ticket(Ticket {
+            turn,
+            stays,
+            _place: place,
+            _open: self.metrics.turn.open_turned(),
+            _held: Held::new(self.memory.clone(), SESSION_OCTETS),
+            alive,
+        });
+        debug!(user, %peer, stays, "a customer takes mail");
+        self.put_back(connection, true);
+        self.start_ready();
+        self.guard(&user, &guard, limit, stays).await;
+    }
+
+    /// Keeps a connection from being forgotten on its way, and ends one that does not stay.
+    async fn guard(self: Arc<Core>, user: &str, alive: &Weak<()>, limit: Duration, stays: bool) {
+        let mut pause = limit;
+        loop {
+            sleep(pause).await;
+            match self.turned.look(user, alive, limit) {
+                Look::Gone => return,
+                Look::Later(left) => pause = left,
+                Look::Idle(mut connection) => {
+                    pause = limit;
+                    if stays && !self.is_draining() && connection.noop().await {
+                        self.put_back(*connection, false);
+                        // Mail that came meanwhile found nobody.
+                        self.start_ready();
+                    } else {
+                        self.dismiss(*connection);
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Puts a reversed connection back; ends it when nothing waits for it and it does not stay.
+    pub fn put_back(&self, connection: Connection, is_new: bool) {
+        if let Some(surplus) = self.turned.put(self, connection, is_new) {
+            self.dismiss(surplus);
+        }
+    }
+
+    /// Ends a reversed connection. Its place is free at once.
+    pub fn dismiss(&self, mut connection: Connection) {
+        if let Some(ticket) = connection.take_ticket() {
+            self.turned.lost(self, &ticket);
+        }
+        self.spawn(connection.quit());
+    }
+
+    /// Returns how a customer is spoken to that has connected.
+    fn customer(&self, user: &str, peer: IpAddr) -> Target {
+        let config = &self.routing.load().config;
+        Target {
+            name: user.into(),
+            // The port it came from is of no use to anybody.
+            address: Address::Tcp(SocketAddr::new(peer, 0)),
+            session: client::Config {
+                helo: config.helo().as_str().into(),
+                protocol: Protocol::Smtp,
+                tls: TlsNeed::Never,
+                auth: None,
+                timeouts: session_timeouts(&config.timeouts),
+            },
+            implicit_tls: false,
+            tls: self.tls.any_certificate().clone(),
+            connect_limit: config.timeouts.connect,
+        }
+    }
+}
+
+impl Lane {
+    /// Hands mail to a customer who has come for it; nothing was tried when none is here any more.
+    pub async fn hand_out(&mut self, core: &Core, attempt: &mut Attempt, task: &Task<'_>, hop: &TurnHop) -> Result {
+        if !core.relocate(attempt, hop.site()) {
+            return (Vec::new(), Ended::Elsewhere);
+        }
+        self.go_to(core, hop.site());
+        loop {
+            let Some(connection) = self.for_customer(core, hop) else { return (Vec::new(), Ended::Elsewhere) };
+            match self.send_all(core, task, connection).await {
+                (_, Ended::Stale(_)) => debug!(queue_id = %task.item.id, "a reversed connection was closed"),
+                result => return result,
+            }
+        }
+    }
+
+    /// Returns this worker's own connection, or one that waits.
+    fn for_customer(&mut self, core: &Core, hop: &TurnHop) -> Option<Connection> {
+        if let Some(own) = self.connection.take() {
+            if own.is_quiet() && own.ticket().is_some_and(|ticket| ticket.carries(hop.key())) {
+                return Some(own);
+            }
+            core.put_back(own, false);
+        }
+        core.turned.take(core, hop)
+    }
+}

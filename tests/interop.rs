@@ -351,7 +351,9 @@ fn fetchmail_fetches_what_is_kept_for_it() {
         builder.table("turn", "user = \"branch\"\ndomains = [\"branch.test\"]\nsecret_file = \"secret\"").start();
     let mut client = Client::connect(agent.smtp());
     client.ehlo();
-    let samples: Vec<Sample> = corpus::committed().into_iter().filter(|sample| sample.is_sendable()).take(20).collect();
+    // Others would get a line end from DATA.
+    let is_whole = |sample: &Sample| sample.is_sendable() && sample.content.ends_with(b"\r\n");
+    let samples: Vec<Sample> = corpus::committed().into_iter().filter(is_whole).take(20).collect();
     for sample in &samples {
         let reply = client.deliver("a@away.test", &["user@branch.test"], &sample.content, Way::Data);
         assert_eq!(reply.code, 250, "{}: {}", sample.name, reply.text());

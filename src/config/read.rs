@@ -257,7 +257,7 @@ fn outbound(mut s: Section<'_>, faults: &Faults) -> Outbound {
         pace: pace(&mut s, Pace { connections_max: 20, messages: None, octets: None }),
         connections_max: s.or("connections_max", 500, count(1..=100_000)),
         idle: s.or("idle", Duration::from_secs(10), seconds(0..=300)),
-        idle_max: s.or("idle_max", 200, count(0..=10_000)),
+        idle_max: s.or("idle_max", 1_000, count(0..=10_000)),
         connection_uses_max: s.or("connection_uses", 1000, count(1..=1_000_000)),
         tls: s.or("tls", TlsUse::Opportunistic, value::choice(TLS_USES)),
         helo: s.get("helo", value::domain).map(Spanned::into_inner),

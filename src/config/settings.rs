@@ -113,7 +113,7 @@ pub struct Outbound {
     pub connections_max: u32,
     /// How long a connection without work is kept; default 10 s.
     pub idle: Duration,
-    /// Connections without work that are kept, at most; default 200.
+    /// Connections without work that are kept, at most; default 1,000.
     pub idle_max: u32,
     /// Messages that one connection carries, at most; default 1000.
     pub connection_uses_max: u32,

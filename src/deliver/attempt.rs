@@ -112,9 +112,10 @@ async fn run_one(core: &Arc<Core>, lane: &mut Lane, attempt: &mut Attempt) -> Fi
     if let Ended::Elsewhere = ended {
         return give_back(core, &active, &task.places, &routing).await;
     }
+    // In memory, and first: that it left the queue comes behind why.
+    note::outcomes(core, &item, &outcomes, started.elapsed());
     retire_delivered(core, &active, &outcomes).await;
     report(core, &item, &destination, &outcomes, started.elapsed());
-    note::outcomes(core, &item, &outcomes, started.elapsed());
     match (settle(core, &active, &task.places, outcomes, &routing).await, ended) {
         // Nobody at the destination was heard, whatever became of the message.
         (_, Ended::Unreachable(said)) => Finish::DestinationFailed { said },

@@ -39,7 +39,7 @@ fn a_good_file_is_taken_and_no_session_is_dropped() {
         let mut client = Client::dial(None, agent.smtp()).expect("it listens");
         client.reply().text().contains("renamed.test")
     });
-    assert!(logged(&agent, "reload") > before, "the log says so");
+    wait_until("the log says so", SOON, || logged(&agent, "reload") > before);
     open.expect("RCPT TO:<b@away.test>", 250);
     assert_eq!(open.content(CONTENT, Way::Data).code, 250);
     open.quit();

@@ -9,6 +9,7 @@ pub mod deliver;
 pub mod demo;
 pub mod dns_zone;
 pub mod dsn;
+pub mod history;
 pub mod journal;
 pub mod listen;
 pub mod memory;

@@ -31,13 +31,23 @@ pub enum Seen {
     TooOld,
 }
 
-/// Digests of a message's content and of a recipient.
-type Entry = ([u8; 10], [u8; 8]);
+/// Octets of an [`Entry`].
+pub const ENTRY_OCTETS: usize = 18;
+/// Entries of about the same time leave together, in milliseconds.
+const LEAVE_TOGETHER_MS: u64 = 60_000;
+
+/// A message and a recipient as they are remembered: digests of the message's content and of the
+/// recipient.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Entry([u8; ENTRY_OCTETS]);
 
 /// The memory.
 #[derive(Clone, Debug)]
 pub struct History {
     age_ms: u64,
+    entries_max: usize,
+    /// What was accepted before this time may have been forgotten for lack of room.
+    reach: u64,
     /// By content, and by recipient: the time in a name is that of the first hop that made one, and
     /// a client that submits again elsewhere gets another time for the same content.
     entries: BTreeSet<Entry>,
@@ -85,16 +95,17 @@ impl MeshMessageId {
 }
 
 impl History {
-    /// Builds an empty memory that reaches back `age_ms`.
-    pub fn new(age_ms: u64) -> History {
-        History { age_ms, entries: BTreeSet::new(), by_age: BTreeMap::new() }
+    /// Builds an empty memory that reaches back `age_ms`, and less where that would be more than
+    /// `entries_max` entries.
+    pub fn new(age_ms: u64, entries_max: usize) -> History {
+        History { age_ms, entries_max, reach: 0, entries: BTreeSet::new(), by_age: BTreeMap::new() }
     }
 
     /// Returns what is remembered of a message for a recipient, at `now`.
     pub fn seen(&self, message: &MeshMessageId, recipient: &str, now: u64) -> Seen {
-        if self.entries.contains(&key(message, recipient)) {
+        if self.entries.contains(&Entry::new(message, recipient)) {
             Seen::Already
-        } else if message.accepted_ms() < now.saturating_sub(self.age_ms) {
+        } else if message.accepted_ms() < now.saturating_sub(self.age_ms).max(self.reach) {
             Seen::TooOld
         } else {
             Seen::New
@@ -103,12 +114,30 @@ impl History {
 
     /// Remembers that responsibility for a message was taken for a recipient, at `now`.
     pub fn remember(&mut self, message: &MeshMessageId, recipient: &str, now: u64) {
-        let entry = key(message, recipient);
+        self.recall(Entry::new(message, recipient), self.counts_from(message, now), now);
+    }
+
+    /// Returns from when on the age of a message counts that is remembered at `now`: the later of both
+    /// times, since a clock that runs behind must not shorten the memory.
+    pub fn counts_from(&self, message: &MeshMessageId, now: u64) -> u64 {
+        now.max(message.accepted_ms().min(now + self.age_ms))
+    }
+
+    /// Takes in what was remembered earlier and written down.
+    pub fn recall(&mut self, entry: Entry, counts_from: u64, now: u64) {
         if self.entries.insert(entry) {
-            // By the later of both times: a clock that runs behind must not shorten the memory.
-            self.by_age.entry(now.max(message.accepted_ms().min(now + self.age_ms))).or_default().push(entry);
+            let leaves = counts_from.min(now + self.age_ms).div_ceil(LEAVE_TOGETHER_MS) * LEAVE_TOGETHER_MS;
+            self.by_age.entry(leaves).or_default().push(entry);
         }
         self.forget(now);
+        while self.entries.len() > self.entries_max {
+            let Some((at, oldest)) = self.by_age.pop_first() else { break };
+            for entry in &oldest {
+                self.entries.remove(entry);
+            }
+            // Those that follow were remembered later, and some of what was accepted before them is gone.
+            self.reach = self.reach.max(at);
+        }
     }
 
     /// Forgets what is older than the memory reaches.
@@ -130,9 +159,24 @@ impl History {
     }
 }
 
-fn key(message: &MeshMessageId, recipient: &str) -> Entry {
-    let recipient = sha256(&[recipient.as_bytes()]);
-    (message.content(), *recipient.first_chunk().expect("a hash is longer"))
+impl Entry {
+    /// Makes the entry of a message for a recipient.
+    pub fn new(message: &MeshMessageId, recipient: &str) -> Entry {
+        let mut octets = [0; ENTRY_OCTETS];
+        octets[..10].copy_from_slice(&message.content());
+        octets[10..].copy_from_slice(&sha256(&[recipient.as_bytes()])[..8]);
+        Entry(octets)
+    }
+
+    /// Takes an entry from its octets.
+    pub fn from_octets(octets: [u8; ENTRY_OCTETS]) -> Entry {
+        Entry(octets)
+    }
+
+    /// Returns the octets.
+    pub fn octets(&self) -> &[u8; ENTRY_OCTETS] {
+        &self.0
+    }
 }
 
 impl FromStr for MeshMessageId {
@@ -163,6 +207,7 @@ mod tests {
 
     const DAY: u64 = 86_400_000;
     const NOW: u64 = 20_000 * DAY;
+    const MANY: usize = 1 << 20;
 
     fn message(at: u64, body: &[u8]) -> MeshMessageId {
         MeshMessageId::new(at, &[b"a@n1.example", b"<1@n1.example>", body])
@@ -170,7 +215,7 @@ mod tests {
 
     #[test]
     fn a_repeat_is_known_for_its_recipient_alone() {
-        let mut history = History::new(30 * DAY);
+        let mut history = History::new(30 * DAY, MANY);
         let first = message(NOW, b"hello");
         assert_eq!(history.seen(&first, "b@n2.example", NOW), Seen::New);
         history.remember(&first, "b@n2.example", NOW);
@@ -182,7 +227,7 @@ mod tests {
 
     #[test]
     fn what_is_too_old_to_know_is_not_taken_for_new() {
-        let mut history = History::new(30 * DAY);
+        let mut history = History::new(30 * DAY, MANY);
         let first = message(NOW, b"hello");
         history.remember(&first, "b@n2.example", NOW);
         assert_eq!(history.seen(&first, "b@n2.example", NOW + 29 * DAY), Seen::Already);
@@ -193,12 +238,27 @@ mod tests {
 
     #[test]
     fn it_holds_no_more_than_its_age_brings() {
-        let mut history = History::new(30 * DAY);
+        let mut history = History::new(30 * DAY, MANY);
         for day in 0..100 {
             let now = NOW + day * DAY;
             history.remember(&message(now, &day.to_be_bytes()), "b@n2.example", now);
             assert!(history.len() <= 31, "{} on day {day}", history.len());
         }
+    }
+
+    #[test]
+    fn without_room_the_oldest_leave_and_are_not_taken_for_new() {
+        let mut history = History::new(30 * DAY, 100);
+        let at = |n: u64| NOW + n * 120_000;
+        let named = |n: u64| message(at(n), &n.to_be_bytes());
+        for n in 0..1000 {
+            history.remember(&named(n), "b@n2.example", at(n));
+            assert!(history.len() <= 100);
+        }
+        assert_eq!(history.seen(&named(999), "b@n2.example", at(1000)), Seen::Already);
+        assert_eq!(history.seen(&named(950), "b@n2.example", at(1000)), Seen::Already);
+        assert_eq!(history.seen(&named(800), "b@n2.example", at(1000)), Seen::TooOld);
+        assert_eq!(history.seen(&named(1000), "b@n2.example", at(1000)), Seen::New);
     }
 
     #[test]
@@ -217,7 +277,7 @@ mod tests {
         /// Whatever the clock of the first hop said, within the age nothing is delivered twice.
         #[test]
         fn within_its_age_nothing_is_forgotten(at in 0u64..1 << 47, later in 0u64..30 * DAY) {
-            let mut history = History::new(30 * DAY);
+            let mut history = History::new(30 * DAY, MANY);
             let first = message(at, b"hello");
             history.remember(&first, "b@n2.example", NOW);
             history.forget(NOW + later);

@@ -7,7 +7,8 @@
 //! node twice, however old or contradictory the maps of the nodes are.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap};
+use std::sync::OnceLock;
 
 use postroad_smtp::Domain;
 
@@ -34,17 +35,20 @@ pub struct Map {
     me: NodeId,
     places: Vec<Place>,
     by_id: BTreeMap<NodeId, usize>,
+    by_domain: HashMap<Domain, Vec<NodeId>>,
 }
 
 #[derive(Clone, Debug)]
 struct Place {
     id: NodeId,
-    serves: Vec<Domain>,
     egress: Vec<Egress>,
     pickups: Vec<NodeId>,
     holds: bool,
     /// The places with a link from here that both ends list, and what it costs.
     links: Vec<(usize, u32)>,
+    /// What it costs to get here from each place, for mail that has visited this node alone: most
+    /// mail, and so it is found once.
+    fresh_costs: OnceLock<Vec<Option<u32>>>,
 }
 
 /// What a message needs.
@@ -117,7 +121,6 @@ impl Map {
         };
         let place = |(id, said): (&NodeId, &&Said)| Place {
             id: *id,
-            serves: said.serves.clone(),
             egress: said.egress.clone(),
             pickups: said.pickups.clone(),
             holds: said.holds_days > 0,
@@ -126,22 +129,33 @@ impl Map {
                 .zip(0..)
                 .filter_map(|((other, other_said), at)| Some((at, link((id, said), (other, other_said))?)))
                 .collect(),
+            fresh_costs: OnceLock::new(),
         };
-        Map { me, places: members.iter().map(place).collect(), by_id }
+        let mut by_domain: HashMap<Domain, Vec<NodeId>> = HashMap::new();
+        for (id, said) in &members {
+            for domain in said.serves.iter().collect::<BTreeSet<_>>() {
+                by_domain.entry(domain.clone()).or_default().push(*id);
+            }
+        }
+        Map { me, places: members.iter().map(place).collect(), by_id, by_domain }
     }
 
     /// Returns the nodes that serve a domain or one above it; those of the closest one.
     pub fn homes(&self, domain: &Domain) -> Vec<NodeId> {
         let mut name = Some(domain.clone());
         while let Some(domain) = name {
-            let homes: Vec<NodeId> =
-                self.places.iter().filter(|place| place.serves.contains(&domain)).map(|place| place.id).collect();
-            if !homes.is_empty() {
-                return homes;
+            if let Some(homes) = self.by_domain.get(&domain) {
+                return homes.clone();
             }
             name = domain.parent();
         }
         Vec::new()
+    }
+
+    /// Returns whether two nodes state a link with each other.
+    pub fn has_link(&self, from: &NodeId, to: &NodeId) -> bool {
+        let (Some(from), Some(to)) = (self.by_id.get(from), self.by_id.get(to)) else { return false };
+        self.places[*from].links.iter().any(|(other, _)| other == to)
     }
 
     /// Returns the ways that a message may go from here, the best first; each next step stands in
@@ -197,7 +211,11 @@ impl Map {
         let (Some(me), Some(end)) = (self.by_id.get(&self.me), self.by_id.get(&end)) else { return Vec::new() };
         let mut closed: BTreeSet<usize> = need.visited.iter().filter_map(|id| self.by_id.get(id)).copied().collect();
         closed.insert(*me);
-        let costs = self.costs_to(*end, &closed);
+        let mut once = None;
+        let costs = match closed.len() {
+            1 => self.places[*end].fresh_costs.get_or_init(|| self.costs_to(*end, &closed)),
+            _ => once.insert(self.costs_to(*end, &closed)),
+        };
         let way = |(next, link): &(usize, u32)| {
             let id = self.places[*next].id;
             let rest = costs[*next].filter(|_| !health.down.contains(&id))?;

@@ -7,8 +7,8 @@
 use std::net::IpAddr;
 
 use postroad_smtp::{
-    ByMode, Code, DeliverBy, Envelope, MailParams, Notify, OriginalRecipient, Priority, Recipient, Release, Reply, Ret,
-    Status,
+    ByMode, Code, DeliverBy, Envelope, MailParams, Notify, OriginalRecipient, PassageToken, Priority, Recipient,
+    Release, Reply, Ret, Status,
 };
 
 use crate::history::{History, Said};
@@ -32,6 +32,7 @@ mod tag {
     pub const DELIVER_BY: u8 = 8;
     pub const HOLD_FOR: u8 = 15;
     pub const HOLD_UNTIL: u8 = 16;
+    pub const PASSAGE: u8 = 17;
     pub const PEER: u8 = 10;
     pub const HELO: u8 = 11;
     pub const USER: u8 = 12;
@@ -123,6 +124,7 @@ fn put_envelope(out: &mut Vec<u8>, envelope: &Envelope) {
         Some(Release::At(unix_ms)) => put(out, tag::HOLD_UNTIL, &unix_ms.to_le_bytes()),
         None => {}
     }
+    put_some(out, tag::PASSAGE, params.passage.as_ref().map(PassageToken::as_str));
     for recipient in envelope.recipients() {
         nest(out, tag::RECIPIENT, |out| {
             put_path(out, recipient_tag::FORWARD_PATH, &recipient.forward_path);
@@ -246,6 +248,7 @@ pub(crate) fn decode_item(octets: &[u8], id: QueueId, content_octets: u64) -> Re
             }
             tag::HOLD_FOR => params.release = Some(Release::After(u32::from_le_bytes(array(value)?))),
             tag::HOLD_UNTIL => params.release = Some(Release::At(number(value)?)),
+            tag::PASSAGE => params.passage = Some(parsed(value, "a passage")?),
             tag::RECIPIENT => recipients.push(get_recipient(value)?),
             tag::PEER => origin.peer = Some(get_address(value)?),
             tag::HELO => origin.helo = Some(text(value)?.into()),

@@ -143,6 +143,8 @@ pub enum CommandError {
     HoldUntil,
     #[error("a message has one HOLDFOR or one HOLDUNTIL")]
     HeldTwice,
+    #[error("XMESH is the passage of a message through the mesh")]
+    Passage,
     #[error("NOTIFY is NEVER or a list of SUCCESS, FAILURE, DELAY")]
     Notify,
     #[error("ORCPT is an address type and a printable address in xtext")]

@@ -7,6 +7,7 @@
 use std::fmt;
 
 use crate::deliver_by::DeliverBy;
+use crate::passage::PassageToken;
 use crate::path::{ForwardPath, ReversePath};
 use crate::priority::Priority;
 use crate::release::Release;
@@ -41,6 +42,8 @@ pub struct MailParams {
     pub deliver_by: Option<DeliverBy>,
     /// HOLDFOR or HOLDUNTIL (RFC 4865): when it sets out from here. Not passed on.
     pub release: Option<Release>,
+    /// XMESH: which way it came through the mesh; said between its members only.
+    pub passage: Option<PassageToken>,
 }
 
 /// How much a delivery status notification returns (RFC 3461 §4.3).

@@ -9,6 +9,10 @@ use crate::parameter::number;
 use crate::release::ReleaseLimit;
 use crate::sasl::Mechanism;
 
+/// The version of what members of a mesh say to each other in SMTP. Behind `XMESH` stand all that a
+/// host understands.
+const MESH_VERSION: &str = "1";
+
 /// What this host offers at one moment of a session.
 #[derive(Clone, Copy, Debug)]
 #[allow(clippy::struct_excessive_bools, reason = "each is one keyword of the list")]
@@ -29,6 +33,8 @@ pub struct Offer {
     pub start: bool,
     /// Whether the session may stay open without work.
     pub keep: bool,
+    /// XMESH: whether the client is a member of this host's mesh.
+    pub mesh: bool,
 }
 
 impl Offer {
@@ -57,6 +63,9 @@ impl Offer {
         }
         if let Some(limit) = self.release {
             let _ = write!(out, "250-FUTURERELEASE {limit}\r\n");
+        }
+        if self.mesh {
+            let _ = write!(out, "250-XMESH {MESH_VERSION}\r\n");
         }
         out.extend_from_slice(
             b"250-ENHANCEDSTATUSCODES\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n250-DSN\r\n250-DELIVERBY\r\n\
@@ -93,6 +102,8 @@ pub struct Offered {
     /// SIZE (RFC 1870): the outer value says whether it was listed, the inner one the limit in
     /// octets when there is one.
     pub size: Option<Option<u64>>,
+    /// XMESH, in a version that is understood here.
+    pub mesh: bool,
     /// AUTH PLAIN.
     pub auth_plain: bool,
     /// AUTH LOGIN.
@@ -129,6 +140,7 @@ impl Offered {
             "ATRN" => self.turn = true,
             "XKEEP" => self.keep = true,
             "SIZE" => self.size = Some(words.next().and_then(number).filter(|octets| *octets > 0)),
+            "XMESH" => self.mesh = words.any(|version| version == MESH_VERSION),
             "AUTH" => words.for_each(|name| self.read_mechanism(name)),
             other => {
                 if let Some(first) = other.strip_prefix("AUTH=") {
@@ -173,12 +185,13 @@ mod tests {
             turn: true,
             start: true,
             keep: true,
+            mesh: true,
         };
         offer.write_to("mx.example.org", &mut out);
         assert_eq!(
             String::from_utf8_lossy(&out),
             "250-mx.example.org\r\n250-PIPELINING\r\n250-SIZE 1000\r\n250-STARTTLS\r\n250-AUTH PLAIN LOGIN CRAM-MD5\r\n\
-             250-ATRN\r\n250-ETRN\r\n250-XKEEP\r\n250-FUTURERELEASE 60 2027-01-15T08:00:00Z\r\n250-ENHANCEDSTATUSCODES\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n250-DSN\r\n250-DELIVERBY\r\n\
+             250-ATRN\r\n250-ETRN\r\n250-XKEEP\r\n250-FUTURERELEASE 60 2027-01-15T08:00:00Z\r\n250-XMESH 1\r\n250-ENHANCEDSTATUSCODES\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n250-DSN\r\n250-DELIVERBY\r\n\
              250-MT-PRIORITY\r\n250 CHUNKING\r\n"
         );
     }
@@ -202,6 +215,9 @@ mod tests {
         assert_eq!(Offered::parse("x\nSIZE 0").size, Some(None));
         assert_eq!(Offered::parse("x\nSIZE -3").size, Some(None));
         assert_eq!(Offered::parse("x\nDELIVERBY").deliver_by, Some(0));
+        for (list, want) in [("XMESH 1", true), ("xmesh 2 1 later", true), ("XMESH", false), ("XMESH 2", false)] {
+            assert_eq!(Offered::parse(&format!("x\n{list}")).mesh, want, "{list}");
+        }
         assert_eq!(Offered::parse("x\nAUTH=LOGIN").mechanism(), Some(Mechanism::Login));
     }
 }

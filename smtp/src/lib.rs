@@ -12,6 +12,7 @@ pub mod line;
 pub mod mailbox;
 pub mod node;
 mod parameter;
+pub mod passage;
 pub mod path;
 pub mod priority;
 pub mod release;
@@ -27,6 +28,7 @@ pub use envelope::{Envelope, MailParams, Notify, OriginalRecipient, Recipient, R
 pub use line::Input;
 pub use mailbox::{LocalPart, Mailbox};
 pub use node::Node;
+pub use passage::PassageToken;
 pub use path::{ForwardPath, ReversePath};
 pub use priority::Priority;
 pub use release::{Release, ReleaseLimit};

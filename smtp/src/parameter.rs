@@ -43,6 +43,9 @@ pub(crate) fn parse_mail(text: &str) -> Result<(MailParams, Option<u64>), Comman
         } else if is(keyword, "HOLDFOR") || is(keyword, "HOLDUNTIL") {
             let release = parse_release(keyword, value)?;
             params.release.replace(release).map_or(Ok(true), |_| Err(CommandError::HeldTwice))?
+        } else if is(keyword, "XMESH") {
+            let passage = value.and_then(|value| value.parse().ok()).ok_or(CommandError::Passage)?;
+            params.passage.replace(passage).is_none()
         } else if is(keyword, "AUTH") {
             auth.replace(check_auth(value)?).is_none()
         } else {
@@ -182,6 +185,13 @@ pub(crate) fn write_mail_by(params: &MailParams, out: &mut Vec<u8>) {
     }
 }
 
+/// Appends ` XMESH=…`.
+pub(crate) fn write_mail_passage(params: &MailParams, out: &mut Vec<u8>) {
+    if let Some(passage) = &params.passage {
+        let _ = write!(out, " XMESH={passage}");
+    }
+}
+
 /// Appends ` NOTIFY=…` and ` ORCPT=…`.
 pub(crate) fn write_rcpt_dsn(recipient: &Recipient, utf8: bool, out: &mut Vec<u8>) {
     if let Some(notify) = recipient.notify {
@@ -203,7 +213,7 @@ mod tests {
 
     #[test]
     fn every_parameter_of_mail_is_read() {
-        let text = " size=1000 BODY=8BITMIME SMTPUTF8 RET=HDRS ENVID=a+2Bb mt-priority=-3 by=60;rt holdfor=9 AUTH=<>";
+        let text = " size=1000 BODY=8BITMIME SMTPUTF8 RET=HDRS ENVID=a+2Bb mt-priority=-3 by=60;rt holdfor=9 xmesh=a:b AUTH=<>";
         let (params, size) = parse_mail(text).expect("valid");
         assert_eq!(size, Some(1000));
         let want = MailParams {
@@ -214,6 +224,7 @@ mod tests {
             priority: Priority::new(-3),
             deliver_by: Some(DeliverBy { seconds: 60, mode: ByMode::Return, trace: true }),
             release: Some(Release::After(9)),
+            passage: "a:b".parse().ok(),
         };
         assert_eq!(params, want);
     }
@@ -243,6 +254,9 @@ mod tests {
             (" MT-PRIORITY", E::Priority),
             (" MT-PRIORITY=10", E::Priority),
             (" MT-PRIORITY=1 MT-PRIORITY=1", E::ParameterDuplicate),
+            (" XMESH", E::Passage),
+            (" XMESH=A", E::Passage),
+            (" XMESH=a XMESH=a", E::ParameterDuplicate),
             (" X-FOO=1", E::ParameterUnknown),
             (" S\u{f6}=1", E::ParameterSyntax),
             (" SIZE=", E::ParameterSyntax),

@@ -74,6 +74,8 @@ pub struct Received<'a> {
     pub tls: Option<&'a TlsFacts>,
     /// The queue id.
     pub id: &'a str,
+    /// Its name in the mesh, where it came by that; in a comment, since the clause is not registered.
+    pub mesh_id: Option<&'a str>,
     /// The recipient, only when there is exactly one: more would disclose them to each other.
     pub recipient: Option<&'a ForwardPath>,
     /// The priority it was accepted with, where the client said one (RFC 6710).
@@ -93,6 +95,9 @@ impl fmt::Display for Received<'_> {
             line.words(format_args!("({} {})", Atom(&tls.version), Atom(&tls.cipher)))?;
         }
         line.words(format_args!("id {}", Atom(self.id)))?;
+        if let Some(mesh_id) = self.mesh_id {
+            line.words(format_args!("(mid {})", Atom(mesh_id)))?;
+        }
         if let Some(path) = self.recipient {
             line.words(format_args!("for {path}"))?;
         }
@@ -318,6 +323,7 @@ mod tests {
             with: "ESMTPS",
             tls: None,
             id: "0123456789ABC",
+            mesh_id: None,
             recipient: None,
             priority: None,
             unix_ms: 1_795_331_045_000,
@@ -358,6 +364,14 @@ mod tests {
             let field = Received { recipient, ..field }.to_string();
             assert!(field.replace("\r\n", "").contains(end), "{field}");
         }
+    }
+
+    #[test]
+    fn the_name_in_the_mesh_is_a_comment() {
+        let by = "mx.example.org".parse().expect("valid");
+        let field =
+            Received { mesh_id: Some("aebagbafaydqqcikbmga2dqpca"), ..received(&by, "client.example") }.to_string();
+        assert!(field.contains(" 0123456789ABC (mid aebagbafaydqqcikbmga2dqpca); Sun,"), "{field}");
     }
 
     #[test]

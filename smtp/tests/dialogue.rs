@@ -95,6 +95,9 @@ impl<'a> Player<'a> {
         if let Some(seed) = &script.setup.cram {
             shell.offer_cram(seed);
         }
+        if script.setup.mesh {
+            shell.offer_mesh();
+        }
         Player { script, shell, heard: 0, last_reply: String::new(), stored: 0, closed: false, turned: false }
     }
 

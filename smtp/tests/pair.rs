@@ -81,7 +81,11 @@ impl Pair {
             manner: manner.clone(),
             client: client::Session::new(client, false, now),
             input: Input::new(),
-            server: Shell::new(Arc::new(config), None, Box::new(Picky)),
+            server: {
+                let mut server = Shell::new(Arc::new(config), None, Box::new(Picky));
+                server.offer_mesh();
+                server
+            },
             wire: VecDeque::new(),
             now,
             round_trips: 0,
@@ -217,9 +221,16 @@ fn transaction() -> impl Strategy<Value = (Transaction, Vec<u8>)> {
     let reverse_path =
         prop_oneof![Just(""), Just("alice@example.org"), Just("\"a b\"@example.org"), Just("é@e.example")];
     let ret = option::of(prop_oneof![Just(Ret::Full), Just(Ret::Headers)]);
-    let params = (any::<bool>(), ret, option::of("[ -~]{1,40}"), option::of(-9..=9i8), option::of(by()));
+    let params = (
+        any::<bool>(),
+        ret,
+        option::of("[ -~]{1,40}"),
+        option::of(-9..=9i8),
+        option::of(by()),
+        option::of("[a-z0-9:,]{1,320}"),
+    );
     (reverse_path, params, vec(recipient(), 1..6), content()).prop_map(
-        |(reverse_path, (eight_bit, ret, envid, priority, deliver_by), recipients, content)| {
+        |(reverse_path, (eight_bit, ret, envid, priority, deliver_by, passage), recipients, content)| {
             let reverse_path: postroad_smtp::ReversePath = reverse_path.parse().expect("valid");
             let smtputf8 = !reverse_path.is_ascii() || recipients.iter().any(|r| !r.forward_path.is_ascii());
             let priority = priority.and_then(Priority::new);
@@ -231,6 +242,7 @@ fn transaction() -> impl Strategy<Value = (Transaction, Vec<u8>)> {
                 priority,
                 deliver_by,
                 release: None,
+                passage: passage.and_then(|passage| passage.parse().ok()),
             };
             let content_octets = content.len() as u64;
             (Transaction { reverse_path, params, recipients, content_octets, needs_smtputf8: false }, content)

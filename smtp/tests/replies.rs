@@ -54,6 +54,7 @@ fn command_errors() -> Vec<CommandError> {
         E::HoldFor,
         E::HoldUntil,
         E::HeldTwice,
+        E::Passage,
         E::Notify,
         E::OriginalRecipient,
         E::Bdat,
@@ -67,7 +68,7 @@ fn command_errors() -> Vec<CommandError> {
             E::ReversePath(_) | E::ForwardPath(_) | E::NeedsSmtpUtf8 | E::ParameterSyntax => {}
             E::ParameterUnknown | E::ParameterDuplicate | E::Size | E::Body | E::SmtpUtf8 | E::Ret => {}
             E::EnvId | E::AuthParameter | E::Priority | E::Notify | E::OriginalRecipient => {}
-            E::DeliverBy | E::HoldFor | E::HoldUntil | E::HeldTwice | E::Bdat | E::Atrn | E::Etrn => {}
+            E::DeliverBy | E::HoldFor | E::HoldUntil | E::HeldTwice | E::Passage | E::Bdat | E::Atrn | E::Etrn => {}
         }
     }
     all

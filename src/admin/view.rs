@@ -4,6 +4,7 @@
 use std::fmt;
 
 use jiff::Timestamp;
+use postroad_mesh::Passage;
 use postroad_queue::{Item, Origin, RecipientState, Report, Said, UnixMillis};
 use postroad_smtp::Priority;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -44,6 +45,9 @@ pub struct MessageView {
     /// By when its sender wants it delivered (RFC 2852).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deliver_by: Option<Time>,
+    /// Its name in the mesh.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mid: Option<String>,
     /// How many recipients it has.
     pub recipients_total: u64,
     /// How many of them are pending.
@@ -255,6 +259,7 @@ impl MessageView {
             priority: item.envelope.params.priority.map(Priority::get),
             release: item.envelope.params.release.map(|_| Time(item.released())),
             deliver_by: item.deliver_by().map(Time),
+            mid: mid_of(item),
             recipients_total: item.envelope.recipients().len() as u64,
             recipients_pending: pending as u64,
             recipients: places.iter().take(max).map(|place| RecipientView::of(entry, *place)).collect(),
@@ -285,6 +290,11 @@ fn state_of(item: &Item) -> MessageState {
     } else {
         MessageState::Deferred
     }
+}
+
+fn mid_of(item: &Item) -> Option<String> {
+    let passage: Passage = item.envelope.params.passage.as_ref()?.as_str().parse().ok()?;
+    Some(passage.message.to_string())
 }
 
 impl OriginView {

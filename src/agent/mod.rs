@@ -5,6 +5,7 @@
 
 mod backend;
 mod descriptors;
+mod mesh;
 mod reload;
 mod signals;
 
@@ -27,6 +28,7 @@ use crate::admin::{BindError, ControlSocket};
 use crate::clock::Clock;
 use crate::config::{Config, LogFormat, LogLevel, Service};
 use crate::deliver::{Delivery, Parts, Routing};
+use crate::history::{self, Repeats};
 use crate::journal::{self, Journal, Limits};
 use crate::listen::{Context, Listener, SessionNames};
 use crate::memory::{self, Level, Memory, Resident, Usage};
@@ -40,6 +42,7 @@ use crate::tls::{ClientTls, Identity, ServerTls, TlsError};
 use crate::turn::Meeting;
 use crate::turn::fetch::Fetches;
 use backend::Backend;
+pub use mesh::members_on_disk;
 use signals::{Signal, Signals};
 
 /// Why the agent does not start. Each text names the thing, the place and the remedy.
@@ -119,8 +122,7 @@ pub async fn run(config: Config, path: Option<PathBuf>) -> Result<(), StartError
     let mut signals = Signals::new().map_err(|source| StartError::System { what: "signal handlers", source })?;
     let logs = telemetry::start(log_format(config.log.format), log_level(config.log.level))?;
     descriptors::raise_limit();
-    let config = Arc::new(config);
-    let clock = Clock::start();
+    let (config, clock) = (Arc::new(config), Clock::start());
     make_state_dir(&config.state_dir)?;
     let (queue, committer) = open_queue(&config)?;
     let memory = Arc::new(measured_memory(&config, &queue));
@@ -137,6 +139,7 @@ pub async fn run(config: Config, path: Option<PathBuf>) -> Result<(), StartError
         memory,
         tls,
         peers: peers.clone(),
+        repeats: repeats(&config, &queue),
         clock,
         metrics: metrics.clone(),
         journal: journal.clone(),
@@ -163,6 +166,7 @@ pub async fn run(config: Config, path: Option<PathBuf>) -> Result<(), StartError
     });
 
     let mut tasks = JoinSet::new();
+    tasks.spawn(agent.clone().begin_mesh().await);
     tasks.spawn(async move { delivery.run().await });
     tasks.spawn(peers.run());
     tasks.spawn(control.serve(Arc::new(Backend(agent.clone()))));
@@ -271,10 +275,12 @@ fn log_level(level: LogLevel) -> &'static str {
 }
 
 fn delivery(config: &Arc<Config>, context: &Context) -> Result<Delivery, StartError> {
+    let members = mesh::members(&context.peers.view());
     Ok(Delivery::new(Parts {
         queue: context.queue.clone(),
-        routing: Routing::new(config.clone(), Resolver::new(config)?),
+        routing: Routing::new(config.clone(), Resolver::new(config)?, members),
         tls: ClientTls::new(),
+        peers: context.peers.clone(),
         clock: context.clock,
         metrics: context.metrics.clone(),
         journal: context.journal.clone(),
@@ -286,6 +292,16 @@ fn start_journal(config: &Config, clock: Clock, metrics: &Arc<Metrics>) -> Resul
     let Some(limits) = Limits::of(&config.journal) else { return Ok(Journal::default()) };
     let started = Journal::start(journal::directory(&config.state_dir), limits, clock, metrics.clone());
     started.map_err(|source| StartError::System { what: "the journal's thread", source })
+}
+
+/// Prepares the history of the mesh: who ends the way of mail remembers longer than who passes it on.
+fn repeats(config: &Config, queue: &Queue) -> Repeats {
+    let serves = config.mesh.serves.as_ref().map_or(!config.locals.is_empty(), |serves| !serves.is_empty());
+    let age_ms = match serves || !config.mesh.egress.is_empty() {
+        true => history::AGE_MS,
+        false => history::AGE_PASSING_MS,
+    };
+    Repeats::new(&config.state_dir.join("mesh/history"), queue.clone(), age_ms)
 }
 
 fn make_state_dir(path: &Path) -> Result<(), StartError> {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tracing::{error, info, warn};
 
-use super::{Agent, identity, log_level, memory_limit};
+use super::{Agent, identity, log_level, memory_limit, mesh};
 use crate::admin::Failure;
 use crate::config::Config;
 use crate::deliver::Routing;
@@ -54,7 +54,8 @@ impl Agent {
         self.queue.set_draft_octets_max(Memory::draft_share(limit));
         self.context.memory.set_limit(limit);
         self.context.policy.reload(config.clone());
-        self.delivery.reload(Routing::new(config.clone(), resolver));
+        let members = mesh::members(&self.context.peers.view());
+        self.delivery.reload(Routing::new(config.clone(), resolver, members));
         self.config.store(config.clone());
         self.context.peers.reload();
         self.fetches.apply(&config.fetches);

@@ -2,18 +2,20 @@
 //! themselves answer, with a recorder; nothing is sent but DNS queries.
 
 use std::fmt;
+use std::sync::Arc;
 
 use postroad_smtp::{ForwardPath, Reply, Severity};
 use serde::Serialize;
 
 use super::{Context, Failure, exit, patience};
+use crate::agent::members_on_disk;
 use crate::config::Config;
 use crate::policy::mailboxes::{self, OsDirectories};
-use crate::route::{LocalHop, NextHop, Recorder, Resolver, Route, Router, Step};
+use crate::route::{LocalHop, Members, NextHop, Recorder, Resolver, Route, Router, Step};
 
 /// Say where mail for an address would go now, and why
 ///
-/// Shows the route that matches with its line in the configuration, the MX records and addresses
+/// Shows the route that matches with its line in the configuration, or the ways through the mesh, the MX records and addresses
 /// DNS knows, what is left out of them and why, and the hops in the order of attempts with their
 /// TLS policy. Asks DNS as the agent would, from an empty cache, and connects to nobody. Exits with
 /// 1 when mail would be refused or returned, with 75 when it would wait.
@@ -71,7 +73,7 @@ pub(super) fn run(args: Args, context: &mut Context) -> Result<(), Failure> {
     let paths = args.addresses.iter().map(|text| parse(text)).collect::<Result<Vec<_>, _>>()?;
     let config = context.config()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let router = Router::new(&config);
+    let router = Router::with_members(&config, members(&config, context));
     let mut worst = None;
     for path in paths {
         let explanation = runtime.block_on(explain(&config, &router, &path));
@@ -87,6 +89,14 @@ pub(super) fn run(args: Args, context: &mut Context) -> Result<(), Failure> {
         Some(Trouble::Waits) => Err(Failure::new(exit::TRY_LATER, "mail would wait: no hop can be found at present")),
         Some(Trouble::Fails) => Err(Failure::new(exit::FAILED, "mail would be refused or returned")),
     }
+}
+
+/// Returns the members of the mesh as the agent's files have them, which another user may not read.
+pub(super) fn members(config: &Config, context: &mut Context) -> Option<Arc<Members>> {
+    members_on_disk(config).unwrap_or_else(|error| {
+        context.warn(format_args!("the mesh is left out: {error}"));
+        None
+    })
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use postroad_queue::schedule::{Census, DestinationStats, Selector, Standing, Totals};
 use postroad_queue::{Item, LoadError, QueueId, RecipientState, Report, UnixMillis};
-use postroad_smtp::{Reply, ReversePath, Status};
+use postroad_smtp::{Recipient, Reply, ReversePath, Status};
 
 use super::attempt::{finish_up, record};
 use super::dispatcher::Delivery;
@@ -137,8 +137,9 @@ impl Delivery {
     /// Returns the destination of each recipient of a message.
     pub fn destinations_of(&self, item: &Item) -> Vec<Arc<str>> {
         let routing = self.0.routing.load();
-        let recipients = item.envelope.recipients().iter();
-        recipients.map(|recipient| key(&routing.router.route(&recipient.forward_path))).collect()
+        let (recipients, mail) = (item.envelope.recipients().iter(), routing.router.mail(item));
+        let route = |recipient: &Recipient| routing.router.route_mail(&recipient.forward_path, &mail);
+        recipients.map(|recipient| key(&route(recipient))).collect()
     }
 
     /// Returns when the first of a message's pending recipients is given up.

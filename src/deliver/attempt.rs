@@ -210,13 +210,14 @@ async fn nothing_here(core: &Arc<Core>, current: &mut Current, routing: &Routing
 
 /// Returns the pending recipients that go to this destination, and their route.
 fn pick(routing: &Routing, item: &Item, destination: &str) -> (Vec<usize>, Option<Route>) {
+    let mail = routing.router.mail(item);
     let mut places = Vec::new();
     let mut found = None;
     for (place, recipient) in item.envelope.recipients().iter().enumerate() {
         if !matches!(item.state.recipients[place], RecipientState::Pending { .. }) {
             continue;
         }
-        let route = routing.router.route(&recipient.forward_path);
+        let route = routing.router.route_mail(&recipient.forward_path, &mail);
         if *key(&route) == *destination {
             places.push(place);
             found = Some(route);

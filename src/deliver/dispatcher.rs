@@ -21,6 +21,7 @@ use super::active::ActiveItems;
 use super::attempt::{TROUBLE_DELAY_MS, Worker};
 use super::jobs::jobs;
 use super::local::BlockingLimit;
+use super::members::Links;
 use super::pool::Pool;
 use super::transport::Connection;
 use super::turned::TurnedPool;
@@ -29,7 +30,8 @@ use crate::config::{self, Config};
 use crate::journal::{Journal, Kind, Note};
 use crate::memory::{Level, Memory};
 use crate::metrics::Metrics;
-use crate::route::{Resolver, Router};
+use crate::peer::Peers;
+use crate::route::{Members, Resolver, Router};
 use crate::tls::ClientTls;
 
 /// Messages read from the queue at a time when it is admitted as a whole.
@@ -49,6 +51,8 @@ pub struct Parts {
     pub routing: Routing,
     /// Verifies next hops.
     pub tls: ClientTls,
+    /// The mesh.
+    pub peers: Peers,
     /// The time.
     pub clock: Clock,
     /// What is counted.
@@ -86,6 +90,8 @@ pub(super) struct Core {
     pub queue: Queue,
     pub routing: ArcSwap<Routing>,
     pub tls: ClientTls,
+    pub peers: Peers,
+    pub links: Links,
     pub clock: Clock,
     pub metrics: Arc<Metrics>,
     pub journal: Journal,
@@ -114,9 +120,9 @@ pub(super) struct Core {
 }
 
 impl Routing {
-    /// Takes what follows from a configuration.
-    pub fn new(config: Arc<Config>, resolver: Resolver) -> Routing {
-        Routing { router: Router::new(&config), config, resolver }
+    /// Takes what follows from a configuration, and from the mesh that this host is a member of.
+    pub fn new(config: Arc<Config>, resolver: Resolver, members: Option<Arc<Members>>) -> Routing {
+        Routing { router: Router::with_members(&config, members), config, resolver }
     }
 
     fn limits(&self) -> Limits {
@@ -164,6 +170,8 @@ impl Delivery {
             queue: parts.queue,
             routing: ArcSwap::from_pointee(parts.routing),
             tls: parts.tls,
+            peers: parts.peers,
+            links: Links::default(),
             clock: parts.clock,
             metrics: parts.metrics,
             journal: parts.journal,
@@ -234,6 +242,14 @@ impl Delivery {
             core.dismiss(connection);
         }
         // Reading a large queue again blocks.
+        self.0.runtime.spawn_blocking(move || core.admit_found(Admission::Anew));
+    }
+
+    /// Takes what is known of the mesh now; all that waits is routed anew.
+    pub fn set_members(&self, members: Option<Arc<Members>>) {
+        let core = self.0.clone();
+        let Routing { config, resolver, .. } = &**core.routing.load();
+        core.routing.store(Arc::new(Routing::new(config.clone(), resolver.clone(), members)));
         self.0.runtime.spawn_blocking(move || core.admit_found(Admission::Anew));
     }
 

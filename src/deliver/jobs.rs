@@ -17,10 +17,11 @@ const URGENT_PRIORITY_MIN: i8 = 4;
 /// Returns one job for each destination that has pending recipients.
 pub fn jobs(routing: &Routing, senders: &RandomState, item: &Item) -> Vec<Job> {
     let (lane, sender) = (lane(item), sender(senders, item));
+    let mail = routing.router.mail(item);
     let mut found: Vec<(Arc<str>, u16, UnixMillis, usize)> = Vec::new();
     for (place, recipient) in item.envelope.recipients().iter().enumerate() {
         let Some(due) = routing.due(item, place) else { continue };
-        let route = routing.router.route(&recipient.forward_path);
+        let route = routing.router.route_mail(&recipient.forward_path, &mail);
         let destination = key(&route);
         match found.iter_mut().find(|(known, ..)| *known == destination) {
             Some((_, _, first, recipients)) => (*first, *recipients) = (due.min(*first), *recipients + 1),

@@ -12,6 +12,7 @@ mod dispatcher;
 mod jobs;
 pub mod local;
 mod local_mail;
+mod members;
 mod note;
 mod notify;
 pub mod outcome;

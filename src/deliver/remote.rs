@@ -2,6 +2,7 @@
 //! bounded number of recipients.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use postroad_queue::schedule::Attempt;
 use postroad_queue::{ContentReader, LoadError, Report};
@@ -12,18 +13,26 @@ use tracing::{debug, error, warn};
 
 use super::attempt::{Ended, Task};
 use super::dispatcher::{Core, Routing};
+use super::members;
 use super::outcome::Outcome;
 use super::transport::{Connection, OpenError, Target, credentials};
 use crate::config::{RouteCredentials, TlsUse};
 use crate::metrics::{Direction, Handshake};
 use crate::net::Address;
-use crate::route::{Hop, NextHop};
+use crate::route::{self, Hop, NextHop};
 
 /// Recipients of one transaction, at most: what every host has to take (RFC 5321 §4.5.3.1.8).
 const RECIPIENTS_PER_TRANSACTION_MAX: usize = 100;
 /// How long it is believed, with connections at hand, that a destination's mail goes to the site
 /// that DNS named last.
 const SITE_TRUSTED_MS: u64 = 60_000;
+
+/// How long a member of the mesh may take to be reached: there are others.
+const MEMBER_CONNECT_LIMIT: Duration = Duration::from_secs(5);
+const UNKNOWN_TO_MEMBER: Reply =
+    Reply::of(451, Some(Status::new(4, 7, 0)), "the member does not know this host as one of the mesh yet");
+const NO_KEY: Reply = Reply::of(451, Some(Status::new(4, 3, 5)), "this host has no key in the mesh any more");
+const NO_ADDRESS: Reply = Reply::of(451, Some(Status::new(4, 4, 4)), "no address of this member of the mesh is known");
 
 /// A worker's way to its site: the connection it holds, if any.
 pub struct Lane {
@@ -33,6 +42,16 @@ pub struct Lane {
 
 /// What became of a task: outcomes by place, and how the destination behaved.
 pub type Result = (Vec<(usize, Outcome)>, Ended);
+
+/// What became of what was sent to one host.
+pub struct Sent {
+    /// Outcomes by place.
+    pub outcomes: Vec<(usize, Outcome)>,
+    /// Places whose content was sent whole and whose reply was lost: the host may have taken it.
+    pub unknown: Vec<usize>,
+    /// How the host behaved.
+    pub ended: Ended,
+}
 
 impl Lane {
     /// A way to a site, without a connection yet.
@@ -58,11 +77,14 @@ impl Lane {
 
     /// Tries to deliver to a next hop: to the site that DNS names, if that has room.
     pub async fn deliver(&mut self, core: &Core, attempt: &mut Attempt, task: &Task<'_>, next_hop: &NextHop) -> Result {
+        if let route::Target::Members { steps, .. } = next_hop.target() {
+            return Box::pin(self.deliver_to_members(core, attempt, task, (next_hop, steps))).await;
+        }
         let is_known = attempt.learned().is_some_and(|at| core.clock.now().since(at) < SITE_TRUSTED_MS);
         if (is_known || !next_hop.is_by_mx())
-            && let Some(result) = self.over_kept(core, task).await
+            && let Some(sent) = self.over_kept(core, task).await
         {
-            return result;
+            return sent.into();
         }
         let found = task.routing.resolver.resolve(next_hop).await;
         // Trouble with DNS is the destination's own, and no fault of those who took its mail so far.
@@ -73,12 +95,18 @@ impl Lane {
         self.go_to(core, site);
         let hops = match found {
             Ok(found) => found.hops,
-            Err(error) => return refused(core, task, None, Reply::from(&error)),
+            Err(error) => return refused(core, task, None, Reply::from(&error)).into(),
         };
-        if let Some(result) = self.over_kept(core, task).await {
-            return result;
+        match self.over_kept(core, task).await {
+            Some(sent) => sent.into(),
+            None => self.over_hops(core, task, hops).await.into(),
         }
+    }
+
+    /// Sends over a new connection to the first of these hops that takes a session.
+    pub(super) async fn over_hops(&mut self, core: &Core, task: &Task<'_>, hops: Vec<Hop>) -> Sent {
         match targets(core, task.routing, &hops).await {
+            Ok(targets) if targets.is_empty() => refused(core, task, None, NO_ADDRESS),
             Ok(targets) => self.over_new(core, task, targets).await,
             Err(reply) => refused(core, task, None, reply),
         }
@@ -104,12 +132,12 @@ impl Lane {
     /// Tries to deliver to one of these hosts.
     pub async fn deliver_to(&mut self, core: &Core, task: &Task<'_>, targets: Vec<Target>) -> Result {
         match self.over_kept(core, task).await {
-            Some(result) => result,
-            None => self.over_new(core, task, targets).await,
+            Some(sent) => sent.into(),
+            None => self.over_new(core, task, targets).await.into(),
         }
     }
 
-    async fn over_new(&mut self, core: &Core, task: &Task<'_>, targets: Vec<Target>) -> Result {
+    async fn over_new(&mut self, core: &Core, task: &Task<'_>, targets: Vec<Target>) -> Sent {
         let generation = generation(core, task.routing);
         match dial(core, targets).await {
             Ok(mut connection) => {
@@ -137,21 +165,21 @@ impl Lane {
     /// Sends over a connection that was used before. `None` when it turns out that it was closed
     /// before the first transaction began: nobody can have taken the message, so a fresh connection
     /// is tried at once.
-    async fn over_kept(&mut self, core: &Core, task: &Task<'_>) -> Option<Result> {
+    pub(super) async fn over_kept(&mut self, core: &Core, task: &Task<'_>) -> Option<Sent> {
         let connection = self.kept(core)?;
         match self.send_all(core, task, connection).await {
-            (_, Ended::Stale(_)) => {
+            Sent { ended: Ended::Stale(_), .. } => {
                 debug!(queue_id = %task.item.id, "a kept connection was closed; connecting anew");
                 None
             }
-            result => Some(result),
+            sent => Some(sent),
         }
     }
 
     /// Sends to all recipients of the task, so many in each transaction.
-    pub(super) async fn send_all(&mut self, core: &Core, task: &Task<'_>, mut connection: Connection) -> Result {
+    pub(super) async fn send_all(&mut self, core: &Core, task: &Task<'_>, mut connection: Connection) -> Sent {
         let mut outcomes = Vec::with_capacity(task.places.len());
-        let mut ended = Ended::Answered;
+        let (mut ended, mut unknown) = (Ended::Answered, Vec::new());
         let mut rest = task.places.clone();
         while !rest.is_empty() && connection.failure().is_none() {
             let later = rest.split_off(rest.len().min(RECIPIENTS_PER_TRANSACTION_MAX));
@@ -165,7 +193,8 @@ impl Lane {
                     break;
                 }
             };
-            let answers = connection.send(transaction(core, task, &places, &content), content).await;
+            let transaction = transaction(core, task, &places, (&content, connection.is_member()));
+            let answers = connection.send(transaction, content).await;
             if connection.is_exposed() {
                 core.metrics.count_plaintext(Direction::Out);
             }
@@ -177,6 +206,9 @@ impl Lane {
             }
             let (answered, surplus) = without_surplus(&places, answers);
             rest.splice(0..0, surplus);
+            unknown.extend(
+                answered.iter().filter(|(_, answer)| matches!(answer, Answer::Unknown(_))).map(|(place, _)| *place),
+            );
             let by = task.item.envelope.params.deliver_by;
             let outcome = |(place, answer)| (place, outcome(core, answer, &connection, by));
             outcomes.extend(answered.into_iter().map(outcome));
@@ -185,7 +217,7 @@ impl Lane {
         let reply = Reply::of(451, Some(Status::new(4, 4, 2)), "The session ended before this recipient's turn");
         outcomes.extend(deferred(core, &rest, reply));
         self.keep(core, connection);
-        (outcomes, ended)
+        Sent { outcomes, unknown, ended }
     }
 
     /// Keeps a connection that can go on. Outcomes wait to be recorded, so nobody waits for the end
@@ -215,12 +247,19 @@ fn generation(core: &Core, routing: &Routing) -> Option<u64> {
     std::ptr::eq(&raw const **in_force, routing).then_some(generation)
 }
 
-fn transaction(core: &Core, task: &Task<'_>, places: &[usize], content: &ContentReader) -> Transaction {
+fn transaction(
+    core: &Core,
+    task: &Task<'_>,
+    places: &[usize],
+    (content, to_member): (&ContentReader, bool),
+) -> Transaction {
     let envelope = &task.item.envelope;
     let deliver_by = task.item.deliver_by_left(core.clock.now());
+    // Which way it came is for members alone.
+    let passage = if to_member { members::onward(task) } else { None };
     Transaction {
         reverse_path: envelope.reverse_path.clone(),
-        params: MailParams { deliver_by, ..envelope.params.clone() },
+        params: MailParams { deliver_by, passage, ..envelope.params.clone() },
         recipients: places.iter().map(|place| recipient(task, *place)).collect(),
         content_octets: content.octets(),
         needs_smtputf8: envelope.params.smtputf8,
@@ -297,14 +336,21 @@ pub fn unreadable(task: &Task<'_>, error: &LoadError) -> Reply {
 
 /// No host of the destination could be used. A reply of our own may be permanent: there is no such
 /// domain, or it takes no mail.
-fn refused(core: &Core, task: &Task<'_>, remote: Option<Box<str>>, reply: Reply) -> Result {
+pub fn refused(core: &Core, task: &Task<'_>, remote: Option<Box<str>>, reply: Reply) -> Sent {
     let said: Arc<str> = reply.to_string().into();
     let permanent = reply.severity() == Severity::Permanent;
     let report = Report { at: core.clock.now(), remote, reply };
-    if permanent {
-        return (task.all(&Outcome::Failed(report)), Ended::Answered);
+    let (outcome, ended) = match permanent {
+        true => (Outcome::Failed(report), Ended::Answered),
+        false => (Outcome::Deferred(report), Ended::Unreachable(said)),
+    };
+    Sent { outcomes: task.all(&outcome), unknown: Vec::new(), ended }
+}
+
+impl From<Sent> for Result {
+    fn from(sent: Sent) -> Result {
+        (sent.outcomes, sent.ended)
     }
-    (task.all(&Outcome::Deferred(report)), Ended::Unreachable(said))
 }
 
 /// Connects to the first host that takes a session. One that greets with 5yz takes no mail now:
@@ -314,6 +360,11 @@ pub(super) async fn dial(core: &Core, targets: Vec<Target>) -> std::result::Resu
     for target in targets {
         let remote = target.remote();
         match Connection::open(Arc::new(target)).await {
+            Ok(connection) if connection.is_member() && !connection.knows_us() => {
+                debug!(host = %remote, "it does not list XMESH");
+                refusal.get_or_insert((remote, UNKNOWN_TO_MEMBER));
+                core.spawn(connection.quit());
+            }
             Ok(mut connection) => {
                 connection.count(core.metrics.open_connection());
                 if connection.is_secure() {
@@ -361,9 +412,17 @@ async fn target(core: &Core, routing: &Routing, hop: &Hop) -> std::result::Resul
         None => None,
         Some(login) => Some(password(Arc::clone(login)).await?),
     };
-    let connector = match hop.tls {
-        TlsUse::Verify => core.tls.trusted_certificate(),
-        _ => core.tls.any_certificate(),
+    let (connector, member) = match (hop.node, hop.tls) {
+        (Some(node), _) => {
+            let (connector, name) = core.peers.connector(&node).ok_or(NO_KEY)?;
+            (connector, Some(name))
+        }
+        (None, TlsUse::Verify) => (core.tls.trusted_certificate().clone(), None),
+        (None, _) => (core.tls.any_certificate().clone(), None),
+    };
+    let connect_limit = match member {
+        Some(_) => timeouts.connect.min(MEMBER_CONNECT_LIMIT),
+        None => timeouts.connect,
     };
     Ok(Target {
         name: hop.name.clone(),
@@ -380,8 +439,9 @@ async fn target(core: &Core, routing: &Routing, hop: &Hop) -> std::result::Resul
             timeouts: session_timeouts(timeouts),
         },
         implicit_tls: hop.implicit_tls,
-        tls: connector.clone(),
-        connect_limit: timeouts.connect,
+        tls: connector,
+        member,
+        connect_limit,
     })
 }
 

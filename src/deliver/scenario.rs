@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use postroad_queue::fs::OsFs;
 use postroad_queue::{Committer, Item, Options, Queue, QueueId};
 use postroad_smtp::{Envelope, MailParams, Recipient};
@@ -18,8 +19,9 @@ use crate::config::Config;
 use crate::journal::Journal;
 use crate::memory::{Memory, Usage};
 use crate::metrics::Metrics;
+use crate::peer::{self, Peers};
 use crate::route::Resolver;
-use crate::tls::ClientTls;
+use crate::tls::{ClientTls, Identity, ServerTls};
 
 /// What a peer does about a line.
 pub enum Say {
@@ -157,7 +159,15 @@ pub fn config(text: &str, directory: &Path) -> Arc<Config> {
 
 /// Returns what follows from a configuration.
 pub fn routing(config: &Arc<Config>) -> Routing {
-    Routing::new(config.clone(), Resolver::new(config).expect("a resolver"))
+    Routing::new(config.clone(), Resolver::new(config).expect("a resolver"), None)
+}
+
+/// Returns the mesh of a host that is in none.
+fn peers(config: &Arc<Config>, clock: Clock, metrics: &Arc<Metrics>) -> Peers {
+    let identity = Identity::SelfSigned { dir: config.state_dir.join("tls"), hostname: config.hostname.clone() };
+    let tls = ServerTls::load(&identity).expect("made");
+    let config = Arc::new(ArcSwap::from(config.clone()));
+    Peers::open(peer::Parts { config, tls, clock, metrics: metrics.clone() }).expect("no key is there")
 }
 
 /// Opens a queue with small limits.
@@ -200,10 +210,13 @@ impl Agent {
         let directory = tempfile::tempdir().expect("scratch");
         let (queue, committer) = open_queue(directory.path());
         let (metrics, clock) = (Arc::new(Metrics::new()), Clock::start());
+        let text = format!("state_dir = \"{}\"\n{text}", directory.path().display());
+        let config = config(&text, directory.path());
         let delivery = Delivery::new(Parts {
             queue: queue.clone(),
-            routing: routing(&config(text, directory.path())),
+            routing: routing(&config),
             tls: ClientTls::new(),
+            peers: peers(&config, clock, &metrics),
             clock,
             journal: Journal::default(),
             metrics: metrics.clone(),

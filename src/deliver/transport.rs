@@ -12,6 +12,7 @@ use postroad_smtp::client::{self, Action, Answer, Failure, Protocol, TlsNeed, Tr
 use postroad_smtp::line::Input;
 use postroad_smtp::sasl::Credentials;
 use postroad_smtp::{ByMode, DeliverBy, Reply, Status};
+use rustls::pki_types::ServerName;
 use tokio_rustls::TlsConnector;
 use tracing::debug;
 
@@ -44,6 +45,8 @@ pub struct Target {
     pub implicit_tls: bool,
     /// Verifies what TLS has to verify.
     pub tls: TlsConnector,
+    /// The name by which a member of the mesh is asked for in TLS, where it is one.
+    pub member: Option<ServerName<'static>>,
     /// Limit of the TCP connect and of the TLS handshake, each.
     pub connect_limit: Duration,
 }
@@ -65,9 +68,9 @@ impl Target {
 /// An open session with a next hop, ready for a transaction whenever nobody is inside `send`.
 pub struct Connection {
     stream: Stream,
-    session: client::Session,
+    pub(super) session: client::Session,
     input: Input,
-    target: Arc<Target>,
+    pub(super) target: Arc<Target>,
     remote: Box<str>,
     transactions: u32,
     failure: Option<Failure>,
@@ -471,7 +474,7 @@ enum Interruption {
 }
 
 async fn secure(stream: Stream, target: &Target) -> Result<Stream, OpenError> {
-    let name = server_name(&target.name, target.address.ip());
+    let name = target.member.clone().unwrap_or_else(|| server_name(&target.name, target.address.ip()));
     let handshake = stream.connect_tls(&target.tls, name, target.connect_limit).await;
     handshake.map_err(|source| OpenError::Tls { name: target.name.clone(), address: target.address.clone(), source })
 }

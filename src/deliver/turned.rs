@@ -18,7 +18,7 @@ use tracing::{debug, info};
 
 use super::attempt::{Ended, Task};
 use super::dispatcher::Core;
-use super::remote::{Lane, Result, session_timeouts};
+use super::remote::{Lane, Result, Sent, session_timeouts};
 use super::transport::{Connection, Target};
 use crate::config::{Config, Turn};
 use crate::memory::{Held, SESSION_OCTETS};
@@ -288,6 +288,7 @@ impl Core {
             },
             implicit_tls: false,
             tls: self.tls.any_certificate().clone(),
+            member: None,
             connect_limit: config.timeouts.connect,
         }
     }
@@ -303,8 +304,10 @@ impl Lane {
         loop {
             let Some(connection) = self.for_customer(core, hop) else { return (Vec::new(), Ended::Elsewhere) };
             match self.send_all(core, task, connection).await {
-                (_, Ended::Stale(_)) => debug!(queue_id = %task.item.id, "a reversed connection was closed"),
-                result => return result,
+                Sent { ended: Ended::Stale(_), .. } => {
+                    debug!(queue_id = %task.item.id, "a reversed connection was closed")
+                }
+                sent => return sent.into(),
             }
         }
     }

@@ -8,17 +8,17 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use postroad_mesh::NodeId;
+use postroad_mesh::{NodeId, Passage};
 use postroad_queue::{Committed, Origin, UnixMillis};
 use postroad_smtp::line::Input;
-use postroad_smtp::server::{self, Action, Facts, Question, Session, Verdict};
-use postroad_smtp::trace::{Received, With};
+use postroad_smtp::server::{self, Action, Facts, Question, Session};
 use postroad_smtp::{Envelope, ForwardPath, Priority, Reply, ReversePath, Status};
 use tokio::sync::watch;
+use tracing::field::display;
 use tracing::{debug, info, warn};
 
-use super::completion::{Completion, Missing};
 use super::content::{Intake, Terms};
+use super::passing::{self, Arriving};
 use super::{Context, Drain, drained, release_limit};
 use crate::clock;
 use crate::config::Service;
@@ -26,10 +26,10 @@ use crate::memory::{self, Held};
 use crate::metrics::{self, Direction, Handshake, Refusal};
 use crate::net::Stream;
 use crate::peer::Peers;
-use crate::policy::Client;
 use crate::policy::limits::SessionPermit;
 use crate::tls;
 use crate::turn::Grant;
+use asking::{Asking, with};
 
 /// How long a client may take to read what we say.
 const WRITE_LIMIT: Duration = Duration::from_secs(60);
@@ -53,7 +53,7 @@ struct Connection {
     /// The session knows that the agent drains.
     draining: bool,
     /// Where the client is a member of the mesh: which, and what tells when the members change.
-    members: Option<(NodeId, watch::Receiver<u64>)>,
+    members: Option<Box<(NodeId, watch::Receiver<u64>)>>,
 }
 
 /// A connection that was accepted.
@@ -77,7 +77,7 @@ struct Peer {
     ip: IpAddr,
     service: Service,
     /// The node whose key it has proved to hold, a member of the mesh or not.
-    node: Option<NodeId>,
+    node: Option<Box<NodeId>>,
     /// Counts this session for as long as it lasts.
     permit: Result<SessionPermit, Reply>,
 }
@@ -94,6 +94,8 @@ struct Transaction {
     priority: Option<Priority>,
     /// When it began: by-times count from here.
     begun: UnixMillis,
+    /// The way it came through the mesh, where a member says one.
+    passage: Option<Box<Passage>>,
     /// Counts its envelope.
     envelope: Option<Held>,
 }
@@ -180,7 +182,7 @@ impl Connection {
                     let asking = Asking { context: &self.context, name: &self.name, facts: &self.facts };
                     let verdict = match question {
                         Question::Turn(domains) => asking.turn(&self.peer, &mut self.grant, domains),
-                        question => asking.decide(&mut self.peer, &mut self.transaction, question).await,
+                        question => asking.decide(&self.peer, &mut self.transaction, question).await,
                     };
                     self.session.handle_verdict(verdict);
                     if known_anew {
@@ -225,15 +227,20 @@ impl Connection {
         }
     }
 
-    /// What follows from a client that proved to be a node.
+    /// What follows from a client that proved to be a node: a link, and for a member what members say to
+    /// each other.
     fn meet_node(&mut self) {
-        let Some(node) = self.peer.node else { return };
-        debug!(session = %self.name, %node, "a node of the mesh");
+        let Some(node) = self.peer.node.as_deref().copied() else { return };
         self.session.offer_link();
         let peers = &self.context.peers;
         // Subscribed before it is asked: a change in between is not missed.
         let changed = peers.changed();
-        self.members = peers.view().is_member(&node).then_some((node, changed));
+        let is_member = peers.view().is_member(&node);
+        debug!(session = %self.name, %node, is_member, "a node of the mesh");
+        if is_member {
+            self.session.offer_mesh();
+            self.members = Some(Box::new((node, changed)));
+        }
     }
 
     /// Hands the connection over to the mesh; the agent's drain ends it.
@@ -274,7 +281,7 @@ impl Connection {
 
     /// Makes the message durable; the reply says whether it is.
     async fn commit(&mut self, mut envelope: Envelope) -> Reply {
-        let Transaction { intake: Some(intake), begun, .. } = std::mem::take(&mut self.transaction) else {
+        let Transaction { intake: Some(mut intake), begun, passage, .. } = std::mem::take(&mut self.transaction) else {
             unreachable!("content is committed only behind an accepted Content question");
         };
         let config = self.context.config.load();
@@ -287,15 +294,28 @@ impl Connection {
             hops_max: config.limits.hops_max,
             hold: config.queue.hold,
         };
+        let named = |name| self.context.peers.me().map(|me| Box::new(Passage::new(name, me)));
+        let passage = passage.or_else(|| intake.name(now).and_then(named));
+        let mid = passage.as_ref().map(|passage| display(passage.message));
+        let (envelope, claim) = match passing::arrive(&self.context, passage.as_deref(), envelope, now) {
+            Arriving::New(envelope, claim) => (envelope, claim),
+            Arriving::Answered(reply) => {
+                info!(session = %self.name, mid, %reply, "a repeat from a member of the mesh");
+                return reply;
+            }
+        };
         let origin = self.origin(&envelope);
         let (from, recipients) = (envelope.reverse_path.to_string(), envelope.recipients().len());
         let started = Instant::now();
         match intake.commit(envelope, origin, &terms).await {
             Ok((committed, header)) => {
                 self.context.metrics.observe_commit(started.elapsed().as_secs_f64());
+                if let Some(claim) = claim {
+                    claim.keep(now);
+                }
                 self.context.journal.accepted(committed.item(), header.message_id());
                 let octets = committed.content_octets();
-                info!(queue_id = %committed.id(), session = %self.name, %from, recipients, octets, "accepted");
+                info!(queue_id = %committed.id(), session = %self.name, %from, recipients, octets, mid, "accepted");
                 if self.facts.tls.is_none() {
                     self.context.metrics.count_plaintext(Direction::In);
                 }
@@ -341,137 +361,17 @@ impl Transaction {
     }
 }
 
-/// Where questions are answered from.
-struct Asking<'a> {
-    context: &'a Context,
-    name: &'a str,
-    facts: &'a Facts,
-}
-
-impl Asking<'_> {
-    /// Answers the machine's question: the queue where a draft is needed, the policy otherwise.
-    async fn decide(&self, peer: &mut Peer, transaction: &mut Transaction, question: Question<'_>) -> Verdict {
-        let policy = &self.context.policy;
-        let client = Client { peer: peer.ip, service: peer.service, user: self.facts.user.as_deref() };
-        let what = question_name(&question);
-        let now = self.context.clock.now();
-        let answer = match question {
-            Question::Connect => peer.permit.as_ref().map(drop).map_err(Clone::clone),
-            Question::Helo(_) => Ok(()),
-            Question::Mail { reverse_path, params, .. } => {
-                let admitted = self.context.memory.admit_mail();
-                match admitted.and_then(|()| policy.mail(&client, reverse_path, params, now)) {
-                    Ok(()) => {
-                        let priority = policy.priority(&client, params.priority);
-                        *transaction = Transaction::begin(now, reverse_path, params.smtputf8, priority);
-                        if priority != params.priority {
-                            return Verdict::AcceptUnprivileged;
-                        }
-                        Ok(())
-                    }
-                    Err(reply) => Err(reply),
-                }
-            }
-            Question::Rcpt { reverse_path, recipient, accepted } => {
-                policy.rcpt(&client, reverse_path, &recipient.forward_path, accepted).map(|_| {
-                    transaction.recipient = (accepted == 0).then(|| recipient.forward_path.clone());
-                    let octets = memory::recipient_octets(recipient);
-                    match &mut transaction.envelope {
-                        Some(envelope) => envelope.add(octets),
-                        none => *none = Some(Held::new(self.context.memory.clone(), octets)),
-                    }
-                })
-            }
-            Question::Content => self.open_draft(peer, transaction),
-            Question::Auth(credentials) => {
-                let login = policy.authenticate(peer.ip, &credentials.user, &credentials.password);
-                match self.logged_in(Box::pin(login).await) {
-                    Ok(verdict) => return verdict,
-                    Err(reply) => Err(reply),
-                }
-            }
-            Question::Cram(response) => {
-                let login = policy.authenticate_cram(peer.ip, response);
-                match self.logged_in(Box::pin(login).await) {
-                    Ok(verdict) => return verdict,
-                    Err(reply) => Err(reply),
-                }
-            }
-            Question::Start(node) => match policy.start(&client).map(|()| self.context.turn.start(node)) {
-                Ok(reply) if reply.is_positive() => return Verdict::Answer(reply),
-                Ok(reply) | Err(reply) => Err(reply),
-            },
-            Question::Turn(_) => unreachable!("that is asked of `turn`"),
-        };
-        match answer {
-            Ok(()) => Verdict::Accept,
-            Err(reply) => self.refuse(peer, what, reply),
-        }
-    }
-
-    fn refuse(&self, peer: &Peer, what: &str, reply: Reply) -> Verdict {
-        info!(session = %self.name, peer = %peer.ip, what, %reply, "refused");
-        self.context.metrics.count_refusal(Refusal::of(&reply));
-        if reply.code.get() == 421 { Verdict::Close(reply) } else { Verdict::Refuse(reply) }
-    }
-
-    /// Opens a draft with our trace field on top.
-    fn open_draft(&self, peer: &Peer, transaction: &mut Transaction) -> Result<(), Reply> {
-        self.context.memory.admit_content()?;
-        let now = self.context.clock.now();
-        let draft = self.context.queue.draft(now).map_err(|error| Reply::from(&error))?;
-        let config = self.context.config.load();
-        let id = draft.id().to_string();
-        let received = Received {
-            helo: Some(self.facts.helo.as_deref().unwrap_or("unknown")),
-            peer: Some(peer.ip),
-            by: &config.hostname,
-            with: with(self.facts, transaction.smtputf8).keyword(),
-            tls: self.facts.tls.as_ref(),
-            id: &id,
-            recipient: transaction.recipient.as_ref(),
-            priority: transaction.priority,
-            unix_ms: now.0,
-        };
-        let completion = peer.service.is_submission().then(|| {
-            Completion::new(Missing {
-                date: now,
-                message_id: format!("{id}@{}", config.hostname),
-                from: transaction.reverse_path.clone(),
-            })
-        });
-        transaction.intake = Some(Box::new(Intake::begin(draft, &received.to_string(), completion)));
-        Ok(())
-    }
-}
-
-fn question_name(question: &Question<'_>) -> &'static str {
-    match question {
-        Question::Connect => "connect",
-        Question::Helo(_) => "helo",
-        Question::Mail { .. } => "mail",
-        Question::Rcpt { .. } => "rcpt",
-        Question::Content => "content",
-        Question::Auth(_) | Question::Cram(_) => "auth",
-        Question::Turn(_) => "turn",
-        Question::Start(_) => "start",
-    }
-}
-
-fn with(facts: &Facts, smtputf8: bool) -> With {
-    With { lmtp: false, esmtp: facts.esmtp, tls: facts.tls.is_some(), authenticated: facts.user.is_some(), smtputf8 }
-}
-
 /// Returns once the client is a member no more.
-async fn expelled(peers: &Peers, members: &mut Option<(NodeId, watch::Receiver<u64>)>) {
-    let Some((node, changed)) = members else { return };
-    // The mesh is gone when nobody tells of changes any more: the agent ends.
-    while peers.view().is_member(node) && changed.changed().await.is_ok() {}
+async fn expelled(peers: &Peers, members: &mut Option<Box<(NodeId, watch::Receiver<u64>)>>) {
+    let Some((node, changed)) = members.as_deref_mut() else { return };
+    // The mesh is gone when nobody tells of changes any more: the agent ends. Boxed, so that sessions of
+    // everybody else have no room for it.
+    while peers.view().is_member(node) && Box::pin(changed.changed()).await.is_ok() {}
 }
 
 /// Returns the node that the other side has proved to be.
-fn node_of(connection: &rustls::CommonState) -> Option<NodeId> {
-    tls::node::peer_key(connection).map(|key| key.id())
+fn node_of(connection: &rustls::CommonState) -> Option<Box<NodeId>> {
+    tls::node::peer_key(connection).map(|key| Box::new(key.id()))
 }
 
 /// Completes our half of a TLS handshake.
@@ -486,6 +386,7 @@ async fn flush(stream: &mut Stream, output: &mut Vec<u8>) -> io::Result<()> {
     stream.flush(output, Instant::now() + WRITE_LIMIT).await
 }
 
+mod asking;
 mod turn;
 
 #[cfg(test)]

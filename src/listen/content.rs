@@ -4,6 +4,8 @@
 //! and counts hops, all while the content streams: no more than the header section of a submitted
 //! message is ever held in memory.
 
+use postroad_mesh::MeshMessageId;
+use postroad_mesh::passage::Naming;
 use postroad_queue::{Committed, Draft, Origin, UnixMillis};
 use postroad_smtp::trace::HeaderScanner;
 use postroad_smtp::{Envelope, Reply, Status};
@@ -29,13 +31,15 @@ pub struct Intake {
     draft: Draft,
     scanner: HeaderScanner,
     completion: Option<Completion>,
+    naming: Option<Naming>,
     fault: Option<Reply>,
 }
 
 impl Intake {
-    /// Begins with `trace`, the Received field; a submitted message brings its `completion`.
-    pub fn begin(draft: Draft, trace: &str, completion: Option<Completion>) -> Intake {
-        let mut intake = Intake { draft, scanner: HeaderScanner::default(), completion, fault: None };
+    /// Begins with `trace`, the Received field; a submitted message brings its `completion`, and one
+    /// that comes into a mesh here its `naming`.
+    pub fn begin(draft: Draft, trace: &str, completion: Option<Completion>, naming: Option<Naming>) -> Intake {
+        let mut intake = Intake { draft, scanner: HeaderScanner::default(), completion, naming, fault: None };
         intake.write(trace.as_bytes());
         intake
     }
@@ -43,6 +47,9 @@ impl Intake {
     /// Takes the next piece of the content. What goes wrong is told at the end: the octets still
     /// to come have to be read anyway.
     pub fn append(&mut self, piece: &[u8]) {
+        if let Some(naming) = &mut self.naming {
+            naming.add(piece);
+        }
         let Some(completion) = &mut self.completion else { return self.take(piece) };
         if let Some(header) = completion.push(piece) {
             self.completion = None;
@@ -61,6 +68,17 @@ impl Intake {
         {
             self.fault = Some(Reply::from(&error));
         }
+    }
+
+    /// Names the message in the mesh, where this began with a naming: by what was received. Of two that
+    /// are alike and came without a Message-ID each has a name of its own.
+    pub fn name(&mut self, accepted: UnixMillis) -> Option<MeshMessageId> {
+        let id = self.draft.id().to_string();
+        let message_id = self.scanner.message_id();
+        // What this host added has the queue id in it.
+        let is_received = !message_id.is_empty() && memchr::memmem::find(message_id, id.as_bytes()).is_none();
+        let own = if is_received { "" } else { &id };
+        self.naming.take().map(|naming| naming.finish(accepted.0, own))
     }
 
     /// Hands the message to the queue and returns when it is on stable storage, with what its header

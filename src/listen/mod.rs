@@ -8,6 +8,7 @@ mod completion;
 mod connection;
 mod content;
 mod fetched;
+mod passing;
 mod session_name;
 
 use std::io;
@@ -29,6 +30,7 @@ use tracing::{error, info};
 
 use crate::clock::{Clock, millis};
 use crate::config::{Config, Service};
+use crate::history::Repeats;
 use crate::journal::Journal;
 use crate::memory::Memory;
 use crate::metrics::Metrics;
@@ -70,6 +72,8 @@ pub struct Context {
     pub tls: ServerTls,
     /// The mesh.
     pub peers: Peers,
+    /// What came through it, so that nothing is delivered twice.
+    pub repeats: Repeats,
     /// The time.
     pub clock: Clock,
     /// What is counted.

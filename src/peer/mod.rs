@@ -17,6 +17,7 @@ mod state;
 mod view;
 
 use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -94,6 +95,17 @@ struct Shared {
 pub(crate) struct Identity {
     key: SecretKey,
     tls: NodeTls,
+}
+
+/// Returns the mesh as the files of an agent have it, whether it runs or not: for those who ask which way
+/// mail would go.
+///
+/// # Errors
+/// A file cannot be read, or is damaged.
+pub fn view_on_disk(state_dir: &Path) -> Result<View, FileError> {
+    let files = Files::new(state_dir);
+    let (Some(key), Some(directory)) = (files.key()?, files.known(0)?) else { return Ok(View::default()) };
+    Ok(View::new(key.public().id(), &directory, files.own()?.refused.into_iter().collect()))
 }
 
 impl Peers {

@@ -20,7 +20,7 @@ use postroad_smtp::{Domain, ForwardPath, MailParams, Priority, Reply, ReversePat
 use tokio::sync::Semaphore;
 
 use crate::config::{Config, Turn};
-use crate::route::Router;
+use crate::route::{Members, Router};
 use limits::{AuthFailures, SessionPermit, Sessions};
 use mailboxes::{Directories, OsDirectories};
 pub use rules::{Accepted, Client, RelayGrant};
@@ -46,12 +46,13 @@ pub struct Policy {
 /// A configuration and what follows from it.
 struct Rules {
     config: Arc<Config>,
+    members: Option<Arc<Members>>,
     router: Router,
 }
 
 impl Rules {
-    fn new(config: Arc<Config>) -> Rules {
-        Rules { router: Router::new(&config), config }
+    fn new(config: Arc<Config>, members: Option<Arc<Members>>) -> Rules {
+        Rules { router: Router::with_members(&config, members.clone()), members, config }
     }
 }
 
@@ -76,7 +77,7 @@ impl Policy {
     pub fn with_directories(config: Arc<Config>, directories: Box<dyn Directories>) -> Policy {
         Policy {
             users: UserStore::new(config.users.file.clone()),
-            rules: ArcSwap::from_pointee(Rules::new(config)),
+            rules: ArcSwap::from_pointee(Rules::new(config, None)),
             directories,
             sessions: Arc::default(),
             auth_failures: AuthFailures::default(),
@@ -87,7 +88,14 @@ impl Policy {
     /// Takes another configuration from the next question on.
     pub fn reload(&self, config: Arc<Config>) {
         self.users.set_path(config.users.file.clone());
-        self.rules.store(Arc::new(Rules::new(config)));
+        let members = self.rules.load().members.clone();
+        self.rules.store(Arc::new(Rules::new(config, members)));
+    }
+
+    /// Takes what is known of the mesh from the next question on; none: this host is in none.
+    pub fn set_members(&self, members: Option<Arc<Members>>) {
+        let config = self.rules.load().config.clone();
+        self.rules.store(Arc::new(Rules::new(config, members)));
     }
 
     /// Decides about a connection. The permit counts as the session for as long as it is kept.
@@ -136,7 +144,7 @@ impl Policy {
         forward_path: &ForwardPath,
         accepted: usize,
     ) -> Result<Accepted, Reply> {
-        let Rules { config, router } = &**self.rules.load();
+        let Rules { config, router, .. } = &**self.rules.load();
         rules::rcpt((config, router), &*self.directories, client, reverse_path, forward_path, accepted)
     }
 

@@ -56,6 +56,19 @@ pub const RELAY_DENIED: Reply = reply(
     "relay access denied: log in first, or have the admin of this host add your address to relay.networks",
 );
 
+/// A member of the mesh whose mail this host would have to send where it does not send members' mail.
+/// Members may see the mesh differently for a while, so nothing is final.
+pub const NOT_CARRIED: Reply = reply(451, 4, 4, 4, "this host sends no mail of members there: see egress in [mesh]");
+
+/// A member of the mesh that was admitted without the right to relay.
+pub const MEMBER_MAY_NOT_RELAY: Reply = reply(
+    451,
+    4,
+    7,
+    1,
+    "this member may send here only what this host serves or holds; have it admitted again with the right to relay",
+);
+
 /// A local domain without that mailbox.
 pub const NO_SUCH_MAILBOX: Reply = reply(550, 5, 1, 1, "no mailbox of this name here; check the spelling");
 

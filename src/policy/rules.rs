@@ -1,11 +1,12 @@
 //! The rules for MAIL and RCPT: pure over configuration, users and the facts of the session.
 //!
-//! Never an open relay: a recipient elsewhere needs a [`RelayGrant`], and only a login or a
-//! configured network gives one. Local-parts are never interpreted beyond case, quotes and the tag
+//! Never an open relay: a recipient elsewhere needs a [`RelayGrant`], and only a login, a configured
+//! network or the key of a member of the mesh gives one. Local-parts are never interpreted beyond case, quotes and the tag
 //! behind a `+`: `a%b`, `a!b` and `"a@b"` are names of mailboxes, which do not exist.
 
 use std::net::IpAddr;
 
+use postroad_mesh::Caps;
 use postroad_queue::UnixMillis;
 use postroad_smtp::{Domain, ForwardPath, LocalPart, MailParams, Mailbox, Priority, Reply, ReversePath};
 
@@ -24,6 +25,8 @@ pub struct Client<'a> {
     pub service: Service,
     /// The user it logged in as.
     pub user: Option<&'a str>,
+    /// What it may do as a member of this host's mesh, where it proved to be one.
+    pub member: Option<Caps>,
 }
 
 /// Why somebody may relay.
@@ -35,6 +38,8 @@ pub enum RelayGrant {
     Network,
     /// Nobody's: the mail is for a domain that is kept here until its customer fetches it.
     Kept,
+    /// The key of a member of the mesh.
+    Member,
 }
 
 /// What an accepted recipient is.
@@ -113,7 +118,9 @@ pub fn rcpt(
             None if is_kept(router, &target) && client.service != Service::Fetch => {
                 Ok(Accepted::Relay(RelayGrant::Kept))
             }
-            None => relay(config, client, mailbox.domain()).and_then(|grant| routable(router, &target, grant)),
+            None => {
+                relay((config, router), client, mailbox.domain()).and_then(|grant| routable(router, &target, grant))
+            }
         },
         None => Err(replies::NO_POSTMASTER),
     }
@@ -160,10 +167,22 @@ fn local_mailbox(
     }
 }
 
-fn relay(config: &Config, client: &Client<'_>, domain: Option<&Domain>) -> Result<RelayGrant, Reply> {
-    let grant = relay_grant(config, client).ok_or(replies::RELAY_DENIED)?;
+fn relay(
+    (config, router): (&Config, &Router),
+    client: &Client<'_>,
+    domain: Option<&Domain>,
+) -> Result<RelayGrant, Reply> {
+    let grant = match (relay_grant(config, client), client.member) {
+        (Some(RelayGrant::Member), _) if !domain.is_some_and(|domain| router.carries_for_members(domain)) => {
+            return Err(replies::NOT_CARRIED);
+        }
+        (Some(grant), _) => grant,
+        (None, Some(_)) if domain.is_some_and(|domain| router.holds_for_members(domain)) => RelayGrant::Member,
+        (None, Some(_)) => return Err(replies::MEMBER_MAY_NOT_RELAY),
+        (None, None) => return Err(replies::RELAY_DENIED),
+    };
     match domain {
-        Some(domain) if !is_complete(config, domain) => Err(replies::DOMAIN_INCOMPLETE),
+        Some(domain) if !is_complete(config, domain) && !router.has_home(domain) => Err(replies::DOMAIN_INCOMPLETE),
         _ => Ok(grant),
     }
 }
@@ -182,7 +201,8 @@ pub fn relay_grant(config: &Config, client: &Client<'_>) -> Option<RelayGrant> {
         Some(_) => Some(RelayGrant::Login),
         // What is fetched ends here, whatever address the other host has.
         None if client.service.is_submission() || client.service == Service::Fetch => None,
-        None => config.relay.allows(client.peer).then_some(RelayGrant::Network),
+        None if config.relay.allows(client.peer) => Some(RelayGrant::Network),
+        None => client.member.filter(|caps| caps.has(Caps::RELAY)).map(|_| RelayGrant::Member),
     }
 }
 

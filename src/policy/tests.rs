@@ -51,7 +51,7 @@ fn policy(text: &str) -> Policy {
 }
 
 fn ask(policy: &Policy, peer: &str, user: Option<&str>, recipient: &str) -> String {
-    let client = Client { peer: peer.parse().expect(peer), service: Service::Smtp, user };
+    let client = Client { peer: peer.parse().expect(peer), service: Service::Smtp, user, member: None };
     let Ok(forward_path) = recipient.parse::<ForwardPath>() else { return "syntax".to_owned() };
     let sender = "x@sender.example".parse().expect("valid");
     match policy.rcpt(&client, &sender, &forward_path, 0) {
@@ -224,7 +224,7 @@ fn submission_needs_a_login_and_its_own_sender() {
         (Service::Smtp, Some("app"), "ceo@example.org", Some("550 5.7.1")),
         (Service::Submission, Some("gone"), "app@example.org", Some("550 5.7.1")),
     ] {
-        let client = Client { peer, service, user };
+        let client = Client { peer, service, user, member: None };
         let (params, now) = (MailParams::default(), UnixMillis(0));
         let got =
             policy.mail(&client, &sender.parse().expect(sender), &params, now).err().map(|reply| reply.to_string());
@@ -237,7 +237,7 @@ fn the_null_reverse_path_of_a_login_goes_to_one_recipient() {
     let policy = policy(CONFIG);
     let peer = "203.0.113.9".parse().expect("valid");
     let to = |user, accepted| {
-        let client = Client { peer, service: Service::Smtp, user };
+        let client = Client { peer, service: Service::Smtp, user, member: None };
         let forward_path = "alice@example.org".parse().expect("valid");
         policy.rcpt(&client, &ReversePath::Null, &forward_path, accepted).err()
     };
@@ -263,7 +263,8 @@ async fn guessing_ends_after_a_few_failures() {
 
 #[test]
 fn strangers_are_told_the_remedy() {
-    let client = Client { peer: "203.0.113.9".parse().expect("valid"), service: Service::Smtp, user: None };
+    let client =
+        Client { peer: "203.0.113.9".parse().expect("valid"), service: Service::Smtp, user: None, member: None };
     let forward_path = "v@elsewhere.example".parse().expect("valid");
     let sender = "x@sender.example".parse().expect("valid");
     let reply = policy(CONFIG).rcpt(&client, &sender, &forward_path, 0).expect_err("refused");
@@ -280,7 +281,7 @@ fn only_who_may_relay_may_go_before_others() {
         ("10.1.2.3", Service::Smtp, None, 5),
         ("203.0.113.9", Service::Submission, Some("alice@example.org"), 5),
     ] {
-        let client = Client { peer: peer.parse().expect("an address"), service, user };
+        let client = Client { peer: peer.parse().expect("an address"), service, user, member: None };
         let given = |asked: i8| policy.priority(&client, Priority::new(asked)).map(Priority::get);
         assert_eq!(given(5), Some(want), "{peer} {user:?}");
         assert_eq!((given(0), given(-9)), (Some(0), Some(-9)), "to stand back is anybody's right");
@@ -339,7 +340,8 @@ fn what_is_fetched_is_for_local_mailboxes_wherever_it_comes_from() {
         ("v@branch.example", Err(replies::RELAY_DENIED)),
         ("v@[198.51.100.1]", Err(replies::RELAY_DENIED)),
     ] {
-        let client = Client { peer: "10.1.2.3".parse().expect("valid"), service: Service::Fetch, user: None };
+        let client =
+            Client { peer: "10.1.2.3".parse().expect("valid"), service: Service::Fetch, user: None, member: None };
         let got = policy.rcpt(&client, &sender, &recipient.parse().expect(recipient), 0).map(drop);
         assert_eq!(got, want, "{recipient}");
     }
@@ -355,7 +357,61 @@ fn who_may_relay_may_have_what_waits_tried_and_so_may_this_host() {
         ("203.0.113.9", Service::Smtp, None, false),
         ("127.0.0.1", Service::Fetch, None, false),
     ] {
-        let client = Client { peer: peer.parse().expect("an address"), service, user };
+        let client = Client { peer: peer.parse().expect("an address"), service, user, member: None };
         assert_eq!(policy.start(&client).is_ok(), want, "{peer} {user:?}");
+    }
+}
+
+#[test]
+fn members_send_through_this_host_as_far_as_they_were_admitted() {
+    use std::collections::BTreeMap;
+
+    use postroad_mesh::record::{Link, Reach, Said};
+    use postroad_mesh::{Caps, SecretKey, StatementId};
+
+    use crate::route::Members;
+
+    let node = |n: u8| SecretKey::from_seed(&[n; 32]).public();
+    let said = |n: u8, serves: &[&str], other: u8| Said {
+        node: node(n),
+        mesh: StatementId::from_octets([0; 32]),
+        sequence: 1,
+        label: "".into(),
+        site: "".into(),
+        addresses: Vec::new(),
+        reach: Reach::Public,
+        serves: serves.iter().map(|domain| domain.parse().expect("valid")).collect(),
+        egress: Vec::new(),
+        pickups: Vec::new(),
+        holds_days: 3,
+        links: vec![Link { to: node(other).id(), cost: 10 }],
+        link_cost: 0,
+    };
+    let away = Said { pickups: vec![node(1).id()], ..said(2, &["away.example"], 1) };
+    let members = [said(1, &["example.org"], 2), away, said(3, &["other.example"], 1)];
+    let records: BTreeMap<_, _> = members.into_iter().map(|said| (said.node.id(), said)).collect();
+    let policy = policy(CONFIG);
+    policy.set_members(Some(Arc::new(Members::new(node(1).id(), records, true))));
+    let ask = |member: Option<Caps>, recipient: &str| {
+        let peer = "203.0.113.9".parse().expect("valid");
+        let client = Client { peer, service: Service::Smtp, user: None, member };
+        let sender = "x@sender.example".parse().expect("valid");
+        match policy.rcpt(&client, &sender, &recipient.parse().expect(recipient), 0) {
+            Ok(Accepted::Relay(grant)) => format!("relay {grant:?}"),
+            Ok(_) => "here".to_owned(),
+            Err(reply) => reply.to_string().split(' ').take(2).collect::<Vec<_>>().join(" "),
+        }
+    };
+    for (recipient, relay, plain, stranger) in [
+        ("alice@example.org", "here", "here", "here"),
+        ("bob@away.example", "relay Member", "relay Member", "550 5.7.1"),
+        ("bob@other.example", "relay Member", "451 4.7.1", "550 5.7.1"),
+        ("bob@intranet", "relay Member", "451 4.7.1", "550 5.7.1"),
+        ("bob@world.example", "451 4.4.4", "451 4.7.1", "550 5.7.1"),
+        ("bob@[192.0.2.77]", "451 4.4.4", "451 4.7.1", "550 5.7.1"),
+    ] {
+        assert_eq!(ask(Some(Caps::RELAY), recipient), relay, "{recipient}");
+        assert_eq!(ask(Some(Caps::NONE), recipient), plain, "{recipient}");
+        assert_eq!(ask(None, recipient), stranger, "{recipient}");
     }
 }

@@ -49,6 +49,18 @@ pub enum ResolveError {
         /// The name asked for.
         name: Domain,
     },
+    /// No member of the mesh can take it on.
+    #[error("no member of the mesh has a way for mail to {domain} now")]
+    NoMember {
+        /// The recipient's domain.
+        domain: Domain,
+    },
+    /// The members of the mesh that could take it have no address that this host could connect to.
+    #[error("no address is known of the members of the mesh that take mail for {domain}")]
+    NoAddressOfMember {
+        /// The recipient's domain.
+        domain: Domain,
+    },
     /// A host named in the configuration is not found. Whatever DNS says of it, the fault is ours:
     /// mail waits until the route is mended.
     #[error("the next hop {host} of the configured route is not usable: {why}")]
@@ -71,7 +83,9 @@ impl From<&ResolveError> for Reply {
             ResolveError::NoMailHost { .. } | ResolveError::NoUsableAddress { .. } => reply(550, 5, 4, 4),
             ResolveError::Loop { .. } => reply(554, 5, 4, 6),
             ResolveError::Unanswered { .. } | ResolveError::AliasLoop { .. } => reply(451, 4, 4, 3),
-            ResolveError::ConfiguredHost { .. } => reply(451, 4, 4, 4),
+            ResolveError::ConfiguredHost { .. }
+            | ResolveError::NoMember { .. }
+            | ResolveError::NoAddressOfMember { .. } => reply(451, 4, 4, 4),
         }
     }
 }
@@ -109,6 +123,14 @@ mod tests {
             (
                 ResolveError::ConfiguredHost { host: "mx.example:587".into(), why: "no such host".into() },
                 "451 4.4.4 the next hop mx.example:587 of the configured route is not usable: no such host",
+            ),
+            (
+                ResolveError::NoMember { domain: domain() },
+                "451 4.4.4 no member of the mesh has a way for mail to d.example now",
+            ),
+            (
+                ResolveError::NoAddressOfMember { domain: domain() },
+                "451 4.4.4 no address is known of the members of the mesh that take mail for d.example",
             ),
         ];
         for (error, text) in table {

@@ -7,6 +7,7 @@
 mod expiry;
 pub mod failures;
 pub mod fault;
+pub mod members;
 pub mod mx;
 pub mod own;
 pub mod recorder;
@@ -17,11 +18,14 @@ pub mod turn;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use postroad_mesh::NodeId;
+use postroad_mesh::passage::ShortId;
 use postroad_smtp::{Domain, Host, Reply};
 
 use crate::config::{RouteCredentials, TlsUse};
 
 pub use fault::ResolveError;
+pub use members::{Mail, Member, Members};
 pub use own::OwnAddresses;
 pub use recorder::{Recorder, Step};
 pub use resolver::{Resolver, ResolverError};
@@ -86,6 +90,13 @@ pub enum Target {
     Address(SocketAddr),
     /// An address literal that a sender wrote.
     Literal(SocketAddr),
+    /// Members of the mesh, the best first. Of none, mail waits for one.
+    Members {
+        /// Them.
+        steps: Vec<Arc<Member>>,
+        /// The domain that it is for.
+        domain: Domain,
+    },
 }
 
 /// One address to try.
@@ -99,6 +110,8 @@ pub struct Hop {
     pub tls: TlsUse,
     /// Whether TLS starts with the first octet (port 465, RFC 8314).
     pub implicit_tls: bool,
+    /// The member of the mesh that it is: it proves that by its key, and so does this host.
+    pub node: Option<NodeId>,
     /// Who this host says it is, and the file with the password. Only ever over TLS.
     pub credentials: Option<Arc<RouteCredentials>>,
 }
@@ -139,7 +152,7 @@ impl NextHop {
     }
 
     /// Returns what attempts are grouped by: two next hops have the same key only if mail for both
-    /// may share a connection. `mx:example.org`, `host:smtp.isp.example:587`, with `user@` before
+    /// may share a connection. `mx:example.org`, `host:smtp.isp.example:587`, `mesh:` and the members, with `user@` before
     /// the host and `/verify` and its kind behind it, and `/route3` when the third route has limits
     /// of its own.
     pub fn key(&self) -> &Arc<str> {
@@ -193,7 +206,7 @@ impl NextHop {
         let Destination { target, tls, credentials, .. } = &*self.0;
         // Only a port that the configuration names can mean TLS from the first octet.
         let implicit_tls = addr.port() == 465 && matches!(target, Target::Host { .. } | Target::Address(_));
-        Hop { name: name.into(), addr, tls: *tls, implicit_tls, credentials: credentials.clone() }
+        Hop { name: name.into(), addr, tls: *tls, implicit_tls, node: None, credentials: credentials.clone() }
     }
 }
 
@@ -205,6 +218,12 @@ fn key_of(target: &Target, credentials: Option<&RouteCredentials>, policy: &str)
         Target::Mx(domain) => format!("mx:{user}{domain}{policy}").into(),
         Target::Host { name, port } => format!("host:{user}{name}:{port}{policy}").into(),
         Target::Address(addr) | Target::Literal(addr) => format!("host:{user}{addr}{policy}").into(),
+        Target::Members { steps, domain } if steps.is_empty() => format!("mesh:{domain}").into(),
+        // So much of an id that nobody makes another with the same beginning.
+        Target::Members { steps, .. } => {
+            let ids: Vec<String> = steps.iter().map(|step| ShortId::from(&step.node).to_string()).collect();
+            format!("mesh:{}", ids.join(",")).into()
+        }
     }
 }
 

@@ -39,6 +39,11 @@ pub enum Step {
         /// The line of the configuration its `[[turn]]` entry names it on.
         line: usize,
     },
+    /// Members of the mesh take it, or this host sends it out itself.
+    Mesh {
+        /// The ways, the best first; none when it has to wait for one.
+        choices: Vec<String>,
+    },
     /// No `[[route]]` entry matches: mail goes where MX says.
     NoRule,
     /// The address is refused before any look-up.
@@ -197,6 +202,10 @@ impl fmt::Display for Step {
                 write!(f, "route \"{pattern}\" matches: via {via} (configuration line {line})")
             }
             Step::Turn { user, line } => write!(f, "waits for {user} to fetch it (configuration line {line})"),
+            Step::Mesh { choices } if choices.is_empty() => {
+                f.write_str("no way through the mesh is known: mail waits for one")
+            }
+            Step::Mesh { choices } => write!(f, "by the mesh: {}", choices.join("; or ")),
             Step::NoRule => f.write_str("no route matches: the next hop is found by MX"),
             Step::Refused { reply } => write!(f, "refused: {reply}"),
             Step::Destination { key } => write!(f, "destination {key}"),

@@ -22,8 +22,8 @@ use tokio::task::JoinSet;
 use super::failures::Failures;
 use super::mx::{self, AddressRules, Exchange, MxRecord};
 use super::recorder::{Recorder, Step};
-use super::{Found, Hop, NextHop, OwnAddresses, ResolveError, Target, tls_name};
-use crate::config::{AddressFamily, Config};
+use super::{Found, Hop, Member, NextHop, OwnAddresses, ResolveError, Target, tls_name};
+use crate::config::{AddressFamily, Config, TlsUse};
 
 /// The deadline for all look-ups of one next hop, in multiples of `dns.timeout`.
 const DEADLINE_TIMEOUTS: u32 = 4;
@@ -139,6 +139,7 @@ impl Resolver {
                 true => return Err(configured(addr, "it is this host itself")),
                 false => vec![next_hop.hop(&Host::Literal(addr.ip()).to_string(), *addr)],
             },
+            Target::Members { steps, domain } => self.members(steps, domain, recorder).await?,
         };
         Ok(Found { site: next_hop.key().clone(), hops })
     }
@@ -240,6 +241,44 @@ impl Resolver {
         }
     }
 
+    /// The addresses of members, of each in its order. One whose name is not found is passed over.
+    async fn members(
+        &self,
+        steps: &[Arc<Member>],
+        domain: &Domain,
+        recorder: &mut Recorder,
+    ) -> Result<Vec<Hop>, ResolveError> {
+        if steps.is_empty() {
+            return Err(ResolveError::NoMember { domain: domain.clone() });
+        }
+        let mut hops = Vec::new();
+        for member in steps {
+            for address in &member.addresses {
+                let found = match (address.host.parse::<IpAddr>(), address.host.parse::<Domain>()) {
+                    (Ok(ip), _) => vec![ip],
+                    (_, Ok(name)) => match self.addresses_of(&name, recorder).await {
+                        mx::Found::Addresses(list) => list,
+                        mx::Found::Unanswered(_) => Vec::new(),
+                    },
+                    _ => Vec::new(),
+                };
+                let usable = found
+                    .into_iter()
+                    .map(|ip| SocketAddr::new(ip, address.port))
+                    .filter(|at| !self.0.own.answers_at(*at));
+                hops.extend(usable.map(|addr| Hop {
+                    name: member.to_string().into(),
+                    addr,
+                    tls: TlsUse::Required,
+                    implicit_tls: address.implicit_tls,
+                    node: Some(member.node),
+                    credentials: None,
+                }));
+            }
+        }
+        if hops.is_empty() { Err(ResolveError::NoAddressOfMember { domain: domain.clone() }) } else { Ok(hops) }
+    }
+
     /// The one host of a route. The administrator named it, so loopback is as good as any address.
     async fn host(
         &self,
@@ -325,6 +364,7 @@ impl Resolver {
             }
             Target::Host { name, port } => configured(format!("{name}:{port}"), &why),
             Target::Address(addr) | Target::Literal(addr) => configured(addr, &why),
+            Target::Members { domain, .. } => ResolveError::NoAddressOfMember { domain: domain.clone() },
         }
     }
 

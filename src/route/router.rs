@@ -1,5 +1,6 @@
-//! The rules: local domains, then those that a customer fetches, then the most specific `[[route]]`,
-//! then MX. Pure: no DNS, no clock.
+//! The rules: local domains, then those that a customer fetches, then the most specific `[[route]]` that
+//! names the domain, then the home among the members of the mesh, then `[[route]]` for everything, or a
+//! member that sends mail out, then MX. Pure: no DNS, no clock.
 //!
 //! It decides where mail goes, never whether it may: an address of a local domain that does not
 //! exist, or a client that may not relay, are for policy. A forward-path that is routed here is
@@ -8,11 +9,14 @@
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
+use postroad_queue::Item;
 use postroad_smtp::{Domain, ForwardPath, Host, Mailbox, Reply, Status};
 
+use super::members::{Mail, Members, Way};
 use super::recorder::{Recorder, Step};
-use super::{LocalHop, NextHop, OwnAddresses, Route, Target, TurnHop, mx, tls_name};
+use super::{LocalHop, NextHop, OwnAddresses, Route, Target, TurnHop, members, mx, tls_name};
 use crate::config::{self, Config, Patience, Recipients, RouteMatch, TlsUse, Via};
 
 /// Routing rules of one configuration.
@@ -33,6 +37,8 @@ pub struct Router {
     allow_loopback: bool,
     /// Where no route says otherwise.
     patience: Patience,
+    /// The mesh, of which this host is a member.
+    members: Option<Arc<Members>>,
 }
 
 /// A domain of a `[[turn]]`.
@@ -63,8 +69,13 @@ const OWN_LITERAL: Reply =
 const BAD_LITERAL: Reply = Reply::of(550, Some(Status::new(5, 1, 2)), "mail cannot be sent to this address literal");
 
 impl Router {
-    /// Builds the rules.
+    /// Builds the rules of a host that is in no mesh.
     pub fn new(config: &Config) -> Router {
+        Router::with_members(config, None)
+    }
+
+    /// Builds the rules.
+    pub fn with_members(config: &Config, members: Option<Arc<Members>>) -> Router {
         let local = |local: &config::Local| (local.domain.clone(), (LocalHop::new(local.domain.clone()), local.line));
         let mut router = Router {
             locals: config.locals.iter().map(local).collect(),
@@ -80,6 +91,7 @@ impl Router {
             tls: config.outbound.tls,
             allow_loopback: config.outbound.allow_loopback,
             patience: config.queue.patience(),
+            members,
         };
         for (route, number) in config.routes.iter().zip(1..) {
             // One site cannot be left alone for two lengths of time.
@@ -111,17 +123,37 @@ impl Router {
         self.route_recorded(path, &mut Recorder::off())
     }
 
-    /// Returns where mail for a domain goes.
-    pub fn route_of(&self, domain: &Domain) -> Route {
-        self.route_domain(domain, &mut Recorder::off())
+    /// Returns where one recipient of a message goes: where the mesh has more than one way, it depends
+    /// on the message, too.
+    pub fn route_mail(&self, path: &ForwardPath, mail: &Mail<'_>) -> Route {
+        self.decide(path, mail, &mut Recorder::off())
     }
 
-    /// The same, recording why.
+    /// Returns what of a message [`Router::route_mail`] looks at.
+    pub fn mail<'a>(&self, item: &'a Item) -> Mail<'a> {
+        if self.members.is_some() { Mail::of(item) } else { Mail::default() }
+    }
+
+    /// Returns the mesh that this host is a member of.
+    pub fn members(&self) -> Option<&Arc<Members>> {
+        self.members.as_ref()
+    }
+
+    /// Returns where mail for a domain goes.
+    pub fn route_of(&self, domain: &Domain) -> Route {
+        self.route_domain(domain, &Mail::default(), &mut Recorder::off())
+    }
+
+    /// As [`Router::route`], recording why.
     pub fn route_recorded(&self, path: &ForwardPath, recorder: &mut Recorder) -> Route {
+        self.decide(path, &Mail::default(), recorder)
+    }
+
+    fn decide(&self, path: &ForwardPath, mail: &Mail<'_>, recorder: &mut Recorder) -> Route {
         let route = match self.target(path).as_ref() {
             ForwardPath::Postmaster => Route::Refused(NO_POSTMASTER),
             ForwardPath::Mailbox(mailbox) => match &mailbox.host {
-                Host::Domain(domain) => self.route_domain(domain, recorder),
+                Host::Domain(domain) => self.route_domain(domain, mail, recorder),
                 Host::Literal(ip) => self.route_literal(*ip, recorder),
             },
         };
@@ -168,7 +200,7 @@ impl Router {
         ip.to_canonical().is_loopback() && !self.allow_loopback || self.own.has(ip)
     }
 
-    fn route_domain(&self, domain: &Domain, recorder: &mut Recorder) -> Route {
+    fn route_domain(&self, domain: &Domain, mail: &Mail<'_>, recorder: &mut Recorder) -> Route {
         if let Some((hop, line)) = self.locals.get(domain) {
             recorder.note(|| Step::Local { domain: domain.to_string(), line: *line });
             return Route::Local(hop.clone());
@@ -176,6 +208,11 @@ impl Router {
         if let Some(turn) = self.turns.get(domain) {
             recorder.note(|| Step::Turn { user: turn.hop.user().to_owned(), line: turn.line });
             return Route::Turn(turn.hop.clone());
+        }
+        if self.named_rule(domain).is_none()
+            && let Some(next_hop) = self.by_members(domain, mail, recorder)
+        {
+            return Route::Smtp(next_hop);
         }
         let Some(rule) = self.rule(domain) else {
             recorder.note(|| Step::NoRule);
@@ -186,9 +223,48 @@ impl Router {
         Route::Smtp(rule.fixed.clone().unwrap_or_else(by_mx))
     }
 
+    /// Returns the members that a domain's mail goes to: those on the way to its home, or else to where
+    /// mail leaves the mesh. Whoever names one host for all mail has said where it leaves.
+    fn by_members(&self, domain: &Domain, mail: &Mail<'_>, recorder: &mut Recorder) -> Option<NextHop> {
+        let members = self.members.as_ref()?;
+        let to_egress = || members.to_egress(domain, mail).filter(|_| self.any.is_none());
+        let (way, choices) = members.to_home(domain, mail).or_else(to_egress)?;
+        let described = choices.iter().map(|choice| members::describe(members, choice));
+        recorder.note(|| Step::Mesh { choices: described.collect() });
+        match way {
+            Way::Stay => None,
+            Way::Pass(steps) => {
+                let target = Target::Members { steps, domain: domain.clone() };
+                Some(NextHop::new(target, TlsUse::Required, None, 0))
+            }
+        }
+    }
+
+    /// Returns whether this host holds mail for a domain until its home comes for it.
+    pub fn holds_for_members(&self, domain: &Domain) -> bool {
+        self.members.as_ref().is_some_and(|members| members.holds(domain))
+    }
+
+    /// Returns whether a member of the mesh serves a domain.
+    pub fn has_home(&self, domain: &Domain) -> bool {
+        self.members.as_ref().is_some_and(|members| !members.homes(domain).is_empty())
+    }
+
     /// Returns the most specific rule for a domain that is not local.
     fn rule(&self, domain: &Domain) -> Option<&Rule> {
-        self.exact.get(domain).or_else(|| self.longest_below(domain)).or(self.any.as_ref())
+        self.named_rule(domain).or(self.any.as_ref())
+    }
+
+    /// Returns the most specific rule that names a domain or one above it.
+    fn named_rule(&self, domain: &Domain) -> Option<&Rule> {
+        self.exact.get(domain).or_else(|| self.longest_below(domain))
+    }
+
+    /// Returns whether this host takes mail for a domain from members that may send through it: it
+    /// knows the way there, and does not send out what it never offered to.
+    pub fn carries_for_members(&self, domain: &Domain) -> bool {
+        let Some(members) = &self.members else { return false };
+        self.named_rule(domain).is_some() || members.sends_out() || !members.homes(domain).is_empty()
     }
 
     /// Returns the one host that takes everything, if a route names it.

@@ -28,6 +28,7 @@ pub struct Setup {
     pub keep: bool,
     /// What challenges of CRAM-MD5 are made of.
     pub cram: Option<String>,
+    pub mesh: bool,
     pub live: bool,
     /// What is sent together arrives together, or the dialogue says something else.
     pub whole: bool,
@@ -162,6 +163,7 @@ impl Setup {
             "etrn" => self.etrn = true,
             "keep" => self.keep = true,
             "cram" => self.cram = Some(rest.to_owned()),
+            "mesh" => self.mesh = true,
             "live" => self.live = true,
             "whole" => self.whole = true,
             "user" => {

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard};
 
-use super::sink::Sink;
+use super::sink::{Sink, without_received};
 
 /// The header field that names a message.
 const FIELD: &str = "X-Ledger: ";
@@ -15,6 +15,8 @@ pub struct Ledger {
     accepted: Mutex<BTreeMap<u64, usize>>,
     unknown: Mutex<BTreeSet<u64>>,
     arrived: Mutex<BTreeMap<u64, Arrived>>,
+    /// Agents that a message passes beyond the first; each adds its Received field.
+    more_agents: usize,
 }
 
 /// What arrived of one message.
@@ -39,6 +41,11 @@ pub struct Balance {
 }
 
 impl Ledger {
+    /// Begins a ledger of messages that each pass so many agents beyond the first.
+    pub fn over(more_agents: usize) -> Ledger {
+        Ledger { more_agents, ..Ledger::default() }
+    }
+
     /// Returns the content of message `number`, about so many octets long; always the same.
     pub fn content(number: u64, octets: usize) -> Vec<u8> {
         let mut content = format!(
@@ -79,7 +86,7 @@ impl Ledger {
             let number = number_of(&message.content);
             let sent = lock(&self.unknown).contains(&number) || lock(&self.accepted).contains_key(&number);
             assert!(sent, "message {number} was never sent");
-            let content = message.relayed();
+            let content = (0..self.more_agents).fold(message.relayed(), |content, _| without_received(content));
             let mut all = lock(&self.arrived);
             let arrived = all.entry(number).or_default();
             arrived.altered |= content != Ledger::content(number, content.len());

@@ -19,6 +19,7 @@ fn item() -> Item {
         priority: Priority::new(-9),
         deliver_by: Some(DeliverBy { seconds: -70_000, mode: ByMode::Notify, trace: true }),
         release: Some(Release::After(3)),
+        passage: "aaaa:bbbb:cccc,dddd".parse().ok(),
     };
     let report = Report {
         at: UnixMillis(5),

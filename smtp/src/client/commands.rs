@@ -43,6 +43,9 @@ pub(super) fn write_mail(transaction: &Transaction, offered: &Offered, out: &mut
     if offered.mt_priority {
         parameter::write_mail_priority(&transaction.params, out);
     }
+    if offered.mesh {
+        parameter::write_mail_passage(&transaction.params, out);
+    }
     out.extend_from_slice(b"\r\n");
 }
 
@@ -52,4 +55,29 @@ pub(super) fn write_rcpt(transaction: &Transaction, recipient: &Recipient, offer
         parameter::write_rcpt_dsn(recipient, says_smtputf8(transaction, offered), out);
     }
     out.extend_from_slice(b"\r\n");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::envelope::MailParams;
+    use crate::path::ReversePath;
+
+    #[test]
+    fn the_passage_is_for_members_only() {
+        let transaction = Transaction {
+            reverse_path: ReversePath::Null,
+            params: MailParams { passage: "a:b:c".parse().ok(), ..MailParams::default() },
+            recipients: Vec::new(),
+            content_octets: 1,
+            needs_smtputf8: false,
+        };
+        for (list, want) in
+            [("XMESH 1", "MAIL FROM:<> XMESH=a:b:c\r\n"), ("XMESH 2", "MAIL FROM:<>\r\n"), ("", "MAIL FROM:<>\r\n")]
+        {
+            let mut out = Vec::new();
+            write_mail(&transaction, &Offered::parse(&format!("x\n{list}")), &mut out);
+            assert_eq!(String::from_utf8_lossy(&out), want, "{list}");
+        }
+    }
 }

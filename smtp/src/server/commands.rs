@@ -26,6 +26,8 @@ impl Session {
             Ok(command) => self.handle_command(command),
             Err(error) if error.is_fatal() => self.say_last(&error.reply()),
             Err(CommandError::Unknown) if is_http(line) => self.say_last(&replies::NOT_SMTP),
+            // Who is no member hears of a parameter that there is not.
+            Err(CommandError::Passage) if !self.mesh => self.fault(&CommandError::ParameterUnknown.reply()),
             Err(error) => self.fault(&error.reply()),
         }
     }
@@ -90,6 +92,7 @@ impl Session {
             turn: self.config.turn && self.facts.tls.is_some(),
             start: self.may_start(),
             keep: self.config.keep,
+            mesh: self.mesh,
         }
     }
 
@@ -140,6 +143,9 @@ impl Session {
         }
         if mail.size.is_some_and(|octets| octets > self.config.limits.message_octets_max) {
             return self.refuse(&replies::TOO_LARGE);
+        }
+        if mail.params.passage.is_some() && !self.mesh {
+            return self.fault(&CommandError::ParameterUnknown.reply());
         }
         match (mail.params.release, self.release) {
             (Some(_), None) => return self.fault(&CommandError::ParameterUnknown.reply()),

@@ -57,6 +57,7 @@ pub struct Session {
     start: bool,
     /// What challenges of CRAM-MD5 are made of, where it is offered.
     cram: Option<Box<str>>,
+    mesh: bool,
 }
 
 /// What a session has used of its limits.
@@ -109,6 +110,7 @@ impl Session {
             link: false,
             start: false,
             cram: None,
+            mesh: false,
         }
     }
 
@@ -133,6 +135,11 @@ impl Session {
     /// able to foresee it, and no two sessions have the same. Printable ASCII without `<` and `>`.
     pub fn offer_cram(&mut self, seed: &str) {
         self.cram = Some(seed.into());
+    }
+
+    /// Offers XMESH: the client has proved in TLS that it is a member of this host's mesh.
+    pub fn offer_mesh(&mut self) {
+        self.mesh = true;
     }
 
     /// Returns what is known of the session.

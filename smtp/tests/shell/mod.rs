@@ -95,6 +95,10 @@ impl Shell {
         self.linked.then(|| self.input.unread())
     }
 
+    pub fn offer_mesh(&mut self) {
+        self.session.offer_mesh();
+    }
+
     /// Octets arrive. Behind the end of the session nobody reads them.
     pub fn receive(&mut self, octets: &[u8]) {
         if !self.closed && !self.turned {

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use postroad_queue::{Damage, Item, OpenError, OsFs, Queue, QueueId, Snapshot};
 
+use super::super::explain::members;
 use super::now;
 use super::screen::{Look, Screen, size};
 use crate::admin::view::{LISTED_RECIPIENTS_MAX, MessageView};
@@ -38,7 +39,7 @@ impl Spool {
         for damage in snapshot.damage() {
             context.warn(damage);
         }
-        Ok(Spool { snapshot, router: Router::new(config) })
+        Ok(Spool { snapshot, router: Router::with_members(config, members(config, context)) })
     }
 
     /// Hands the messages that `filter` selects to `each`, oldest first.
@@ -185,5 +186,6 @@ fn destinations(router: &Router, item: &Item) -> Vec<Arc<str>> {
         Route::Turn(hop) => hop.key().clone(),
         Route::Refused(_) => "refused".into(),
     };
-    item.envelope.recipients().iter().map(|to| key(router.route(&to.forward_path))).collect()
+    let mail = router.mail(item);
+    item.envelope.recipients().iter().map(|to| key(router.route_mail(&to.forward_path, &mail))).collect()
 }

@@ -193,6 +193,9 @@ fn details(message: &MessageView, now: UnixMillis) -> Vec<String> {
     if let Some(by) = message.deliver_by {
         pair("deliver by", format!("{by} ({})", soon(by.0, now)));
     }
+    if let Some(mid) = &message.mid {
+        pair("mid", escaped(mid));
+    }
     pair("recipients", format!("{}, {} of them pending", message.recipients_total, message.recipients_pending));
     lines.extend(message.recipients.iter().map(|recipient| recipient_line(recipient, now)));
     lines

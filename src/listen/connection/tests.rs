@@ -10,6 +10,7 @@ use tokio::net::{TcpListener, TcpStream};
 use super::*;
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::history::{self, Repeats};
 use crate::journal::Journal;
 use crate::listen::{Listener, SessionNames};
 use crate::memory::{Memory, Usage};
@@ -34,6 +35,7 @@ fn context(directory: &Path, text: &str) -> Arc<Context> {
     Arc::new(Context {
         policy: Arc::new(Policy::new(config.clone())),
         config: current,
+        repeats: Repeats::new(&directory.join("history"), queue.clone(), history::AGE_MS),
         queue,
         memory: Arc::new(Memory::new(u64::MAX, Usage::default)),
         peers,

@@ -29,7 +29,9 @@ impl Connection {
     pub(super) fn offer_turn(&mut self) {
         let Context { policy, config, .. } = &*self.context;
         let service = self.peer.service;
-        if service == Service::Smtp && policy.start(&Client { peer: self.peer.ip, service, user: None }).is_ok() {
+        if service == Service::Smtp
+            && policy.start(&Client { peer: self.peer.ip, service, user: None, member: None }).is_ok()
+        {
             self.session.offer_start();
         }
         if service.is_submission() && config.load().turns.iter().any(|turn| turn.secret_file.is_some()) {

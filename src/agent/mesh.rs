@@ -1,0 +1,75 @@
+//! The mesh under the rest of the agent: when what is known of it changes, mail is routed and
+//! accepted by what is known now.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use postroad_mesh::Caps;
+use tokio::sync::watch;
+use tracing::{error, info};
+
+use super::Agent;
+use crate::config::Config;
+use crate::peer::{self, FileError, View};
+use crate::route::Members;
+
+/// Changes come in bunches: what all of them come to is looked at once.
+const SETTLE: Duration = Duration::from_millis(200);
+
+/// Returns the members as routing needs them; none of a host that is no member itself.
+pub(super) fn members(view: &View) -> Option<Arc<Members>> {
+    let me = view.me()?;
+    let relays = view.member(&me).is_some_and(|member| member.caps.has(Caps::RELAY));
+    Some(Arc::new(Members::new(me, view.records().clone(), relays)))
+}
+
+/// Returns the members as the files of an agent have them; none when this host is in no mesh.
+///
+/// # Errors
+/// A file cannot be read, or is damaged.
+pub fn members_on_disk(config: &Config) -> Result<Option<Arc<Members>>, FileError> {
+    Ok(members(&peer::view_on_disk(&config.state_dir)?))
+}
+
+impl Agent {
+    /// Takes what is known of the mesh at the start. What was taken through it is read before anybody
+    /// can repeat it. Returns what follows the mesh from there on, and never ends.
+    pub(super) async fn begin_mesh(self: Arc<Agent>) -> impl Future<Output = ()> {
+        let changed = self.context.peers.changed();
+        let view = self.context.peers.view();
+        let current = members(&view);
+        self.context.policy.set_members(current.clone());
+        if view.me().is_some() {
+            let (repeats, now) = (self.context.repeats.clone(), self.context.clock.now());
+            let opened = tokio::task::spawn_blocking(move || repeats.open(now)).await;
+            if let Ok(Err(error)) = opened {
+                error!(%error, "the history of the mesh cannot be opened; members are told to come again");
+            }
+        }
+        self.follow_mesh(changed, current)
+    }
+
+    async fn follow_mesh(self: Arc<Agent>, mut changed: watch::Receiver<u64>, mut current: Option<Arc<Members>>) {
+        loop {
+            if changed.changed().await.is_err() {
+                return std::future::pending().await;
+            }
+            tokio::time::sleep(SETTLE).await;
+            changed.mark_unchanged();
+            // A reload takes the members, too: one after the other.
+            let _alone = self.reloading.lock().await;
+            let next = members(&self.context.peers.view());
+            let is_same = match (&current, &next) {
+                (Some(current), Some(next)) => current.is_same(next),
+                (None, None) => true,
+                _ => false,
+            };
+            if !is_same {
+                info!(queued = self.queue.len(), "what is known of the mesh has changed; mail is routed anew");
+                self.context.policy.set_members(next.clone());
+                self.delivery.set_members(next.clone());
+                current = next;
+            }
+        }
+    }
+}

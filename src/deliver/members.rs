@@ -1,0 +1,197 @@
+//! Delivery to members of the mesh: over the next one at once when one cannot take a message, and over
+//! the same one again when only its reply was lost.
+//!
+//! A member remembers what it took, so asking it again delivers nothing twice; asking another one might.
+//! Sessions are kept for each member, whichever messages they were opened for.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use postroad_mesh::passage::Naming;
+use postroad_mesh::{NodeId, Passage};
+use postroad_queue::schedule::Attempt;
+use postroad_smtp::{PassageToken, Reply};
+use tracing::{debug, info};
+
+use super::attempt::{Ended, Task};
+use super::dispatcher::Core;
+use super::outcome::Outcome;
+use super::remote::{Lane, Result, Sent, refused};
+use super::transport::Connection;
+use crate::route::{Hop, Member, NextHop, ResolveError};
+
+/// How long a member that could not be reached is tried after the others only.
+const DOWN: Duration = Duration::from_secs(15);
+/// How often a member is asked again whose reply was lost.
+const REPEATS_MAX: usize = 5;
+
+/// Which members could not be reached lately, by this host's own sessions.
+#[derive(Default)]
+pub struct Links {
+    down: Mutex<HashMap<NodeId, Instant>>,
+}
+
+impl Links {
+    /// Returns the members in the order in which they are tried: those that are down come last. Once
+    /// in a while one of those is tried at its place, by one message alone.
+    fn in_order(&self, steps: &[Arc<Member>]) -> Vec<Arc<Member>> {
+        let (now, mut down) = (Instant::now(), self.lock());
+        let mut is_down = |node: &NodeId| match down.get_mut(node) {
+            Some(until) if *until > now => true,
+            Some(until) => {
+                *until = now + DOWN;
+                false
+            }
+            None => false,
+        };
+        let (last, first): (Vec<_>, Vec<_>) = steps.iter().cloned().partition(|step| is_down(&step.node));
+        first.into_iter().chain(last).collect()
+    }
+
+    fn note(&self, member: &Member, ended: &Ended) {
+        if let Ended::Unreachable(said) = ended {
+            if self.lock().insert(member.node, Instant::now() + DOWN).is_none() {
+                info!(%member, %said, "a member of the mesh cannot be reached; others are tried first");
+            }
+        } else if self.lock().remove(&member.node).is_some() {
+            info!(%member, "a member of the mesh is reached again");
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<NodeId, Instant>> {
+        self.down.lock().expect("nothing panics while it holds the links")
+    }
+}
+
+/// What the members tried so far came to.
+#[derive(Default)]
+struct Tally {
+    outcomes: BTreeMap<usize, Outcome>,
+    ended: Option<Ended>,
+}
+
+impl Connection {
+    /// Returns whether the host is a member of the mesh, by its key.
+    pub fn is_member(&self) -> bool {
+        self.target.member.is_some()
+    }
+
+    /// Returns whether the host, a member of the mesh, takes this one for a member, too.
+    pub fn knows_us(&self) -> bool {
+        self.session.offered().mesh
+    }
+}
+
+impl Lane {
+    /// Tries to deliver to the first of these members that takes the message.
+    pub(super) async fn deliver_to_members(
+        &mut self,
+        core: &Core,
+        attempt: &mut Attempt,
+        task: &Task<'_>,
+        (next_hop, steps): (&NextHop, &[Arc<Member>]),
+    ) -> Result {
+        if !core.relocate(attempt, next_hop.key()) {
+            return (Vec::new(), Ended::Elsewhere);
+        }
+        let (mut tally, mut hops) = (Tally::default(), None);
+        let mut rest = Task { item: task.item, places: task.places.clone(), routing: task.routing };
+        for member in core.links.in_order(steps) {
+            let sent = self.over_member(core, &rest, &member, next_hop, &mut hops).await;
+            core.links.note(&member, &sent.ended);
+            tally.add(sent);
+            rest.places.retain(|place| tally.is_open(*place));
+            if rest.places.is_empty() {
+                break;
+            }
+            debug!(queue_id = %task.item.id, %member, recipients = rest.places.len(), "not taken; on to the next member");
+        }
+        match tally.ended {
+            Some(ended) => (tally.outcomes.into_iter().collect(), ended),
+            // The list is empty; the resolver says why.
+            None => match task.routing.resolver.resolve(next_hop).await {
+                Ok(_) => (Vec::new(), Ended::Elsewhere),
+                Err(error) => refused(core, task, None, Reply::from(&error)).into(),
+            },
+        }
+    }
+
+    /// Sends to one member, again while only its replies are lost.
+    async fn over_member(
+        &mut self,
+        core: &Core,
+        task: &Task<'_>,
+        member: &Member,
+        next_hop: &NextHop,
+        hops: &mut Option<std::result::Result<Vec<Hop>, ResolveError>>,
+    ) -> Sent {
+        self.go_to(core, &format!("member:{}", member.node).into());
+        let mut tally = Tally::default();
+        let mut part = Task { item: task.item, places: task.places.clone(), routing: task.routing };
+        for _ in 0..=REPEATS_MAX {
+            let sent = match self.over_kept(core, &part).await {
+                Some(sent) => sent,
+                None => {
+                    let resolver = &task.routing.resolver;
+                    if hops.is_none() {
+                        *hops = Some(resolver.resolve(next_hop).await.map(|found| found.hops));
+                    }
+                    match hops.as_ref().expect("just found") {
+                        Ok(all) => {
+                            let own = all.iter().filter(|hop| hop.node == Some(member.node)).cloned().collect();
+                            self.over_hops(core, &part, own).await
+                        }
+                        Err(error) => refused(core, &part, None, Reply::from(error)),
+                    }
+                }
+            };
+            let unknown = sent.unknown.clone();
+            tally.add(sent);
+            if unknown.is_empty() {
+                break;
+            }
+            info!(queue_id = %task.item.id, %member, recipients = unknown.len(), "the reply was lost; asking again");
+            part.places = unknown;
+        }
+        let ended = tally.ended.expect("it was tried once");
+        Sent { outcomes: tally.outcomes.into_iter().collect(), unknown: Vec::new(), ended }
+    }
+}
+
+impl Tally {
+    /// Takes in what one try came to. What a host said tells more than that the next one is not there.
+    fn add(&mut self, sent: Sent) {
+        let is_silent = matches!(sent.ended, Ended::Unreachable(_));
+        for (place, outcome) in sent.outcomes {
+            if !(is_silent && self.outcomes.contains_key(&place)) {
+                self.outcomes.insert(place, outcome);
+            }
+        }
+        let rank = |ended: &Ended| match ended {
+            Ended::Answered | Ended::Elsewhere => 0,
+            Ended::Throttled(_) | Ended::Stale(_) => 1,
+            Ended::Unreachable(_) => 2,
+        };
+        if self.ended.as_ref().is_none_or(|so_far| rank(&sent.ended) < rank(so_far)) {
+            self.ended = Some(sent.ended);
+        }
+    }
+
+    fn is_open(&self, place: usize) -> bool {
+        matches!(self.outcomes.get(&place), None | Some(Outcome::Deferred(_)))
+    }
+}
+
+/// Returns the passage of a message as the next member is to hear of it. One that did not come through
+/// the mesh (a notification, mail from before there was one) is named here, the same at every attempt.
+pub fn onward(task: &Task<'_>) -> Option<PassageToken> {
+    let me = task.routing.router.members()?.me();
+    let item = task.item;
+    let known: Option<Passage> = item.envelope.params.passage.as_ref().and_then(|token| token.as_str().parse().ok());
+    let passage = known.unwrap_or_else(|| {
+        let own = format!("{me} {}", item.id);
+        Passage::new(Naming::new("").finish(item.arrived.0, &own), me)
+    });
+    passage.by_way_of(&me).ok().map(|passage| passage.token())
+}

@@ -1,0 +1,112 @@
+//! Mail on its way through the mesh, as it comes in: where it is named, what loops and what is a repeat.
+//!
+//! A repeat is answered 250 and not stored, so a member that lost our reply may simply ask again. Nothing
+//! here is asked of mail that has to do with no mesh.
+
+use std::io;
+
+use postroad_mesh::passage::Naming;
+use postroad_mesh::{Caps, NodeId, Passage};
+use postroad_queue::UnixMillis;
+use postroad_smtp::{Envelope, PassageToken, Reply, Status};
+use tracing::{error, warn};
+
+use super::Context;
+use crate::history::{Claim, Claimed};
+
+/// Said of a message that was taken already.
+pub const DUPLICATE: Reply = Reply::of(250, Some(Status::new(2, 0, 0)), "duplicate: it was taken before");
+const BUSY: Reply = Reply::of(451, Some(Status::new(4, 3, 2)), "another session is sending this message; try again");
+const LOOP: Reply =
+    Reply::of(451, Some(Status::new(4, 4, 6)), "this message was here before: the mesh passes it in a circle");
+const NO_PASSAGE: Reply = Reply::of(501, Some(Status::new(5, 5, 4)), "XMESH is NAME:ORIGIN:NODE,NODE");
+const UNKNOWN: Reply = Reply::of(451, Some(Status::new(4, 3, 0)), "this host cannot tell repeats from new mail now");
+
+/// What becomes of a message that came through the mesh, or comes into it here.
+pub enum Arriving {
+    /// It is to be committed with this envelope; kept afterwards, the claim remembers it.
+    New(Envelope, Option<Claim>),
+    /// Nothing is to be done; this is the answer.
+    Answered(Reply),
+}
+
+/// Returns what a node may do as a member of this host's mesh; none when it is no member.
+pub fn member(context: &Context, node: Option<&NodeId>) -> Option<Caps> {
+    context.peers.view().member(node?).map(|member| member.caps)
+}
+
+/// Reads the passage that a member says in MAIL.
+///
+/// # Errors
+/// The reply that refuses the message: it was here before, or this is no passage.
+pub fn read(me: Option<NodeId>, token: Option<&PassageToken>) -> Result<Option<Box<Passage>>, Reply> {
+    let (Some(me), Some(token)) = (me, token) else { return Ok(None) };
+    let passage: Passage = token.as_str().parse().map_err(|_| NO_PASSAGE)?;
+    if passage.has_visited(&me) { Err(LOOP) } else { Ok(Some(Box::new(passage))) }
+}
+
+/// Begins to name a message that comes into the mesh at this host.
+pub fn naming(context: &Context, reverse_path: &str) -> Option<Naming> {
+    context.peers.me().map(|_| Naming::new(reverse_path))
+}
+
+/// Says which recipients a message is new for. One that comes into the mesh here is new for all of
+/// them: whoever submits the same again means it, and only members repeat by mistake.
+pub fn arrive(context: &Context, passage: Option<&Passage>, envelope: Envelope, now: UnixMillis) -> Arriving {
+    let Some(passage) = passage else { return Arriving::New(envelope, None) };
+    let recipients: Vec<String> = envelope.recipients().iter().map(|one| one.forward_path.to_string()).collect();
+    let is_repeatable = envelope.params.passage.is_some();
+    match context.repeats.claim(&passage.message, &recipients, is_repeatable, now) {
+        Ok(Claimed::New { places, claim, is_late }) => {
+            if is_late {
+                warn!(mid = %passage.message, "older than the history of the mesh reaches: it may have come before");
+            }
+            Arriving::New(with_passage(envelope, &places, passage), Some(claim))
+        }
+        Ok(Claimed::Taken) => Arriving::Answered(DUPLICATE),
+        Ok(Claimed::Busy) => Arriving::Answered(BUSY),
+        Err(error) => unreadable(&error, is_repeatable, envelope, passage),
+    }
+}
+
+/// Without a history a repeat would be delivered twice: members come again. What others send is no
+/// repeat, and waits for nothing.
+fn unreadable(error: &io::Error, is_repeatable: bool, envelope: Envelope, passage: &Passage) -> Arriving {
+    error!(%error, "the history of the mesh cannot be opened");
+    if is_repeatable {
+        return Arriving::Answered(UNKNOWN);
+    }
+    let places: Vec<usize> = (0..envelope.recipients().len()).collect();
+    Arriving::New(with_passage(envelope, &places, passage), None)
+}
+
+/// Returns the envelope for these recipients, with the passage so far.
+fn with_passage(mut envelope: Envelope, places: &[usize], passage: &Passage) -> Envelope {
+    envelope.params.passage = Some(passage.token());
+    if places.len() == envelope.recipients().len() {
+        return envelope;
+    }
+    let recipients = places.iter().map(|place| envelope.recipients()[*place].clone()).collect();
+    Envelope::new(envelope.reverse_path, envelope.params, recipients).expect("it is new for somebody")
+}
+
+#[cfg(test)]
+mod tests {
+    use postroad_mesh::MeshMessageId;
+
+    use super::*;
+
+    #[test]
+    fn what_was_here_before_is_refused_and_what_is_no_passage_too() {
+        let node = |n: u8| NodeId::from_octets([n; 32]);
+        let fresh = Passage::new(MeshMessageId::new(1, &[b"x"]), node(1));
+        let once = fresh.by_way_of(&node(1)).expect("room");
+        let read =
+            |passage: &Passage, me| read(Some(node(me)), Some(&passage.token())).map(|found| found.map(|found| *found));
+        assert_eq!(read(&once, 2), Ok(Some(once.clone())));
+        assert_eq!(read(&once, 1), Err(LOOP));
+        assert_eq!(read(&once.by_way_of(&node(2)).expect("room"), 1), Err(LOOP));
+        assert_eq!(super::read(Some(node(1)), Some(&"a:b:c".parse().expect("a token"))), Err(NO_PASSAGE));
+        assert_eq!(super::read(Some(node(1)), None), Ok(None));
+    }
+}

@@ -1,0 +1,225 @@
+//! The members of a mesh as next hops: who serves a domain, who sends mail out, and over whom to get
+//! there.
+//!
+//! Made anew whenever the directory changes. What is decided here does not depend on who can be
+//! reached at the moment: mail for one goal keeps its line in the schedule, and whoever connects takes
+//! the members in their order, those that answered last first.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use postroad_mesh::passage::ShortId;
+use postroad_mesh::path::{Choice, Goal, Health, Map, Need, Step};
+use postroad_mesh::record::{Address, Said};
+use postroad_mesh::{NodeId, Passage};
+use postroad_queue::Item;
+use postroad_smtp::Domain;
+
+const DAY_MS: u64 = 86_400_000;
+/// The most members that are tried for one message in one attempt.
+const STEPS_MAX: usize = 4;
+
+/// The members of the mesh, to this one.
+#[derive(Debug)]
+pub struct Members {
+    me: NodeId,
+    map: Map,
+    members: BTreeMap<NodeId, Arc<Member>>,
+    by_short: BTreeMap<ShortId, NodeId>,
+    /// Whether this node may send its mail through others, and not only to them.
+    relays: bool,
+    sends_out: bool,
+    anybody_sends_out: bool,
+    records: BTreeMap<NodeId, Said>,
+}
+
+/// A member as a next hop.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Member {
+    /// Which one.
+    pub node: NodeId,
+    /// What it is called.
+    pub label: Box<str>,
+    /// Where it is reached, the best first.
+    pub addresses: Vec<Address>,
+}
+
+/// What is looked at of a message, beside the recipient, where the mesh has more than one way.
+#[derive(Clone, Debug, Default)]
+pub struct Mail<'a> {
+    from: Option<&'a Domain>,
+    octets: u64,
+    passage: Option<Passage>,
+    spread: u64,
+}
+
+/// What the mesh has for a domain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// These members, the best first; empty when it has to wait until there is one.
+    Pass(Vec<Arc<Member>>),
+    /// This host sends it out itself.
+    Stay,
+}
+
+impl Members {
+    /// Makes the members out of what they say of themselves. `relays`: this node was admitted with the
+    /// right to send mail through others.
+    pub fn new(me: NodeId, records: BTreeMap<NodeId, Said>, relays: bool) -> Members {
+        let member = |(id, said): (&NodeId, &Said)| {
+            let label = if said.label.is_empty() { id.short().into() } else { said.label.clone() };
+            (*id, Arc::new(Member { node: *id, label, addresses: said.addresses.clone() }))
+        };
+        Members {
+            me,
+            map: Map::new(me, records.iter().map(|(id, said)| (*id, said))),
+            members: records.iter().map(member).collect(),
+            by_short: records.keys().map(|id| (id.into(), *id)).collect(),
+            relays,
+            sends_out: records.get(&me).is_some_and(|said| !said.egress.is_empty()),
+            anybody_sends_out: records.values().any(|said| !said.egress.is_empty()),
+            records,
+        }
+    }
+
+    /// Returns this node.
+    pub fn me(&self) -> NodeId {
+        self.me
+    }
+
+    /// Returns whether mail takes the same ways as with others: then nothing has to be routed anew.
+    pub fn is_same(&self, other: &Members) -> bool {
+        let ways = |members: &Members| {
+            let said = |said: &Said| Said { sequence: 0, ..said.clone() };
+            let records: Vec<(NodeId, Said)> = members.records.iter().map(|(id, one)| (*id, said(one))).collect();
+            (members.me, members.relays, records)
+        };
+        ways(self) == ways(other)
+    }
+
+    /// Returns whether this node sends mail of members out of the mesh.
+    pub fn sends_out(&self) -> bool {
+        self.sends_out
+    }
+
+    /// Returns the nodes that serve a domain.
+    pub fn homes(&self, domain: &Domain) -> Vec<NodeId> {
+        self.map.homes(domain)
+    }
+
+    /// Returns what a member is called.
+    pub fn label(&self, node: &NodeId) -> String {
+        self.members.get(node).map_or_else(|| node.short(), |member| member.label.to_string())
+    }
+
+    /// Returns whether this node holds mail for the home of a domain.
+    pub fn holds(&self, domain: &Domain) -> bool {
+        self.holds_ms(domain).is_some()
+    }
+
+    /// Returns for how long it does, in milliseconds.
+    pub fn holds_ms(&self, domain: &Domain) -> Option<u64> {
+        let days = self.records.get(&self.me).map(|said| said.holds_days).filter(|days| *days > 0)?;
+        let names_me = |home: &NodeId| self.records.get(home).is_some_and(|said| said.pickups.contains(&self.me));
+        self.homes(domain).iter().any(names_me).then_some(u64::from(days) * DAY_MS)
+    }
+
+    /// Returns the way to the home of a domain, where a member serves it.
+    pub fn to_home(&self, domain: &Domain, mail: &Mail<'_>) -> Option<(Way, Vec<Choice>)> {
+        (!self.homes(domain).is_empty()).then(|| self.way(domain, mail))
+    }
+
+    /// Returns the way out of the mesh for a domain that no member serves, where any sends mail out.
+    pub fn to_egress(&self, domain: &Domain, mail: &Mail<'_>) -> Option<(Way, Vec<Choice>)> {
+        (self.anybody_sends_out && (self.relays || self.sends_out)).then(|| self.way(domain, mail))
+    }
+
+    fn way(&self, domain: &Domain, mail: &Mail<'_>) -> (Way, Vec<Choice>) {
+        let choices = self.choices(domain, mail);
+        match choices.first() {
+            Some(Choice { step: Step::Stay, goal: Goal::Home(_) | Goal::Egress(_), .. }) => (Way::Stay, choices),
+            _ => {
+                let next = |choice: &Choice| match choice.step {
+                    Step::Pass(node) => self.members.get(&node).cloned(),
+                    // It is held here until one of the others takes it.
+                    Step::Stay => None,
+                };
+                (Way::Pass(choices.iter().filter_map(next).take(STEPS_MAX).collect()), choices)
+            }
+        }
+    }
+
+    fn choices(&self, domain: &Domain, mail: &Mail<'_>) -> Vec<Choice> {
+        let passage = mail.passage.as_ref();
+        if passage.is_some_and(Passage::is_at_its_end) {
+            return Vec::new();
+        }
+        let known = |short| self.by_short.get(short).copied();
+        let visited: Vec<NodeId> = passage.iter().flat_map(|passage| passage.visited()).filter_map(known).collect();
+        let need = Need { to: domain, from: mail.from, octets: mail.octets, visited: &visited, spread: mail.spread };
+        let mut choices = self.map.choices(&need, &Health::default());
+        // Who may not send through others goes to the home itself, or to whoever holds its mail.
+        choices.retain(|choice| match (choice.step, choice.goal) {
+            _ if self.relays => true,
+            (Step::Stay, _) => true,
+            (Step::Pass(next), Goal::Home(end) | Goal::Pickup { at: end, .. }) => next == end,
+            (Step::Pass(_), Goal::Egress(_)) => false,
+        });
+        self.without_second_detour(choices, &visited)
+    }
+
+    /// A message that was next to its goal and came here instead is on a detour already: from here it
+    /// goes to the goal, if there is a link, and wanders no further. Without this, mail for a home that
+    /// is down would be passed from neighbour to neighbour.
+    fn without_second_detour(&self, choices: Vec<Choice>, visited: &[NodeId]) -> Vec<Choice> {
+        let is_detour = |goal: &NodeId| visited.iter().any(|node| self.map.has_link(node, goal));
+        let is_far = |choice: &Choice| {
+            let goal = choice.goal.node();
+            is_detour(&goal)
+                && choice.step != Step::Pass(goal)
+                && choice.step != Step::Stay
+                && self.map.has_link(&self.me, &goal)
+        };
+        choices.into_iter().filter(|choice| !is_far(choice)).collect()
+    }
+}
+
+impl<'a> Mail<'a> {
+    /// Looks at a message in the queue.
+    pub fn of(item: &'a Item) -> Mail<'a> {
+        let params = &item.envelope.params;
+        let passage: Option<Passage> = params.passage.as_ref().and_then(|token| token.as_str().parse().ok());
+        Mail {
+            from: item.envelope.reverse_path.mailbox().and_then(|mailbox| mailbox.domain()),
+            octets: item.content_octets,
+            spread: passage.as_ref().map_or(item.id.to_u64(), |passage| passage.message.spread()),
+            passage,
+        }
+    }
+}
+
+impl fmt::Display for Member {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.label, self.node.short())
+    }
+}
+
+/// Says a choice to people: `hub (k5x2q7ab), home of lab.example, cost 20`.
+pub(super) fn describe(members: &Members, choice: &Choice) -> String {
+    let name = |node: &NodeId| format!("{} ({})", members.label(node), node.short());
+    let step = match &choice.step {
+        Step::Stay => "this host".to_owned(),
+        Step::Pass(node) => name(node),
+    };
+    let goal = match &choice.goal {
+        Goal::Home(node) => format!("to the home {}", name(node)),
+        Goal::Pickup { at, home } => format!("to {}, which holds mail for {}", name(at), name(home)),
+        Goal::Egress(node) => format!("out at {}", name(node)),
+    };
+    format!("{step}, {goal}, cost {}", choice.cost)
+}
+
+#[cfg(test)]
+#[path = "members_tests.rs"]
+mod tests;

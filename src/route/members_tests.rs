@@ -1,0 +1,229 @@
+//! Which way mail takes with a mesh beside the rules of the configuration.
+
+use std::path::Path;
+
+use postroad_mesh::record::{Egress, Link, Reach};
+use postroad_mesh::{MeshMessageId, SecretKey, StatementId};
+use postroad_queue::UnixMillis;
+
+use super::super::{Recorder, Route, Router, Step as Noted};
+use super::*;
+use crate::config::Config;
+
+const CONFIG: &str = r#"
+hostname = "a.example"
+[[local]]
+domain = "a.example"
+maildir = "/m/{user}"
+[[route]]
+domain = "partner.example"
+via = "[192.0.2.9]:25"
+[[route]]
+domain = ".lab.example"
+via = "[192.0.2.8]:25"
+"#;
+const SMARTHOST: &str = "[[route]]\ndomain = \"*\"\nvia = \"[192.0.2.7]:25\"\n";
+
+fn key(name: u8) -> SecretKey {
+    SecretKey::from_seed(&[name; 32])
+}
+
+fn node(name: u8) -> NodeId {
+    key(name).public().id()
+}
+
+/// A node with links to others, each of cost 10.
+fn said(name: u8, serves: &[&str], links: &[u8]) -> Said {
+    Said {
+        node: key(name).public(),
+        mesh: StatementId::from_octets([0; 32]),
+        sequence: u64::from(name),
+        label: format!("{}", char::from(name)).into(),
+        site: "".into(),
+        addresses: vec!["127.0.0.1:25".parse().expect("an address")],
+        reach: Reach::Public,
+        serves: serves.iter().map(|domain| domain.parse().expect("a domain")).collect(),
+        egress: Vec::new(),
+        pickups: Vec::new(),
+        holds_days: 0,
+        links: links.iter().map(|to| Link { to: node(*to), cost: 10 }).collect(),
+        link_cost: 0,
+    }
+}
+
+fn out() -> Vec<Egress> {
+    vec![Egress { cost: 10, ..Egress::default() }]
+}
+
+/// Four in a line, a to d.
+fn line() -> Vec<Said> {
+    vec![
+        said(b'a', &["a.example"], b"b"),
+        said(b'b', &["b.example", "partner.example", "lab.example"], b"ac"),
+        said(b'c', &["c.example", "example"], b"bd"),
+        said(b'd', &["d.example"], b"c"),
+    ]
+}
+
+fn members(all: Vec<Said>, relays: bool) -> Members {
+    Members::new(node(b'a'), all.into_iter().map(|said| (said.node.id(), said)).collect(), relays)
+}
+
+fn router(text: &str, all: Vec<Said>, relays: bool) -> Router {
+    let config = Config::from_str(text, "test", Path::new("/etc")).unwrap_or_else(|faults| panic!("{faults}"));
+    Router::with_members(&config, Some(Arc::new(members(all, relays))))
+}
+
+/// Shows the members by their labels.
+fn shown(router: &Router, path: &str, mail: &Mail<'_>) -> String {
+    match router.route_mail(&path.parse().expect(path), mail) {
+        Route::Local(hop) => hop.key().to_string(),
+        Route::Smtp(hop) => match hop.target() {
+            super::super::Target::Members { steps, .. } => {
+                let labels: Vec<&str> = steps.iter().map(|step| &*step.label).collect();
+                format!("mesh:{}", labels.join(","))
+            }
+            _ => hop.key().to_string(),
+        },
+        Route::Turn(hop) => hop.user().to_owned(),
+        Route::Refused(reply) => reply.to_string(),
+    }
+}
+
+#[test]
+fn local_domains_and_named_routes_come_before_homes_and_homes_before_the_rest() {
+    let router = router(CONFIG, line(), true);
+    for (path, want) in [
+        ("u@a.example", "local:a.example"),
+        ("u@b.example", "mesh:b"),
+        ("u@partner.example", "host:192.0.2.9:25"),
+        ("u@x.lab.example", "host:192.0.2.8:25"),
+        ("u@lab.example", "mesh:b"),
+        ("u@c.example", "mesh:b"),
+        ("u@d.example", "mesh:b"),
+        ("u@elsewhere.example", "mesh:b"),
+        ("u@elsewhere.test", "mx:elsewhere.test"),
+        ("u@[192.0.2.1]", "host:192.0.2.1:25"),
+        ("postmaster@a.example", "local:a.example"),
+    ] {
+        assert_eq!(shown(&router, path, &Mail::default()), want, "{path}");
+    }
+    assert!(router.has_home(&"x.b.example".parse().expect("valid")));
+    assert!(!router.has_home(&"elsewhere.test".parse().expect("valid")));
+}
+
+#[test]
+fn mail_leaves_where_a_member_offers_that_and_not_beside_it() {
+    let mut all = line();
+    all[2].egress = out();
+    let through_c = all.clone();
+    let with =
+        |config: &str, relays| shown(&router(config, through_c.clone(), relays), "u@world.test", &Mail::default());
+    assert_eq!(with(CONFIG, true), "mesh:b");
+    assert_eq!(with(CONFIG, false), "mx:world.test", "who may not relay sends as ever");
+    assert_eq!(
+        with(&format!("{CONFIG}{SMARTHOST}"), true),
+        "host:192.0.2.7:25",
+        "the smarthost was said to be the way"
+    );
+    all[0].egress = out();
+    assert_eq!(shown(&router(CONFIG, all.clone(), true), "u@world.test", &Mail::default()), "mx:world.test");
+    // The only way out is cut off: direct mail would leave from where it must not.
+    all[0].egress.clear();
+    all[2].links.clear();
+    assert_eq!(shown(&router(CONFIG, all, true), "u@world.test", &Mail::default()), "mesh:");
+}
+
+#[test]
+fn who_may_not_relay_reaches_its_neighbours_alone() {
+    let router = router(CONFIG, line(), false);
+    assert_eq!(shown(&router, "u@b.example", &Mail::default()), "mesh:b");
+    assert_eq!(shown(&router, "u@c.example", &Mail::default()), "mesh:");
+}
+
+#[test]
+fn no_node_is_visited_twice_and_none_beyond_the_limit() {
+    let mut all = line();
+    // A second way: a-e-d.
+    all[0].links.push(Link { to: node(b'e'), cost: 10 });
+    all[3].links.push(Link { to: node(b'e'), cost: 10 });
+    all.push(said(b'e', &[], b"ad"));
+    let router = router(CONFIG, all, true);
+    let fresh = Passage::new(MeshMessageId::new(1, &[]), node(b'z'));
+    let mail = |nodes: &[u8]| {
+        let passage = nodes.iter().fold(fresh.clone(), |passage, n| passage.by_way_of(&node(*n)).expect("room"));
+        Mail { passage: Some(passage), ..Mail::default() }
+    };
+    assert_eq!(shown(&router, "u@d.example", &mail(b"")), "mesh:e,b");
+    assert_eq!(shown(&router, "u@d.example", &mail(b"e")), "mesh:b");
+    assert_eq!(shown(&router, "u@d.example", &mail(b"eb")), "mesh:");
+    assert_eq!(shown(&router, "u@d.example", &mail(b"123456789xyz")), "mesh:");
+}
+
+#[test]
+fn mail_for_a_home_that_is_down_makes_one_detour_and_waits() {
+    let all: Vec<Said> = (b'a'..=b'e').map(|name| Said { link_cost: 10, ..said(name, &[], b"") }).collect();
+    let mut all = all;
+    all[1].serves = vec!["b.example".parse().expect("valid")];
+    let router = router(CONFIG, all, true);
+    let fresh = Passage::new(MeshMessageId::new(1, &[]), node(b'c'));
+    assert!(shown(&router, "u@b.example", &Mail::default()).starts_with("mesh:b,"));
+    let from_c = Mail { passage: fresh.by_way_of(&node(b'c')).ok(), ..Mail::default() };
+    assert_eq!(shown(&router, "u@b.example", &from_c), "mesh:b");
+}
+
+#[test]
+fn what_is_carried_for_members_is_what_this_host_offers() {
+    let carries = |router: &Router, domain: &str| router.carries_for_members(&domain.parse().expect("valid"));
+    let inside = router(&format!("{CONFIG}{SMARTHOST}"), line(), true);
+    for (domain, want) in [("d.example", true), ("partner.example", true), ("world.test", false)] {
+        assert_eq!(carries(&inside, domain), want, "{domain}");
+    }
+    let mut all = line();
+    all[0].egress = out();
+    assert!(carries(&router(CONFIG, all, true), "world.test"));
+    assert!(!carries(&Router::new(&Config::from_str(CONFIG, "test", Path::new("/")).expect("valid")), "b.example"));
+}
+
+#[test]
+fn mail_is_held_for_a_home_that_names_this_host() {
+    let mut all = line();
+    let holds = |all: &[Said]| members(all.to_vec(), true).holds(&"x.d.example".parse().expect("valid"));
+    all[3].pickups.push(node(b'a'));
+    assert!(!holds(&all), "this host holds for nobody");
+    all[0].holds_days = 10;
+    assert!(holds(&all));
+    let item = |to: &str| {
+        let recipients = vec![postroad_smtp::Recipient::new(to.parse().expect("valid"))];
+        let envelope = postroad_smtp::Envelope::new("".parse().expect("null"), Default::default(), recipients);
+        let state = postroad_queue::State::fresh(1, UnixMillis(0), UnixMillis(5 * DAY_MS));
+        let (id, origin) = (postroad_queue::QueueId::from_u64(1), postroad_queue::Origin::default());
+        Item { id, arrived: UnixMillis(0), envelope: envelope.expect("one"), origin, content_octets: 1, state }
+    };
+    let holding = router(CONFIG, all.clone(), true);
+    assert_eq!(holding.expires(&item("u@d.example"), 0), UnixMillis(10 * DAY_MS));
+    assert_eq!(holding.expires(&item("u@b.example"), 0), UnixMillis(5 * DAY_MS));
+    // It stays here until its home can be reached.
+    all[2].links.clear();
+    assert_eq!(shown(&router(CONFIG, all, true), "u@d.example", &Mail::default()), "mesh:");
+}
+
+#[test]
+fn a_record_that_says_nothing_new_changes_no_way() {
+    let (one, mut all) = (members(line(), true), line());
+    all[1].sequence += 1;
+    assert!(one.is_same(&members(all.clone(), true)));
+    assert!(!one.is_same(&members(all.clone(), false)));
+    all[1].links[0].cost = 11;
+    assert!(!one.is_same(&members(all, true)));
+}
+
+#[test]
+fn the_recorder_shows_the_choices() {
+    let mut recorder = Recorder::on();
+    router(CONFIG, line(), true).route_recorded(&"u@c.example".parse().expect("valid"), &mut recorder);
+    let steps: Vec<String> = recorder.into_steps().iter().map(Noted::to_string).collect();
+    let (b, c) = (node(b'b').short(), node(b'c').short());
+    assert_eq!(steps[0], format!("by the mesh: b ({b}), to the home c ({c}), cost 20"));
+    assert_eq!(steps[1], format!("destination mesh:{}", ShortId::from(&node(b'b'))));
+}

@@ -16,6 +16,8 @@ pub const VIA_MAX: usize = 2;
 pub mod kind {
     /// Whether somebody is there; the answer is empty.
     pub const PING: u8 = 0;
+    /// What became of a message, by its id in the mesh; the answer is JSON.
+    pub const TRACE: u8 = 1;
 }
 
 /// A question.

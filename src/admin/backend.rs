@@ -11,6 +11,7 @@ use postroad_queue::{Item, QueueId, UnixMillis};
 use super::filter::Filter;
 use super::mesh::MeshRequest;
 use super::request::{Action, Failure};
+use super::trace::{SilentView, TraceView};
 use super::view::{StatusView, TotalsView};
 use crate::journal::{Found, Question};
 
@@ -78,6 +79,10 @@ pub trait AdminBackend: Send + Sync + 'static {
     /// # Errors
     /// The journal cannot be read.
     fn search(&self, question: &Question) -> Option<io::Result<Found>>;
+
+    /// Returns what other members of the mesh know of these messages, and who of those that had them
+    /// did not say.
+    fn follow(&self, views: &[TraceView]) -> impl Future<Output = (Vec<TraceView>, Vec<SilentView>)> + Send;
 
     /// Does `action` to the targets for whoever `by` is, durably, and returns for each whether that changed anything,
     /// in their order, or the words for why it could not be done.

@@ -11,6 +11,7 @@ use super::backend::{AdminBackend, Entry, Target};
 use super::filter::Filter;
 use super::mesh::MeshRequest;
 use super::request::{Action, Failure};
+use super::trace::{SilentView, TraceView};
 use super::view::{StatusView, TotalsView};
 use crate::journal::{Event, Found, Key, Kind, Message, Question};
 
@@ -171,6 +172,7 @@ impl AdminBackend for Memory {
         };
         let is_meant = |entry: &&Entry| match &question.key {
             Key::Queue(id) => entry.item.id == *id,
+            Key::Mesh(_) => false,
             Key::Text(text) => entry.item.envelope.reverse_path.mailbox().is_some_and(|own| own.to_string() == *text),
         };
         let message = |entry: &Entry| Message {
@@ -181,6 +183,10 @@ impl AdminBackend for Memory {
         };
         let messages = self.entries.iter().filter(is_meant).map(message).collect();
         Some(Ok(Found { messages, reaches: Some(NOW), octets: 4096, ..Found::default() }))
+    }
+
+    async fn follow(&self, _: &[TraceView]) -> (Vec<TraceView>, Vec<SilentView>) {
+        (Vec::new(), Vec::new())
     }
 
     async fn act(&self, action: Action, targets: Vec<Target>, _: Arc<str>) -> Vec<Result<bool, String>> {

@@ -2,6 +2,7 @@
 //! what is still queued. The same for an agent that runs and for files read from disk. Fields are only
 //! ever added.
 
+use postroad_mesh::MeshMessageId;
 use postroad_queue::{QueueId, UnixMillis};
 use serde::{Deserialize, Serialize};
 
@@ -16,6 +17,9 @@ pub const MESSAGES_SHOWN: u64 = 20;
 /// Messages shown at most.
 const MESSAGES_MAX: u64 = 10_000;
 
+/// Events kept at the beginning and at the end of a story that is shortened.
+const SHORT_EVENTS: usize = 10;
+
 /// A message, and what happened to it on one host.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TraceView {
@@ -23,6 +27,9 @@ pub struct TraceView {
     pub id: Id,
     /// The host.
     pub host: String,
+    /// Its way through the mesh, when it came that way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mesh: Option<PassageView>,
     /// Its Message-ID, without angle brackets.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message_id: Option<String>,
@@ -46,6 +53,17 @@ pub struct TraceView {
     /// What each part of it waits for, where the host could say.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub waits: Vec<WaitView>,
+}
+
+/// The way of a message through the mesh, up to one host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PassageView {
+    /// The message's id in the mesh: the same on all hosts.
+    pub id: String,
+    /// The node at which it came into the mesh.
+    pub origin: String,
+    /// The nodes it had visited, the first one first, each by the beginning of its id.
+    pub visited: Vec<String>,
 }
 
 /// Something that happened to a message.
@@ -100,6 +118,25 @@ pub struct SearchedView {
     pub more: u64,
     /// Parts of it that are damaged.
     pub damaged: u64,
+    /// Members of the mesh that had a message and did not say what became of it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub silent: Vec<SilentView>,
+}
+
+/// A member of the mesh that had a message and did not say what became of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SilentView {
+    /// What it is called.
+    pub host: String,
+    /// Its id.
+    pub node: String,
+    /// The message's id in the mesh.
+    pub mesh_id: String,
+    /// When the message was last heard of there: it was handed over to it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at: Option<Time>,
+    /// Why it did not say.
+    pub why: String,
 }
 
 fn is_none(count: &u64) -> bool {
@@ -116,11 +153,14 @@ pub fn question(what: &str, now: UnixMillis, since_ms: Option<u64>, limit: Optio
     }
 }
 
-/// A queue id has the form of no address and hardly that of a Message-ID.
+/// An id of a queue or of the mesh has the form of no address and hardly that of a Message-ID.
 fn key(what: &str) -> Key {
     let what = what.trim();
-    match what.parse::<QueueId>() {
-        Ok(id) => Key::Queue(id),
+    if let Ok(id) = what.parse::<QueueId>() {
+        return Key::Queue(id);
+    }
+    match what.parse::<MeshMessageId>() {
+        Ok(id) => Key::Mesh(id.to_string()),
         Err(_) => Key::Text(what.trim_start_matches('<').trim_end_matches('>').to_owned()),
     }
 }
@@ -147,6 +187,7 @@ impl TraceView {
             host: host.to_owned(),
             events,
             events_more: message.more,
+            mesh: accepted.and_then(|accepted| PassageView::read(accepted.passage.as_deref()?)),
             queued: None,
             waits: Vec::new(),
             size: accepted.map(|accepted| accepted.octets),
@@ -161,14 +202,52 @@ impl TraceView {
         let message = MessageView::whole(entry);
         self.from.get_or_insert_with(|| message.from.clone());
         self.size.get_or_insert(message.size);
+        let passage = entry.item.envelope.params.passage.as_ref();
+        self.mesh = self.mesh.take().or_else(|| PassageView::read(passage?.as_str()));
         self.origin.get_or_insert_with(|| message.origin.clone());
         self.queued = Some(Box::new(message));
         self.waits = waits;
     }
 
+    /// Leaves out the recipients that somebody else is not to see, and what was said about them alone.
+    pub fn conceal(&mut self, is_seen: impl Fn(&str) -> bool) {
+        self.events.retain_mut(|event| {
+            event.recipients.retain(|name| is_seen(name));
+            event.recipients_total == 0 || !event.recipients.is_empty()
+        });
+        self.waits.retain_mut(|wait| {
+            wait.recipients.retain(|one| is_seen(&one.to));
+            !wait.recipients.is_empty()
+        });
+        if let Some(queued) = &mut self.queued {
+            queued.recipients.retain(|one| is_seen(&one.to));
+        }
+    }
+
+    /// Makes it shorter: of very many recipients and events, the first and the last are enough.
+    pub fn shorten(&mut self) {
+        let waiting = self.waits.iter_mut().map(|wait| &mut wait.recipients);
+        let queued = self.queued.iter_mut().map(|queued| &mut queued.recipients);
+        waiting.chain(queued).for_each(|all| all.truncate(LISTED_RECIPIENTS_MAX));
+        if let Some(surplus) = self.events.len().checked_sub(2 * SHORT_EVENTS) {
+            self.events.drain(SHORT_EVENTS..SHORT_EVENTS + surplus);
+            self.events_more += surplus as u64;
+        }
+    }
+
     /// Returns whether nothing is known of it.
     pub fn is_empty(&self) -> bool {
         self.events.is_empty() && self.queued.is_none()
+    }
+}
+
+impl PassageView {
+    /// Reads what MAIL carried: `NAME:ORIGIN:NODE,NODE`.
+    fn read(text: &str) -> Option<PassageView> {
+        let mut parts = text.split(':').map(str::to_owned);
+        let (id, origin, visited) = (parts.next()?, parts.next()?, parts.next()?);
+        let visited = visited.split(',').filter(|node| !node.is_empty()).map(str::to_owned).collect();
+        Some(PassageView { id, origin, visited })
     }
 }
 
@@ -233,6 +312,7 @@ impl SearchedView {
             octets: found.octets,
             more: found.more,
             damaged: found.damaged,
+            silent: Vec::new(),
         }
     }
 }
@@ -278,8 +358,18 @@ mod tests {
         assert_eq!(key(" 0000000000001 "), Key::Queue(QueueId::from_u64(1)));
         assert_eq!(key("<1.2@app.example>"), Key::Text("1.2@app.example".into()));
         assert_eq!(key("bob@example.com"), Key::Text("bob@example.com".into()));
+        let id = MeshMessageId::from_octets([7; 16]).to_string();
+        assert_eq!(key(&id.to_uppercase()), Key::Mesh(id));
         let question = question("x@y", UnixMillis(5000), Some(1000), None);
         assert_eq!((question.since, question.messages_max), (UnixMillis(4000), 20));
+    }
+
+    #[test]
+    fn a_passage_is_read_as_it_was_said() {
+        let view = PassageView::read("name:origin:one,two").expect("three parts");
+        assert_eq!((view.id.as_str(), view.origin.as_str(), view.visited.len()), ("name", "origin", 2));
+        assert_eq!(PassageView::read("name:origin:").expect("none visited yet").visited.len(), 0);
+        assert_eq!(PassageView::read("name"), None);
     }
 
     #[test]

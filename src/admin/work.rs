@@ -15,8 +15,9 @@ use super::backend::{AdminBackend, Entry, Target};
 use super::filter::Filter;
 use super::request::{Action, By, Done, Failure, Id, Line, Progress, Request};
 use super::standing::{DestinationView, WaitView};
-use super::trace::{self, SearchedView};
+use super::trace::{self, SearchedView, TraceView};
 use super::view::{ActOutcome, ActView, LISTED_RECIPIENTS_MAX, MessageView};
+use crate::journal::Question;
 
 /// Messages read at a time; also how many are changed with one sync.
 const PAGE_MESSAGES: usize = 256;
@@ -125,7 +126,7 @@ impl<B: AdminBackend> Work<B> {
 
     async fn why(&self, id: Id) -> Result<Done, Stop> {
         let entry = self.entry(id).await?;
-        let waits = self.waits(&entry).await;
+        let waits = waits(&*self.backend, &entry).await;
         for wait in &waits {
             self.item(wait).await?;
         }
@@ -135,28 +136,12 @@ impl<B: AdminBackend> Work<B> {
         Ok(Done { matched: waits.len() as u64, text, message, ..Done::default() })
     }
 
-    async fn waits(&self, entry: &Entry) -> Vec<WaitView> {
-        let standings = self.backend.standings(entry.item.id).await;
-        let is_memory_full = self.backend.status().await.memory.state == "full";
-        standings.iter().map(|standing| WaitView::of(entry, standing, is_memory_full)).collect()
-    }
-
     async fn trace(&self, what: &str, since_ms: Option<u64>, limit: Option<u64>) -> Result<Done, Stop> {
-        let backend = self.backend.clone();
-        let question = trace::question(what, backend.now(), since_ms, limit);
-        let asked = question.clone();
-        let found = blocking(move || backend.search(&asked)).await?.transpose();
-        let found = found.map_err(|error| Failure::new(format!("the journal cannot be read: {error}"), ""))?;
-        let host = self.backend.host();
-        let searched = SearchedView::of(&host, found.as_ref());
-        let mut views = trace::views(&host, &question, found.unwrap_or_default());
-        for view in &mut views {
-            let (backend, id) = (self.backend.clone(), view.id.0);
-            if let Some(entry) = blocking(move || backend.entry(id)).await? {
-                view.add_queued(&entry, self.waits(&entry).await);
-            }
-        }
-        views.retain(|view| !view.is_empty());
+        let question = trace::question(what, self.backend.now(), since_ms, limit);
+        let (mut views, mut searched) = trace_here(&self.backend, &question).await?;
+        let (elsewhere, silent) = self.backend.follow(&views).await;
+        views.extend(elsewhere);
+        searched.silent = silent;
         for view in &views {
             self.item(view).await?;
         }
@@ -212,6 +197,37 @@ impl<B: AdminBackend> Work<B> {
     async fn send(&self, line: Line) -> Result<(), Stop> {
         self.lines.send(line).await.map_err(|_| Stop::Gone)
     }
+}
+
+/// Returns what is known here of the messages that a question means.
+///
+/// # Errors
+/// The journal cannot be read.
+pub async fn trace_here<B: AdminBackend>(
+    backend: &Arc<B>,
+    question: &Question,
+) -> Result<(Vec<TraceView>, SearchedView), Failure> {
+    let (searching, asked) = (backend.clone(), question.clone());
+    let lost = |_| Failure::new("the agent could not finish the request", "its log says why");
+    let found = tokio::task::spawn_blocking(move || searching.search(&asked)).await.map_err(lost)?.transpose();
+    let found = found.map_err(|error| Failure::new(format!("the journal cannot be read: {error}"), ""))?;
+    let host = backend.host();
+    let searched = SearchedView::of(&host, found.as_ref());
+    let mut views = trace::views(&host, question, found.unwrap_or_default());
+    for view in &mut views {
+        let (reading, id) = (backend.clone(), view.id.0);
+        if let Some(entry) = tokio::task::spawn_blocking(move || reading.entry(id)).await.map_err(lost)? {
+            view.add_queued(&entry, waits(&**backend, &entry).await);
+        }
+    }
+    views.retain(|view| !view.is_empty());
+    Ok((views, searched))
+}
+
+async fn waits<B: AdminBackend>(backend: &B, entry: &Entry) -> Vec<WaitView> {
+    let standings = backend.standings(entry.item.id).await;
+    let is_memory_full = backend.status().await.memory.state == "full";
+    standings.iter().map(|standing| WaitView::of(entry, standing, is_memory_full)).collect()
 }
 
 async fn blocking<T: Send + 'static>(job: impl FnOnce() -> T + Send + 'static) -> Result<T, Stop> {

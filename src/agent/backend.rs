@@ -7,8 +7,9 @@ use std::sync::Arc;
 use postroad_queue::schedule::{DestinationStats, Standing};
 use postroad_queue::{Item, QueueId, UnixMillis};
 
-use super::Agent;
+use super::{Agent, trace};
 use crate::admin::mesh::MeshRequest;
+use crate::admin::trace::{SilentView, TraceView};
 use crate::admin::view::{MemoryView, StatusView, Time, TotalsView};
 use crate::admin::{Action, AdminBackend, Entry, Failure, Filter, Target};
 use crate::config::CONFIG_FILE_DEFAULT;
@@ -84,6 +85,10 @@ impl AdminBackend for Backend {
     fn search(&self, question: &Question) -> Option<io::Result<Found>> {
         let journal = &self.0.context.journal;
         journal.is_on().then(|| journal.search(question))
+    }
+
+    async fn follow(&self, views: &[TraceView]) -> (Vec<TraceView>, Vec<SilentView>) {
+        trace::follow(&self.0, views).await
     }
 
     async fn act(&self, action: Action, targets: Vec<Target>, by: Arc<str>) -> Vec<Result<bool, String>> {

@@ -8,7 +8,7 @@ use postroad_mesh::Caps;
 use tokio::sync::watch;
 use tracing::{error, info};
 
-use super::Agent;
+use super::{Agent, trace};
 use crate::config::Config;
 use crate::peer::{self, FileError, View};
 use crate::route::Members;
@@ -35,6 +35,7 @@ impl Agent {
     /// Takes what is known of the mesh at the start. What was taken through it is read before anybody
     /// can repeat it. Returns what follows the mesh from there on, and never ends.
     pub(super) async fn begin_mesh(self: Arc<Agent>) -> impl Future<Output = ()> {
+        trace::answer(&self);
         let changed = self.context.peers.changed();
         let view = self.context.peers.view();
         let current = members(&view);

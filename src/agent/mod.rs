@@ -8,6 +8,7 @@ mod descriptors;
 mod mesh;
 mod reload;
 mod signals;
+mod trace;
 
 use std::fs::DirBuilder;
 use std::io;

@@ -11,7 +11,7 @@ use postroad_queue::UnixMillis;
 use super::ask::{Trouble, ask};
 use super::queue::{Look, Spool, age, json, line, now, queued_lines, size};
 use super::{Context, Failure, exit};
-use crate::admin::trace::{EventView, SearchedView, TraceView, question, views};
+use crate::admin::trace::{EventView, SearchedView, SilentView, TraceView, question, views};
 use crate::admin::view::OriginView;
 use crate::admin::{AskError, Request};
 use crate::config::{Config, show_duration, show_size};
@@ -21,12 +21,13 @@ use crate::telemetry::escaped;
 /// Say what became of a message, also of one that is gone
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-A message is named by its queue id, its Message-ID, or the address of its sender or of a recipient. How
-long it is known after it has left the queue, [journal] in the configuration says; 15 days unless changed.
+A message is named by its queue id, its Message-ID, its id in the mesh, or the address of its sender or of a
+recipient. What became of it on other members of a mesh is asked of them, as far as they let this host know. How long it is known after it has left the queue, [journal] in the configuration says; 15 days unless changed.
 
 Columns in a pipe, separated by tabs: time, host, queue id, what happened, recipients (separated by commas),
 the host that answered or who did it, what was said. What is still queued has a line `queued` for each of its
-destinations, with the destination and what it waits for.
+destinations, with the destination and what it waits for; a member of the mesh that cannot be asked has a line
+`unknown`.
 
 Examples:
   postroad trace 0MCC5RM000007
@@ -34,8 +35,8 @@ Examples:
   postroad trace bob@example.com --since 2d
   postroad trace bob@example.com --json | jq -r '.events[] | select(.what == \"failed\") | .reply'")]
 pub(super) struct Args {
-    /// A queue id, a Message-ID or an address
-    #[arg(value_name = "QUEUE-ID|MESSAGE-ID|ADDRESS")]
+    /// A queue id, a Message-ID, an id in the mesh or an address
+    #[arg(value_name = "QUEUE-ID|MESSAGE-ID|MESH-ID|ADDRESS")]
     what: String,
     /// Only messages accepted more recently than this, such as 90m or 2d
     #[arg(long, value_name = "AGE", value_parser = age)]
@@ -58,8 +59,8 @@ pub(super) fn run(args: Args, context: &mut Context) -> Result<(), Failure> {
         Err(Trouble::Ask(AskError::Down(_))) => offline(&config, &args, now, &mut found, context)?,
         asked => asked?.searched.map(|searched| *searched).unwrap_or_default(),
     };
-    for view in &found {
-        show(context.out(), look, view, now)?;
+    for story in stories(&found, &searched.silent) {
+        show(context.out(), look, &story, now)?;
     }
     if found.is_empty() {
         return Err(nothing(&args, &searched, &config));
@@ -125,37 +126,94 @@ fn nothing(args: &Args, searched: &SearchedView, config: &Config) -> Failure {
     ))
 }
 
-fn show(out: &mut dyn Write, look: Look, view: &TraceView, now: UnixMillis) -> Result<(), Failure> {
-    match look {
-        Look::Json => json(out, view),
-        Look::Plain => plain_lines(view).into_iter().try_for_each(|text| line(out, text)),
-        Look::Table => {
-            line(out, heading(view))?;
-            view.events.iter().try_for_each(|event| line(out, format_args!("  {}", event_line(view, event))))?;
-            if view.events_more > 0 {
-                line(out, format_args!("  and {} more", view.events_more))?;
+/// What happened to one message, on all hosts that told of it.
+struct Story<'a> {
+    views: Vec<&'a TraceView>,
+    silent: Vec<&'a SilentView>,
+}
+
+/// Puts together what several hosts of the mesh say of the same message, in the order in which the
+/// messages came.
+fn stories<'a>(views: &'a [TraceView], silent: &'a [SilentView]) -> Vec<Story<'a>> {
+    let mut stories: Vec<Story<'a>> = Vec::new();
+    for view in views {
+        let id = view.mesh.as_ref().map(|mesh| &mesh.id);
+        let is_same = |other: &&TraceView| id.is_some() && other.mesh.as_ref().map(|mesh| &mesh.id) == id;
+        match stories.iter_mut().find(|story| story.views.iter().any(is_same)) {
+            Some(story) => story.views.push(view),
+            None => {
+                let silent = silent.iter().filter(|one| Some(&one.mesh_id) == id).collect();
+                stories.push(Story { views: vec![view], silent });
             }
-            let Some(queued) = &view.queued else { return Ok(()) };
-            line(out, "still queued:")?;
-            let lines = queued_lines(queued, &view.waits, now);
-            lines.into_iter().try_for_each(|text| line(out, format_args!("  {text}")))
         }
     }
+    let first = |view: &&TraceView| view.events.first().map(|event| event.at);
+    stories.iter_mut().for_each(|story| story.views.sort_by_key(first));
+    stories
+}
+
+fn show(out: &mut dyn Write, look: Look, story: &Story<'_>, now: UnixMillis) -> Result<(), Failure> {
+    match look {
+        Look::Json => story.views.iter().try_for_each(|view| json(out, view)),
+        Look::Plain => {
+            story.views.iter().flat_map(|view| plain_lines(view)).try_for_each(|text| line(out, text))?;
+            story.silent.iter().try_for_each(|silent| line(out, plain_silence(silent)))
+        }
+        Look::Table => timeline(story, now).into_iter().try_for_each(|text| line(out, text)),
+    }
+}
+
+/// One timeline over all hosts; which one is said where there are several.
+fn timeline(story: &Story<'_>, now: UnixMillis) -> Vec<String> {
+    let is_one_host = story.views.len() == 1 && story.silent.is_empty();
+    let mut lines: Vec<String> = story.views.iter().map(|view| heading(view)).collect();
+    let mut events: Vec<(&TraceView, &EventView)> =
+        story.views.iter().flat_map(|view| view.events.iter().map(|event| (*view, event))).collect();
+    events.sort_by_key(|(_, event)| event.at);
+    let names = story.views.iter().map(|view| escaped(&view.host).chars().count());
+    let width = names.max().unwrap_or(0);
+    for (view, event) in events {
+        let host = if is_one_host { String::new() } else { format!("{:<width$}  ", escaped(&view.host)) };
+        lines.push(format!("  {}  {host}{}", event.at, event_words(view, event)));
+    }
+    let more: u64 = story.views.iter().map(|view| view.events_more).sum();
+    if more > 0 {
+        lines.push(format!("  and {more} more"));
+    }
+    lines.extend(story.silent.iter().map(|silent| silence(silent)));
+    for view in &story.views {
+        let Some(queued) = &view.queued else { continue };
+        lines.push(format!("still queued at {}:", escaped(&view.host)));
+        lines.extend(queued_lines(queued, &view.waits, now).into_iter().map(|text| format!("  {text}")));
+    }
+    lines
+}
+
+/// Says of a host that had the message, and cannot be asked, what was known last.
+fn silence(silent: &SilentView) -> String {
+    let last = silent.at.map_or(String::new(), |at| format!(" last known: handed over to it at {at};"));
+    format!("  {}:{last} what came of it there is not known: {}", escaped(&silent.host), escaped(&silent.why))
+}
+
+fn plain_silence(silent: &SilentView) -> String {
+    let at = silent.at.map_or("-".to_owned(), |at| at.to_string());
+    format!("{at}\t{}\t-\tunknown\t-\t-\t{}", escaped(&silent.host), escaped(&silent.why))
 }
 
 fn heading(view: &TraceView) -> String {
     let from = view.from.as_deref().map_or(String::new(), |from| format!(" from {}", escaped(from)));
     let id = view.message_id.as_deref().map_or(String::new(), |id| format!(", Message-ID <{}>", escaped(id)));
+    let mesh = view.mesh.as_ref().map_or(String::new(), |mesh| format!(", {} in the mesh", escaped(&mesh.id)));
     let octets = view.size.map_or(String::new(), |octets| format!(", {}", size(octets)));
-    format!("{} at {}{from}{octets}{id}", view.id, escaped(&view.host))
+    format!("{} at {}{from}{octets}{id}{mesh}", view.id, escaped(&view.host))
 }
 
-fn event_line(view: &TraceView, event: &EventView) -> String {
+fn event_words(view: &TraceView, event: &EventView) -> String {
     let who = names(event);
     let whom = if who.is_empty() { String::new() } else { format!(" {who}") };
     let said = said(event);
     let by = event.by.as_deref().map_or(String::new(), |by| format!(" by {}", escaped(by)));
-    let text = match event.what.as_str() {
+    match event.what.as_str() {
         "accepted" => format!("accepted{}, for {who}", view.origin.as_ref().map(whence).unwrap_or_default()),
         "expired" => format!("given up, its time is over:{whom}"),
         "held" => format!("held{by}: no attempt until it is released"),
@@ -168,8 +226,7 @@ fn event_line(view: &TraceView, event: &EventView) -> String {
             format!("found damaged and set aside as {}", escaped(event.place.as_deref().unwrap_or_default()))
         }
         what => format!("{}{whom}{said}", escaped(what)),
-    };
-    format!("{}  {text}", event.at)
+    }
 }
 
 fn notified(event: &EventView) -> String {

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::admin::testing::{HOUR_MS, NOW, entry};
+use crate::admin::trace::PassageView;
 use crate::admin::view::Time;
 
 fn event(after_ms: u64, what: &str, recipients: &[&str]) -> EventView {
@@ -32,6 +33,7 @@ fn view() -> TraceView {
     TraceView {
         id: "0000000000001".parse().expect("valid"),
         host: "mx.example.org".into(),
+        mesh: None,
         message_id: Some("1.2@app.example.org".into()),
         from: Some("app@example.org".into()),
         size: Some(1234),
@@ -64,7 +66,9 @@ fn view() -> TraceView {
 
 fn shown(look: Look, view: &TraceView) -> String {
     let mut out = Vec::new();
-    show(&mut out, look, view, NOW.plus(HOUR_MS)).expect("written");
+    for story in stories(std::slice::from_ref(view), &[]) {
+        show(&mut out, look, &story, NOW.plus(HOUR_MS)).expect("written");
+    }
     String::from_utf8(out).expect("UTF-8")
 }
 
@@ -101,12 +105,57 @@ fn what_is_queued_is_said_with_what_it_waits_for() {
     let mut view = view();
     view.add_queued(&entry, Vec::new());
     let text = shown(Look::Table, &view);
-    let (_, queued) = text.split_once("still queued:\n").expect("it is queued");
+    let (_, queued) = text.split_once("still queued at mx.example.org:\n").expect("it is queued");
     assert!(queued.contains("bob@example.com: tried 2 times; the next attempt is due now"), "{queued}");
     assert!(queued.contains("450 4.2.0 Greylisted, come back later (mx1.example.com [198.51.100.7]"), "{queued}");
     let plain = shown(Look::Plain, &view);
     let last = plain.lines().last().expect("a line");
     assert!(last.starts_with("2027-01-15T08:30:00.000Z\tmx.example.org\t0000000000001\tqueued\tbob@"), "{last}");
+}
+
+#[test]
+fn what_several_hosts_say_is_one_timeline_and_who_is_silent_is_named() {
+    let id = "aaaqeayeaudaocajbifqydiob4".to_owned();
+    let mesh = |visited: &[&str]| PassageView {
+        id: id.clone(),
+        origin: "origin".into(),
+        visited: visited.iter().map(|node| (*node).to_owned()).collect(),
+    };
+    let handed = EventView {
+        remote: Some("b (k5x2q7ab) [192.0.2.2]".into()),
+        reply: Some("250 2.0.0 Accepted as 0000000000009".into()),
+        ..event(20, "delivered", &["bob@c.example"])
+    };
+    let a = TraceView {
+        mesh: Some(mesh(&[])),
+        host: "a".into(),
+        events: vec![event(0, "accepted", &["bob@c.example"]), handed],
+        ..view()
+    };
+    let b = TraceView {
+        mesh: Some(mesh(&["n1"])),
+        host: "b".into(),
+        events: vec![event(19, "accepted", &["bob@c.example"])],
+        ..view()
+    };
+    let silent = SilentView {
+        host: "c".into(),
+        node: "n3".into(),
+        mesh_id: id.clone(),
+        at: Some(Time(NOW.plus(30))),
+        why: "it did not answer in time".into(),
+    };
+    let (views, silent) = ([b, a], [silent]);
+    let stories = stories(&views, &silent);
+    assert_eq!(stories.len(), 1);
+    let lines = timeline(&stories[0], NOW);
+    let story: Vec<&str> = lines[2..].iter().map(|line| line.trim()).collect();
+    assert!(story[0].starts_with("2027-01-15T08:00:00.000Z  a  accepted"), "{lines:?}");
+    assert!(story[1].starts_with("2027-01-15T08:00:00.019Z  b  accepted"), "{lines:?}");
+    assert!(story[2].starts_with("2027-01-15T08:00:00.020Z  a  delivered bob@c.example: 250 2.0.0"), "{lines:?}");
+    let want = "c: last known: handed over to it at 2027-01-15T08:00:00.030Z; what came of it there is not known: it did \
+                not answer in time";
+    assert_eq!(story[3..], [want]);
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::fmt::{self, Write as _};
 use std::net::IpAddr;
 
 use postroad_queue::{Item, Origin, QueueId, UnixMillis};
-use postroad_smtp::Reply;
+use postroad_smtp::{PassageToken, Reply};
 
 /// Octets of a record in front of its fields: length, kind, time, queue id.
 const HEAD_OCTETS: usize = 4 + 1 + 8 + 8;
@@ -83,6 +83,7 @@ mod field {
     pub const OTHER: u8 = 5;
     pub const TOOK_MS: u8 = 7;
     pub const WORD: u8 = 8;
+    pub const PASSAGE: u8 = 16;
     pub const MESSAGE_ID: u8 = 17;
     pub const REVERSE_PATH: u8 = 18;
     pub const RECIPIENT: u8 = 19;
@@ -143,6 +144,8 @@ pub struct Event {
 pub struct Accepted {
     /// When.
     pub at: UnixMillis,
+    /// Its way through the mesh so far: its id there, where it came in, the nodes it had visited.
+    pub passage: Option<String>,
     /// Its Message-ID, without angle brackets.
     pub message_id: Option<String>,
     /// The reverse-path without brackets, `<>` when null.
@@ -159,6 +162,8 @@ pub struct Accepted {
 pub fn put_acceptance(out: &mut Vec<u8>, item: &Item, message_id: &[u8]) {
     let (at, id, origin) = (item.arrived, item.id, &item.origin);
     let mut record = Record::begin(out, Kind::Accepted, at, id);
+    let passage = item.envelope.params.passage.as_ref().map_or("", PassageToken::as_str);
+    record.text(field::PASSAGE, passage.as_bytes());
     record.text(field::MESSAGE_ID, message_id);
     if let Some(mailbox) = item.envelope.reverse_path.mailbox() {
         record.show(field::REVERSE_PATH, format_args!("{mailbox}"));
@@ -343,11 +348,18 @@ impl<'a> Raw<'a> {
             && self.fields().any(|(number, octets)| octets.eq_ignore_ascii_case(text) && is_name(number))
     }
 
+    /// Returns whether a message of this id in the mesh was accepted here.
+    pub fn is_in_mesh_as(&self, id: &[u8]) -> bool {
+        let is_it = |octets: &[u8]| octets.strip_prefix(id).is_some_and(|rest| rest.starts_with(b":"));
+        self.is_acceptance() && self.fields().any(|(number, octets)| number == field::PASSAGE && is_it(octets))
+    }
+
     /// Adds what this part of an acceptance says.
     pub fn add_to(&self, accepted: &mut Accepted) {
         accepted.at = self.at;
         for (number, octets) in self.fields() {
             match number {
+                field::PASSAGE => accepted.passage = Some(text(octets)),
                 field::MESSAGE_ID => accepted.message_id = Some(text(octets)),
                 field::REVERSE_PATH => accepted.from = text(octets),
                 field::RECIPIENT => accepted.recipients.push(text(octets)),

@@ -36,6 +36,7 @@ fn an_acceptance_reads_back() {
     put_acceptance(&mut out, &item("app@example.org", &to, origin.clone()), b"1.2@app.example.org");
     let want = Accepted {
         at: AT,
+        passage: None,
         message_id: Some("1.2@app.example.org".into()),
         from: "app@example.org".into(),
         recipients: to.map(str::to_owned).to_vec(),
@@ -53,6 +54,20 @@ fn an_acceptance_reads_back() {
     out.clear();
     put_acceptance(&mut out, &item("", &to, origin), b"");
     assert_eq!(accepted(&out), Accepted { message_id: None, from: "<>".into(), ..want });
+}
+
+#[test]
+fn a_passage_is_kept_and_its_name_finds_the_message() {
+    let mut item = item("app@example.org", &["bob@example.com"], Origin::default());
+    item.envelope.params.passage = "abc234:n5x:v1,v2".parse().ok();
+    let mut out = Vec::new();
+    put_acceptance(&mut out, &item, b"1.2@app.example.org");
+    assert_eq!(accepted(&out).passage.as_deref(), Some("abc234:n5x:v1,v2"));
+    let raw = records(&out).next().expect("one record");
+    assert!(raw.is_in_mesh_as(b"abc234"));
+    for name in ["abc", "abc234:", "n5x", "1.2@app.example.org", ""] {
+        assert!(!raw.is_in_mesh_as(name.as_bytes()), "{name}");
+    }
 }
 
 #[test]
@@ -123,7 +138,7 @@ proptest! {
             let mut accepted = Accepted::default();
             for raw in records(octets) {
                 raw.add_to(&mut accepted);
-                let _ = (raw.event(), raw.names(b"x"));
+                let _ = (raw.event(), raw.names(b"x"), raw.is_in_mesh_as(b"x"));
             }
         };
         walk(&octets);

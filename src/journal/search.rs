@@ -22,6 +22,8 @@ const EVENTS_MAX: usize = 10_000;
 pub enum Key {
     /// The one with this queue id.
     Queue(QueueId),
+    /// Those with this id in the mesh.
+    Mesh(String),
     /// Those with this Message-ID, sender or recipient, without angle brackets.
     Text(String),
 }
@@ -101,6 +103,7 @@ impl Walk {
         self.each(since, |raw| {
             let is_meant = match key {
                 Key::Queue(id) => raw.id == *id,
+                Key::Mesh(id) => raw.is_in_mesh_as(id.as_bytes()),
                 Key::Text(text) => raw.names(text.as_bytes()),
             };
             // The recipients of one message may stand in several records, one behind the other.

@@ -125,7 +125,7 @@ fn wait_lines(wait: &WaitView, now: UnixMillis) -> Vec<String> {
         site if site == wait.destination => String::new(),
         site => format!(" at {}", escaped(site)),
     };
-    let lane = if wait.lane == "normal" { String::new() } else { format!(" ({} mail)", wait.lane) };
+    let lane = if wait.lane == "normal" { String::new() } else { format!(" ({} mail)", escaped(&wait.lane)) };
     let until = wait.until.map_or(String::new(), |until| format!(" ({})", soon(until.0, now)));
     let mut lines = vec![format!("{destination}{site}{lane}{until}: {}", escaped(&wait.text))];
     if let Some(remedy) = &wait.remedy {

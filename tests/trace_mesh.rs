@@ -1,0 +1,132 @@
+//! Following a message through a mesh: one timeline over all members that had it, what is known last of
+//! one that is gone, and who is not told.
+
+mod support;
+
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use support::agent::{Agent, Builder, items, make_maildir};
+use support::client::{Client, Way};
+use support::net::{SOON, wait_until};
+use support::sink::Sink;
+
+/// How long a person waits; the best of a few, since the test's machine is busy.
+const FOLLOWED: Duration = Duration::from_secs(1);
+
+/// A host that members reach at its own address.
+fn host(name: &str) -> Builder {
+    let builder = Builder::new();
+    let ip = builder.ip();
+    builder
+        .set("hostname", &format!("\"{name}.test\""))
+        .set("mesh.label", &format!("{name:?}"))
+        .set("mesh.addresses", &format!("[\"{ip}:2525\"]"))
+}
+
+/// Lets a host join without the right to follow what is not its own.
+fn join(member: &Agent, agent: &Agent, serves: &[&str]) {
+    let token = member.ok(&[&["mesh", "invite", "--caps", "relay"], serves].concat());
+    agent.ok(&["mesh", "join", token.trim()]);
+}
+
+/// Waits until everybody knows what all say of themselves.
+fn wait_known(agents: &[&Agent]) {
+    for agent in agents {
+        wait_until("every member's record is known", 3 * SOON, || {
+            let status = agent.json(&["mesh", "status", "--json"]);
+            let members = status["members"].as_array().expect("a list");
+            members.len() == agents.len() && members.iter().all(|member| member["label"] != "")
+        });
+    }
+    // The agent looks at what all changes come to a moment later.
+    std::thread::sleep(Duration::from_secs(1));
+}
+
+/// What happened where, in the order of time.
+fn story(views: &[Value]) -> Vec<String> {
+    let events = |view: &Value| {
+        let host = view["host"].as_str().expect("a host").to_owned();
+        let events = view["events"].as_array().expect("a list").clone();
+        let one = move |event: Value| {
+            let text = |name: &str| event[name].as_str().expect("a text").to_owned();
+            (text("at"), format!("{host} {}", text("what")))
+        };
+        events.into_iter().map(one).collect::<Vec<_>>()
+    };
+    let mut told: Vec<_> = views.iter().flat_map(events).collect();
+    told.sort();
+    told.into_iter().map(|(_, told)| told).collect()
+}
+
+#[test]
+fn a_message_is_followed_over_four_hops_and_who_is_gone_is_named() {
+    let sink = Sink::new();
+    // Neither end can be dialled, so that all goes through the one in the middle.
+    let end = |name| host(name).set("mesh.reach", "\"dials-out\"");
+    let a = end("a").start();
+    let b = host("b").start();
+    let mut c = end("c").set("mesh.egress", "true").route("sink.test", sink.address()).start();
+    join(&b, &a, &[]);
+    join(&b, &c, &[]);
+    wait_known(&[&a, &b, &c]);
+    let mut client = Client::connect(a.smtp());
+    client.ehlo();
+    let content = b"Subject: far\r\nMessage-ID: <1@client.test>\r\n\r\nhello\r\n";
+    let id = client.deliver("sender@client.test", &["user@sink.test"], content, Way::Data).queue_id();
+    sink.expect(1, 3 * SOON);
+    let follow = |agent: &Agent, what: &str| {
+        let asked = Instant::now();
+        let views = items(&agent.ok(&["trace", what, "--json"]));
+        (views, asked.elapsed())
+    };
+    wait_until("all have told all", SOON, || story(&follow(&a, &id).0).len() == 9);
+    let whole = ["accepted", "delivered", "retired"];
+    let (views, _) = follow(&a, "1@client.test");
+    for (host, view) in ["a", "b", "c"].iter().zip(&views) {
+        let told = story(std::slice::from_ref(view));
+        let name = if *host == "a" { "a.test" } else { host };
+        assert_eq!(told, whole.map(|what| format!("{name} {what}")), "{views:?}");
+        assert_eq!(view["mesh"]["id"], views[0]["mesh"]["id"], "the same message everywhere");
+    }
+    assert_eq!(views[2]["events"][1]["reply"], "250 2.0.0 Taken", "the words of the host outside");
+    let best = (0..5).map(|_| follow(&a, &id).1).min().expect("some");
+    assert!(best <= FOLLOWED, "{best:?}");
+    // By its name in the mesh, from the middle: the member that invited everybody has every right.
+    let mesh_id = views[0]["mesh"]["id"].as_str().expect("an id");
+    assert_eq!(follow(&b, mesh_id).0.len(), 3);
+    // The last hop has no right to follow what is not its own.
+    let output = c.cli(&["trace", mesh_id]);
+    let text = String::from_utf8_lossy(&output.stdout);
+    let told: Vec<&str> = text.lines().filter(|line| line.contains("\tunknown\t")).collect();
+    assert!(told.len() == 2 && told.iter().all(|line| line.contains("no right `trace` there")), "{text}");
+    assert_eq!(text.lines().filter(|line| line.contains("\taccepted\t")).count(), 1, "{text}");
+    c.kill();
+    let output = a.cli(&["trace", &id]);
+    let text = String::from_utf8_lossy(&output.stdout);
+    let unknown: Vec<&str> = text.lines().filter(|line| line.contains("\tunknown\t")).collect();
+    assert!(unknown.len() == 1 && unknown[0].contains("\tc\t") && unknown[0].starts_with("20"), "{text}");
+}
+
+#[test]
+fn the_home_of_a_recipient_is_told_of_its_own_alone() {
+    let sink = Sink::new();
+    let a = host("a").route("sink.test", sink.address()).start();
+    let b = host("b");
+    let mail = b.path("mail");
+    make_maildir(&mail.join("user"));
+    let b = b.table("local", &format!("domain = \"b.example\"\nmaildir = \"{}/{{user}}\"", mail.display())).start();
+    join(&a, &b, &["--serves", "b.example"]);
+    wait_known(&[&a, &b]);
+    let mut client = Client::connect(a.smtp());
+    client.ehlo();
+    let to = ["secret@sink.test", "user@b.example"];
+    client.deliver("sender@client.test", &to, b"Subject: both\r\n\r\nhello\r\n", Way::Data).queue_id();
+    sink.expect(1, 3 * SOON);
+    let ask = || items(&b.ok(&["trace", "user@b.example", "--json"]));
+    let told = || ask().iter().find(|view| view["host"] == "a").map(|view| story(std::slice::from_ref(view)));
+    wait_until("its origin tells", 3 * SOON, || told().is_some_and(|told| told.contains(&"a delivered".to_owned())));
+    assert!(!Value::from(ask()).to_string().contains("secret@sink.test"), "{:?}", ask());
+    let all = a.ok(&["trace", "user@b.example", "--json"]);
+    assert!(all.contains("secret@sink.test") && items(&all).len() == 2, "the origin hears all of both: {all}");
+}

@@ -1,8 +1,9 @@
 //! Reading a whole queue: what its files say becomes an index, and what is not as it was written is
 //! noted. Writes nothing.
 //!
-//! A sealed segment whose summary is sound is not read. The newest segment always is, content included:
-//! it is the one that a crash may have torn.
+//! A sealed segment whose summary is sound is not read. Every other is, content included: a crash may
+//! have torn the newest, and one that was sealed without a summary was the newest when something went
+//! wrong. A torn copy of a message must not stand for the whole one that lies before it.
 
 use std::collections::{HashMap, HashSet};
 use std::io;
@@ -90,8 +91,7 @@ pub(crate) fn gather(fs: &dyn Fs, depth: Depth, progress: &mut dyn FnMut(u64, u6
         reader.index.segments.insert(*number, Segment::default());
         let known = depth == Depth::Quick && !newest && reader.believe(fs, *number, headers[i], limit)?;
         if !known {
-            let check = if newest || depth == Depth::Whole { Check::Contents } else { Check::Heads };
-            reader.read(fs, *number, limit, check, newest)?;
+            reader.read(fs, *number, limit, newest)?;
         }
         done += octets[i];
         progress(done, segments);
@@ -179,11 +179,11 @@ impl Reader {
         Ok(true)
     }
 
-    fn read(&mut self, fs: &dyn Fs, number: u32, limit: Option<Limit>, check: Check, newest: bool) -> Result<()> {
+    fn read(&mut self, fs: &dyn Fs, number: u32, limit: Option<Limit>, newest: bool) -> Result<()> {
         let file = open_segment(fs, number)?;
         let name = format!("log/{}", segment_name(number));
         let mut summary = Summary::default();
-        let scanned = scan(&*file, limit, check, &mut |at, header, meta| {
+        let scanned = scan(&*file, limit, Check::Contents, &mut |at, header, meta| {
             summary.add(header, meta);
             self.visit(number, Line::of(at, header, meta));
         })

@@ -17,7 +17,7 @@ use crate::log::Previous;
 use crate::read;
 use crate::record::{HEADER_OCTETS, Kind, SegmentHeader, VERSION, is_spare, segment_name, segment_number, span};
 use crate::recovery::{Damage, RecoveryReport};
-use crate::scan::{Check, Limit, Region, Scanned, scan};
+use crate::scan::{Limit, Region, Scanned, scan};
 use crate::summary::{self, Line, Summary};
 
 /// How much to read.
@@ -127,8 +127,7 @@ fn is_blank(fs: &dyn Fs, number: u32) -> bool {
     if read_header(fs, number).is_ok_and(|header| header.is_some()) {
         return false;
     }
-    let scanned =
-        open_segment(fs, number).ok().and_then(|file| scan(&*file, None, Check::Heads, &mut |_, _, _| {}).ok());
+    let scanned = open_segment(fs, number).ok().and_then(|file| scan(&*file, None, &mut |_, _, _| {}).ok());
     scanned.and_then(|scanned| scanned.ok()).is_some_and(|scanned| scanned.blank)
 }
 
@@ -183,7 +182,7 @@ impl Reader {
         let file = open_segment(fs, number)?;
         let name = format!("log/{}", segment_name(number));
         let mut summary = Summary::default();
-        let scanned = scan(&*file, limit, Check::Contents, &mut |at, header, meta| {
+        let scanned = scan(&*file, limit, &mut |at, header, meta| {
             summary.add(header, meta);
             self.visit(number, Line::of(at, header, meta));
         })

@@ -12,15 +12,6 @@ use crate::fs::{FsFile, read_full};
 use crate::id::QueueId;
 use crate::record::{ALIGN, HEADER_OCTETS, Header, Kind, META_OCTETS_MAX, SegmentHeader, SegmentHeaderError};
 
-/// How closely to look.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Check {
-    /// Headers and metadata.
-    Heads,
-    /// Content as well.
-    Contents,
-}
-
 /// What the segment behind it says of a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Limit {
@@ -66,11 +57,10 @@ const FIRST: u64 = HEADER_OCTETS as u64;
 pub(crate) fn scan(
     file: &dyn FsFile,
     limit: Option<Limit>,
-    check: Check,
     visit: &mut dyn FnMut(u64, &Header, &[u8]),
 ) -> io::Result<Result<Scanned, u16>> {
     let octets = file.octets()?;
-    let mut scanner = Scanner { window: Window::new(file, octets), check, regions: Vec::new() };
+    let mut scanner = Scanner { window: Window::new(file, octets), regions: Vec::new() };
     let segment = match SegmentHeader::decode(scanner.window.get(0, HEADER_OCTETS)) {
         Ok(header) => Some(header.segment),
         Err(SegmentHeaderError::Version(version)) => return Ok(Err(version)),
@@ -89,7 +79,6 @@ pub(crate) fn scan(
 
 struct Scanner<'a> {
     window: Window<'a>,
-    check: Check,
     regions: Vec<Region>,
 }
 
@@ -152,7 +141,7 @@ impl Scanner<'_> {
             return Some("its envelope or state fails the checksum");
         }
         let is_void = header.kind == Kind::Void;
-        if self.check == Check::Heads || is_void || header.inline_octets() == 0 {
+        if is_void || header.inline_octets() == 0 {
             return None;
         }
         let (mut from, mut hasher) = (at + FIRST + octets as u64, Hasher::new());

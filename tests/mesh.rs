@@ -84,6 +84,58 @@ fn two_commands_make_two_hosts_a_mesh() {
 }
 
 #[test]
+fn a_domain_that_nobody_granted_is_named_with_what_to_do() {
+    let (a, b) = (host("a").start(), host("b").start());
+    let said = b.ok(&["mesh", "join", &invite(&a, &[])]);
+    assert!(said.contains("claimed without a grant, so not used: b.example by b"), "{said}");
+    let named = |agent: &Agent| agent.ok(&["mesh", "status"]).contains("so not used: b.example by b");
+    wait_until("the others are told as well", SOON, || named(&a));
+    wait_members(&a, &[("a", "a.example"), ("b", "")]);
+    let node = status(&b)["node"].as_str().expect("an id")[..8].to_owned();
+    let remedy = format!("postroad mesh grant {node} --serves b.example");
+    assert!(a.ok(&["mesh", "status"]).contains(&remedy));
+    let words: Vec<&str> = remedy.split(' ').skip(1).collect();
+    assert!(!b.cli(&words).status.success(), "nobody grants itself what it was not granted");
+    a.ok(&words);
+    for agent in [&a, &b] {
+        wait_members(agent, &[("a", "a.example"), ("b", "b.example")]);
+        wait_until("nothing is claimed in vain", SOON, || !named(agent));
+    }
+}
+
+#[test]
+fn the_map_shows_the_ways_that_mail_goes() {
+    // The ends cannot be dialled, so that all goes through the one in the middle.
+    let end = |name| host(name).set("mesh.reach", "\"dials-out\"");
+    let (a, b, c) = (end("a").start(), host("b").start(), end("c").set("mesh.egress", "true").start());
+    for (agent, domain) in [(&a, "a.example"), (&c, "c.example")] {
+        agent.ok(&["mesh", "join", &invite(&b, &["--serves", domain])]);
+    }
+    let map = || a.ok(&["mesh", "map"]);
+    let lines = |kind: &str| {
+        let map = map();
+        let lines = map.lines().filter(|line| line.starts_with(kind)).map(str::to_owned);
+        lines.collect::<Vec<_>>()
+    };
+    wait_until("the whole mesh is known", SOON, || lines("link\t").len() == 2 && map().contains("to all at 10"));
+    let links = lines("link\t");
+    assert!(
+        links[0] == "link\ta\tb\t10\t10\topen\tused" && links[1].starts_with("link\tb\tc\t10\t10\tstated"),
+        "{links:?}"
+    );
+    let nodes = lines("node\t");
+    assert!(nodes[2].contains("\tdials-out\t20\tb>c\tc.example\tto all at 10\t"), "{nodes:?}");
+    let map = a.json(&["mesh", "map", "--json"]);
+    assert_eq!(map["nodes"].as_array().map(Vec::len), Some(3), "{map}");
+    let file = a.path("mesh.svg");
+    a.ok(&["mesh", "map", "--svg", file.to_str().expect("UTF-8")]);
+    let drawn = std::fs::read_to_string(file).expect("it is written");
+    assert!(drawn.starts_with("<svg ") && drawn.contains("serves c.example"), "{drawn}");
+    let alone = host("d").start();
+    assert_eq!(alone.cli(&["mesh", "map"]).status.code(), Some(1));
+}
+
+#[test]
 fn three_hosts_learn_of_one_another_through_one() {
     let (a, b, c) = (host("a").start(), host("b").start(), host("c").start());
     for (agent, domain) in [(&b, "b.example"), (&c, "c.example")] {

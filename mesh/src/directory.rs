@@ -167,6 +167,18 @@ impl Directory {
         &self.conflicts
     }
 
+    /// Returns the domains that members claim although nobody granted them and DNS does not prove
+    /// them: they are nobody's for it.
+    pub fn unfounded(&self) -> BTreeMap<NodeId, Vec<Domain>> {
+        let is_unfounded =
+            |id: &NodeId, domain: &Domain| !self.is_proven(id, domain) && self.sponsors(id, domain).is_empty();
+        let of = |(id, record): (&NodeId, &Arc<Record>)| {
+            let claimed = record.said().serves.iter().filter(|domain| is_unfounded(id, domain)).cloned();
+            (*id, claimed.collect::<Vec<_>>())
+        };
+        self.records.iter().map(of).filter(|(_, claimed)| !claimed.is_empty()).collect()
+    }
+
     /// Returns what each member says of itself, with the domains that are its own, for a map.
     pub fn described(&self) -> BTreeMap<NodeId, Said> {
         let own = |id: &NodeId, record: &Arc<Record>| {

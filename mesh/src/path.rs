@@ -158,6 +158,38 @@ impl Map {
         self.places[*from].links.iter().any(|(other, _)| other == to)
     }
 
+    /// Returns the links that both ends state, each once, with what each end says that it costs: first
+    /// that of the node that is named first.
+    pub fn links(&self) -> Vec<(NodeId, NodeId, [u32; 2])> {
+        let back = |from: usize, to: usize| self.places[from].links.iter().find(|(other, _)| *other == to);
+        let of = |(at, place): (usize, &Place)| {
+            let later = place.links.iter().filter(move |(to, _)| *to > at).copied().collect::<Vec<_>>();
+            let id = place.id;
+            later.into_iter().filter_map(move |(to, cost)| Some((id, self.places[to].id, [cost, back(to, at)?.1])))
+        };
+        self.places.iter().enumerate().flat_map(|(at, place)| of((at, place))).collect()
+    }
+
+    /// Returns the cheapest way from here to each node that one leads to: what it costs, and the node
+    /// before it. All of them together are a tree.
+    pub fn tree(&self) -> BTreeMap<NodeId, (u32, NodeId)> {
+        let mut tree = BTreeMap::new();
+        let Some(me) = self.by_id.get(&self.me) else { return tree };
+        let mut closed = BTreeSet::new();
+        let mut open = BinaryHeap::from([Reverse((0u32, self.me, *me))]);
+        while let Some(Reverse((cost, before, at))) = open.pop() {
+            if !closed.insert(at) {
+                continue;
+            }
+            if at != *me {
+                tree.insert(self.places[at].id, (cost, before));
+            }
+            let onward = self.places[at].links.iter().filter(|(to, _)| !closed.contains(to));
+            open.extend(onward.map(|(to, link)| Reverse((cost.saturating_add(*link), self.places[at].id, *to))));
+        }
+        tree
+    }
+
     /// Returns the ways that a message may go from here, the best first; each next step stands in
     /// the list once. Empty: it waits here until the map or the health changes.
     pub fn choices(&self, need: &Need<'_>, health: &Health) -> Vec<Choice> {

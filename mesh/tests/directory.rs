@@ -156,3 +156,18 @@ fn of_two_claims_that_come_together_neither_counts_unless_it_is_proven() {
     }
     assert_eq!(owners(&told_one_by_one, "lab.example"), [id(2)].into(), "the one that came first has it");
 }
+
+#[test]
+fn what_is_claimed_without_a_grant_is_known_until_it_is_granted() {
+    let mut mesh = mesh();
+    admit(&mut mesh, 0, 1, &["lab.example"]);
+    says(&mut mesh, 1, &["lab.example", "a.lab.example", "bank.example"]);
+    assert_eq!(mesh.unfounded().into_iter().collect::<Vec<_>>(), [(id(1), vec![domain("bank.example")])]);
+    assert!(owners(&mesh, "bank.example").is_empty());
+    mesh.set_proofs([(id(1), domain("bank.example"))].into());
+    assert!(mesh.unfounded().is_empty());
+    mesh.set_proofs(BTreeSet::new());
+    admit(&mut mesh, 0, 1, &["bank.example"]);
+    assert!(mesh.unfounded().is_empty());
+    assert_eq!(owners(&mesh, "bank.example"), [id(1)].into());
+}

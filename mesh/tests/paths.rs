@@ -198,6 +198,24 @@ proptest! {
         }
     }
 
+    /// The ways that are drawn are those that mail goes: they cost the same, and lead along links.
+    #[test]
+    fn the_tree_of_cheapest_ways_is_what_mail_goes_by(links in links(8)) {
+        let map = Mesh::new(8, &links).map(0);
+        let tree = map.tree();
+        let costs: BTreeMap<(NodeId, NodeId), u32> =
+            map.links().into_iter().flat_map(|(a, b, [to, back])| [((a, b), to), ((b, a), back)]).collect();
+        for n in 1..8 {
+            let there = domain(&format!("n{n}.example"));
+            let best = map.choices(&to(&there), &Health::default()).first().map(|choice| choice.cost);
+            prop_assert_eq!(tree.get(&id(n)).map(|(cost, _)| *cost), best);
+            if let Some((cost, before)) = tree.get(&id(n)) {
+                let sooner = if *before == id(0) { 0 } else { tree[before].0 };
+                prop_assert_eq!(sooner + costs[&(*before, id(n))], *cost);
+            }
+        }
+    }
+
     /// Each node has a map of its own, which may be wrong in any way: still no node is visited twice.
     #[test]
     fn with_false_maps_no_node_is_visited_twice(views in prop::collection::vec(links(14), 14), from in 0usize..14) {

@@ -44,8 +44,21 @@ pub enum MeshRequest {
         #[serde(default)]
         serves: Vec<String>,
     },
+    /// Grant a member domains and rights. Shows a [`MeshView`].
+    Grant {
+        /// Its label, its id, or what its id begins with.
+        node: String,
+        /// What it may do besides.
+        #[serde(default)]
+        caps: String,
+        /// The domains whose mail it may take.
+        #[serde(default)]
+        serves: Vec<String>,
+    },
     /// How the mesh is. Shows a [`MeshView`].
     Status {},
+    /// What leads where. Shows a [`MapView`].
+    Map {},
     /// Say that a node is to be a member no more. Shows a [`VoteView`].
     Revoke {
         /// Its label, its id, or what its id begins with.
@@ -165,6 +178,8 @@ pub struct MemberView {
     pub addresses: Vec<String>,
     /// The domains that are its own.
     pub serves: Vec<String>,
+    /// Domains that it claims and nobody granted: they are not used.
+    pub claims: Vec<String>,
     /// What it may do.
     pub caps: String,
     /// How it is reached: `public`, `dials-out`, `windows`; `unknown` before it said so.
@@ -183,4 +198,79 @@ pub struct GoneView {
     pub node: String,
     /// Why.
     pub why: String,
+}
+
+/// The mesh as mail sees it from this host.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct MapView {
+    /// What the mesh is called.
+    pub label: String,
+    /// This host; none while it is no member.
+    pub node: Option<String>,
+    /// The members that are not refused here.
+    pub nodes: Vec<PlaceView>,
+    /// The links that both ends state, each once.
+    pub links: Vec<LinkView>,
+}
+
+/// A member on the map.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PlaceView {
+    /// Its id.
+    pub node: String,
+    /// What it is called.
+    pub label: String,
+    /// Where it is.
+    pub site: String,
+    /// How it is reached, as in [`MemberView`].
+    pub reach: String,
+    /// The domains that are its own.
+    pub serves: Vec<String>,
+    /// Domains that it claims and nobody granted: they are not used.
+    pub claims: Vec<String>,
+    /// Where it sends mail out to.
+    pub egress: Vec<EgressView>,
+    /// The nodes that hold its mail while it sleeps.
+    pub pickups: Vec<String>,
+    /// How long it holds mail for others, in days.
+    pub holds_days: u16,
+    /// The cheapest way from here: the nodes on it, this one last. Empty: none leads there, or it is
+    /// this host.
+    pub path: Vec<String>,
+    /// What that way costs.
+    pub cost: Option<u32>,
+}
+
+/// An offer to send mail out.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct EgressView {
+    /// The domains it is for, with all below them; empty: every domain.
+    pub to: Vec<String>,
+    /// The domains of senders that it may speak for; empty: nothing is known.
+    pub from: Vec<String>,
+    /// What it costs.
+    pub cost: u16,
+    /// The largest message, in octets; 0: no limit.
+    pub octets_max: u64,
+}
+
+/// A link.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LinkView {
+    /// One end.
+    pub a: String,
+    /// The other end.
+    pub b: String,
+    /// What it costs from `a` to `b`.
+    pub cost: u32,
+    /// What it costs back.
+    pub cost_back: u32,
+    /// `open`: this host has a session over it now; `stated`: both ends say that mail may go over it.
+    pub state: String,
+    /// The cheapest way from here to somebody goes over it.
+    pub is_used: bool,
 }

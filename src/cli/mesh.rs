@@ -1,6 +1,10 @@
 //! `postroad mesh`: how hosts become one mesh, and what it looks like from here.
 
+mod map;
+mod svg;
+
 use std::io::IsTerminal as _;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use comfy_table::{ContentArrangement, Table, presets};
@@ -26,6 +30,8 @@ Examples:
   postroad mesh join mesh1:mx.example.org:25:…    On another host: two hosts are a mesh
   postroad mesh invite --serves lab.example --ttl 1d --uses 5
   postroad mesh status
+  postroad mesh map                               Which way mail goes from here, and what it costs
+  postroad mesh grant lab --serves lab.example    What lab was not granted when it was invited
   postroad mesh revoke lab --reason stolen        On two members: lab is a member no more
   postroad mesh card                              Without a network between them: shown by the new host
   postroad mesh admit card1:… --label lab         … and admitted by a member")]
@@ -70,8 +76,42 @@ enum Action {
         #[command(flatten)]
         rights: Rights,
     },
+    /// Grant a member domains or rights that it was not admitted with
+    #[command(after_help = "\
+Examples:
+  postroad mesh grant lab --serves lab.example
+  postroad mesh grant k5x2q7ab --caps trace")]
+    Grant {
+        /// Its label, its id, or what its id begins with
+        node: String,
+        /// What it may do besides: relay, admit, trace, queue, custody, with commas between them
+        #[arg(long, default_value = "")]
+        caps: String,
+        /// A domain whose mail it may take, with all below it; may stand several times
+        #[arg(long, value_name = "DOMAIN")]
+        serves: Vec<String>,
+    },
     /// Show the members, the links of this host, and what is not in order
     Status,
+    /// Draw the mesh as mail from here sees it: members, links with their cost, the cheapest ways
+    #[command(after_help = "\
+On a terminal a drawing: each member stands below the one before it on the cheapest way from here, behind the
+cost of the link between them; a double line is a link that is open now. Then the costs of all links, from the
+member of the line to the member of the column.
+
+Columns in a pipe, separated by tabs: `node`, label, id, site, reach, cost of the way there, the members on it
+(separated by >), its domains (by commas), where it sends mail out to, domains it claims in vain;
+`link`, label of one end, of the other, cost, cost back, `open` or `stated`, `used` on a cheapest way or `-`.
+
+Examples:
+  postroad mesh map
+  postroad mesh map --svg mesh.svg                A drawing for a page or a report
+  postroad mesh map --json | jq '.nodes[] | {label, cost}'")]
+    Map {
+        /// Write a drawing to this file instead, readable on light and dark ground; - is standard output
+        #[arg(long, value_name = "FILE")]
+        svg: Option<PathBuf>,
+    },
     /// Say that a node is to be a member no more; with enough voices its sessions end everywhere
     Revoke {
         /// Its label, its id, or what its id begins with
@@ -124,7 +164,7 @@ pub(super) fn run(args: Args, context: &mut Context) -> Result<(), Failure> {
         }
         Action::Join { token } => {
             let view: MeshView = request(context, MeshRequest::Join { token })?;
-            print(context, &view, |view| vec![summary(view)])
+            print(context, &view, |view| [vec![summary(view)], claimed_in_vain(view)].concat())
         }
         Action::Card => {
             let view: CardView = request(context, MeshRequest::Card {})?;
@@ -135,10 +175,15 @@ pub(super) fn run(args: Args, context: &mut Context) -> Result<(), Failure> {
             let view = request(context, MeshRequest::Admit { card, label, caps, serves })?;
             print_token(context, &view, "the host is a member; this tells it so")
         }
+        Action::Grant { node, caps, serves } => {
+            let view: MeshView = request(context, MeshRequest::Grant { node, caps, serves })?;
+            print(context, &view, status)
+        }
         Action::Status => {
             let view: MeshView = request(context, MeshRequest::Status {})?;
             print(context, &view, status)
         }
+        Action::Map { svg } => map::show(&request(context, MeshRequest::Map {})?, svg.as_deref(), context),
         other => run_parting(other, context),
     }
 }
@@ -251,6 +296,7 @@ fn status(view: &MeshView) -> Vec<String> {
     for gone in &view.gone {
         lines.push(format!("gone: {} ({})", short(&gone.node), escaped(&gone.why)));
     }
+    lines.extend(claimed_in_vain(view));
     for conflict in &view.conflicts {
         lines.push(format!("claimed, but another member's: {}", escaped(conflict)));
     }
@@ -261,6 +307,21 @@ fn status(view: &MeshView) -> Vec<String> {
         lines.push(format!("invitations open here: {}", view.open_invitations));
     }
     lines
+}
+
+/// Says which domains no mail comes for, and what to do about it.
+fn claimed_in_vain(view: &MeshView) -> Vec<String> {
+    let of = |member: &MemberView| {
+        let (label, node) = (escaped(&member.label), short(&member.node));
+        let domains: Vec<String> = member.claims.iter().map(|domain| escaped(domain)).collect();
+        let grant: Vec<String> = domains.iter().map(|domain| format!(" --serves {domain}")).collect();
+        format!(
+            "claimed without a grant, so not used: {} by {label}\n  on a member that may admit: postroad mesh grant {node}{}",
+            domains.join(", "),
+            grant.concat()
+        )
+    };
+    view.members.iter().filter(|member| !member.claims.is_empty()).map(of).collect()
 }
 
 fn table(members: &[MemberView]) -> String {
@@ -301,12 +362,14 @@ mod tests {
             serves: serves.iter().map(|domain| (*domain).to_owned()).collect(),
             ..MemberView::default()
         };
+        let lab =
+            MemberView { claims: vec!["d.example".into()], ..member("lab", "accepted", &["b.example", "c.example"]) };
         let view = MeshView {
             node: Some("hqabcdefghijk".into()),
             mesh: Some("m".into()),
             label: Some("ours".into()),
             is_member: true,
-            members: vec![member("hq", "self", &["a.example"]), member("lab", "accepted", &["b.example", "c.example"])],
+            members: vec![member("hq", "self", &["a.example"]), lab],
             conflicts: vec!["a.example by lab".into()],
             open_invitations: 1,
             ..MeshView::default()
@@ -316,6 +379,8 @@ hqabcdef is a member of the mesh ours, with lab
  MEMBER  NODE      LINK      REACH   SITE  MAY    SERVES
  hq      hqabcdef  self      public        relay  a.example
  lab     lababcde  accepted  public        relay  b.example c.example
+claimed without a grant, so not used: d.example by lab
+  on a member that may admit: postroad mesh grant lababcde --serves d.example
 claimed, but another member's: a.example by lab
 invitations open here: 1";
         assert_eq!(status(&view).join("\n"), want);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use postroad_mesh::card::Card;
 use postroad_mesh::invite::{ADDRESSES_MAX, Open};
-use postroad_mesh::record::Reach;
+use postroad_mesh::record::{Reach, Said};
 use postroad_mesh::roster::Gone;
 use postroad_mesh::statement::{GRANTED_DOMAINS_MAX, Policy, TEXT_OCTETS_MAX, What};
 use postroad_mesh::{Caps, Directory, Invitation, NodeId, Roster, SecretKey, Statement};
@@ -54,6 +54,12 @@ impl Peers {
                 let (caps, serves) = rights(&caps, &serves)?;
                 Ok(shown(serde_json::to_value(self.admit_card(&card, label, caps, serves).await?)))
             }
+            MeshRequest::Grant { node, caps, serves } => {
+                let (caps, serves) = rights(&caps, &serves)?;
+                self.grant(&node, caps, serves).await?;
+                Ok(shown(serde_json::to_value(self.mesh_view())))
+            }
+            MeshRequest::Map {} => Ok(shown(serde_json::to_value(self.map_view()))),
             MeshRequest::Status {} => Ok(shown(serde_json::to_value(self.mesh_view()))),
             MeshRequest::Revoke { node, reason } => Ok(shown(serde_json::to_value(self.revoke(&node, &reason).await?))),
             MeshRequest::Refuse { node, lift } => {
@@ -167,6 +173,21 @@ impl Peers {
         Ok(InviteView { token, is_founded: false, until_ms: 0, uses: 0, caps: caps.to_string() })
     }
 
+    /// Grants a member what it was not granted when it was let in.
+    async fn grant(&self, name: &str, caps: Caps, serves: Vec<Domain>) -> Result<(), Failure> {
+        self.check_may_admit(caps)?;
+        let node = self.named(name)?;
+        if caps == Caps::NONE && serves.is_empty() {
+            return Err(Failure::new("nothing is granted", "for example: --serves lab.example, or --caps trace"));
+        }
+        let gone = || Failure::new(format!("{name} is no member any more"), "see `postroad mesh status`");
+        let key = self.view().member(&node).ok_or_else(gone)?.key;
+        let _alone = self.0.deciding.lock().await;
+        self.state_durably(What::Admit { node: key, caps, serves, label: "".into() }).await?;
+        info!(%node, %caps, "granted");
+        Ok(())
+    }
+
     fn check_may_admit(&self, caps: Caps) -> Result<(), Failure> {
         let view = self.view();
         let me = view.me().ok_or_else(in_no_mesh)?;
@@ -194,6 +215,11 @@ impl Peers {
             None => Default::default(),
         };
         let link = |node: &NodeId| links.get(node).map(|dialled| if *dialled { "dialled" } else { "accepted" });
+        let claims = |node: &NodeId| match view.me() == Some(*node) {
+            // What the others are about to hear.
+            true => own::not_granted(&self.config(), node, &view).into_iter().collect(),
+            false => view.unfounded(node).to_vec(),
+        };
         let members = view.roster().into_iter().flat_map(|roster| roster.members().keys());
         let gone = view.roster().into_iter().flat_map(|roster| roster.gone());
         let contradicting = view.roster().into_iter().flat_map(|roster| roster.double_tongued());
@@ -202,7 +228,7 @@ impl Peers {
             mesh: view.mesh().map(|mesh| mesh.to_string()),
             label: label(&view),
             is_member: view.me().is_some(),
-            members: members.map(|node| member_view(&view, node, link(node))).collect(),
+            members: members.map(|node| member_view(&view, node, link(node), names(&claims(node)))).collect(),
             gone: gone.map(|(node, gone)| gone_view(node, gone)).collect(),
             conflicts: self.conflicts(),
             contradicting: contradicting.map(|node| view.label(&node)).collect(),
@@ -220,7 +246,7 @@ impl Peers {
 }
 
 /// Returns what the founder called the mesh.
-fn label(view: &View) -> Option<String> {
+pub(super) fn label(view: &View) -> Option<String> {
     let roster = view.roster()?;
     match roster.statements().get(&roster.mesh())?.what() {
         What::Found { label, .. } => Some(label.to_string()),
@@ -228,26 +254,35 @@ fn label(view: &View) -> Option<String> {
     }
 }
 
-fn member_view(view: &View, node: &NodeId, link: Option<&str>) -> MemberView {
+fn member_view(view: &View, node: &NodeId, link: Option<&str>, claims: Vec<String>) -> MemberView {
     let said = view.record(node);
     let member = view.roster().and_then(|roster| roster.member(node));
-    let reach = said.map(|said| match said.reach {
-        Reach::Public => "public",
-        Reach::DialsOut => "dials-out",
-        Reach::Windows => "windows",
-    });
-    let own: Vec<String> = said.map(|said| said.serves.iter().map(Domain::to_string).collect()).unwrap_or_default();
     MemberView {
         node: node.to_string(),
         label: view.label(node),
         site: said.map(|said| said.site.to_string()).unwrap_or_default(),
         addresses: said.map(|said| said.addresses.iter().map(ToString::to_string).collect()).unwrap_or_default(),
-        serves: own,
+        serves: said.map(|said| names(&said.serves)).unwrap_or_default(),
         caps: member.map(|member| member.caps.to_string()).unwrap_or_default(),
-        reach: reach.unwrap_or("unknown").to_owned(),
+        reach: reach(said).to_owned(),
         link: if view.me() == Some(*node) { "self" } else { link.unwrap_or("none") }.to_owned(),
         is_refused: view.refused().contains(node),
+        claims,
     }
+}
+
+/// Returns how a member is reached, in a word.
+pub(super) fn reach(said: Option<&Said>) -> &'static str {
+    match said.map(|said| said.reach) {
+        Some(Reach::Public) => "public",
+        Some(Reach::DialsOut) => "dials-out",
+        Some(Reach::Windows) => "windows",
+        None => "unknown",
+    }
+}
+
+pub(super) fn names(domains: &[Domain]) -> Vec<String> {
+    domains.iter().map(Domain::to_string).collect()
 }
 
 fn gone_view(node: &NodeId, gone: &Gone) -> GoneView {

@@ -9,6 +9,7 @@ mod driver;
 mod files;
 mod join;
 mod link;
+mod map;
 mod members;
 mod own;
 mod parting;

@@ -136,7 +136,7 @@ impl Peers {
         }
     }
 
-    fn named(&self, name: &str) -> Result<NodeId, Failure> {
+    pub(super) fn named(&self, name: &str) -> Result<NodeId, Failure> {
         self.view()
             .find(name)
             .map_err(|error| Failure::new(error.to_string(), "the names are in `postroad mesh status`"))

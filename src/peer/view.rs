@@ -8,6 +8,7 @@ use postroad_mesh::path::Map;
 use postroad_mesh::record::Said;
 use postroad_mesh::roster::Member;
 use postroad_mesh::{Directory, MeshId, NodeId, Roster};
+use postroad_smtp::Domain;
 
 /// What is known of the mesh; by default, of a host in none, nothing.
 #[derive(Clone, Debug, Default)]
@@ -17,6 +18,7 @@ pub struct View {
     records: BTreeMap<NodeId, Said>,
     map: Option<Map>,
     refused: BTreeSet<NodeId>,
+    unfounded: BTreeMap<NodeId, Vec<Domain>>,
 }
 
 /// A name that does not say which member is meant.
@@ -39,7 +41,14 @@ impl View {
         // Who is no member himself has nobody to pass mail to.
         let is_member = roster.member(&me).is_some();
         let map = is_member.then(|| Map::new(me, records.iter().map(|(id, said)| (*id, said))));
-        View { me: is_member.then_some(me), roster: Some(roster), records, map, refused }
+        View {
+            me: is_member.then_some(me),
+            roster: Some(roster),
+            records,
+            map,
+            refused,
+            unfounded: directory.unfounded(),
+        }
     }
 
     /// Returns which node this host is; `None` while it is no member of a mesh.
@@ -91,6 +100,11 @@ impl View {
     /// Returns the nodes that are refused here.
     pub fn refused(&self) -> &BTreeSet<NodeId> {
         &self.refused
+    }
+
+    /// Returns the domains that a member claims and nobody granted it: no mail goes to it for them.
+    pub fn unfounded(&self, node: &NodeId) -> &[Domain] {
+        self.unfounded.get(node).map_or(&[], Vec::as_slice)
     }
 
     /// Returns what a member is called: as its record says, else as its admission does, else the

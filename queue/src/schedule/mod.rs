@@ -154,8 +154,10 @@ impl Schedule {
                 entry.phase = Phase::InFlight { held, again: true, removed: false };
             }
             Phase::Held => {
+                let epoch = self.lines.get(line).epoch;
                 let entry = self.book.at(known);
-                (entry.at, entry.lane) = (job.due.0, job.lane);
+                // Not what an earlier retry made due at once: this due time is newer.
+                (entry.at, entry.lane, entry.epoch) = (job.due.0, job.lane, epoch);
             }
             Phase::Ready | Phase::Deferred => {
                 self.take_out(known);
@@ -256,8 +258,13 @@ impl Schedule {
     /// Returns the line of a destination, a new one if need be.
     fn line_of(&mut self, name: &Arc<str>, allowance: Option<u16>) -> u32 {
         if let Some(line) = self.line_names.get(name).copied() {
-            let site = self.sites.at(self.lines.get(line).site);
-            site.allowance = allowance.unwrap_or(site.allowance);
+            let number = self.lines.get(line).site;
+            let site = self.sites.at(number);
+            if let Some(allowance) = allowance.filter(|allowance| *allowance != site.allowance) {
+                site.allowance = allowance;
+                // Other rates may let it start sooner.
+                self.place(number);
+            }
             return line;
         }
         let site = self.site_of(name, allowance.unwrap_or_default());

@@ -131,6 +131,8 @@ impl Schedule {
                 let due = if entry.phase == Phase::Ready { self.now } else { self.due_of(&entry) };
                 self.take_out(job);
                 self.keep(job, due);
+                // Nobody may be left whom the site would have to wake for.
+                self.place(self.lines.get(entry.line).site);
             }
             Phase::Held => {}
         }
@@ -160,6 +162,7 @@ impl Schedule {
         }
         self.take_out(job);
         self.book.remove(job);
+        self.place(self.lines.get(line).site);
         self.retire_if_idle(line);
     }
 

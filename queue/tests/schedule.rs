@@ -103,6 +103,39 @@ fn after_an_outage_one_probe_goes_and_then_all_that_waits() {
 }
 
 #[test]
+fn what_lost_its_session_when_an_outage_began_goes_when_it_ends() {
+    let mut s = schedule();
+    (1..=5).for_each(|n| admit(&mut s, n, "dying", 0, Lane::Normal));
+    let lost = || Finish::Throttled { due: at(300_000), said: "connection reset".into() };
+    start_all(&mut s, 10).into_iter().for_each(|attempt| s.finished(attempt, lost(), at(20)));
+    assert_eq!(why(&s, 1, 20), Why::Deferred { due: at(300_000) }, "the site may be sound");
+
+    admit(&mut s, 6, "dying", 0, Lane::Normal);
+    let next = start(&mut s, 30);
+    s.finished(next, failed(), at(40));
+    let probe = start(&mut s, 1_040);
+    s.finished(probe, Finish::Done, at(1_050));
+    assert_eq!(start_all(&mut s, 1_050).len(), 5, "all of them, long before they were due");
+}
+
+#[test]
+fn what_lost_its_session_before_the_site_worked_again_keeps_its_own_time() {
+    let mut s = schedule();
+    (1..=20).for_each(|n| admit(&mut s, n, "shaky", 0, Lane::Normal));
+    let first = start(&mut s, 10);
+    s.finished(first, Finish::Throttled { due: at(300_000), said: "421 4.3.2".into() }, at(20));
+    while let Next::Start(attempt) = s.poll(at(30)) {
+        s.finished(attempt, Finish::Done, at(30));
+    }
+    admit(&mut s, 30, "shaky", 0, Lane::Normal);
+    let next = start(&mut s, 40);
+    s.finished(next, failed(), at(50));
+    let probe = start(&mut s, 1_050);
+    s.finished(probe, Finish::Done, at(1_060));
+    assert_eq!(start_all(&mut s, 1_060).len(), 0, "the message put off first has nothing to do with this outage");
+}
+
+#[test]
 fn the_probe_is_not_always_the_same_message() {
     let mut s = schedule();
     (1..=3).for_each(|n| admit(&mut s, n, "dead", 0, Lane::Normal));

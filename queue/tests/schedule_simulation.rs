@@ -46,6 +46,8 @@ struct Simulation {
     /// The site that the schedule knows of, and the one that DNS names.
     known: [&'static str; DESTINATIONS.len()],
     truth: [&'static str; DESTINATIONS.len()],
+    /// What lost its session since a transaction was last completed, by site.
+    shaken: BTreeMap<Arc<str>, Vec<ModelKey>>,
     next_id: u64,
     settled: u64,
 }
@@ -81,6 +83,7 @@ impl Simulation {
             dead: [false; DESTINATIONS.len()],
             known: DESTINATIONS,
             truth: DESTINATIONS,
+            shaken: BTreeMap::new(),
             next_id: 1,
             settled: 0,
         }
@@ -199,6 +202,8 @@ impl Simulation {
         let unproven = (self.schedule.totals().unproven, self.has_unproven());
         let may = self.schedule.relocate(attempt, &site, UnixMillis(self.now));
         self.known[d] = self.truth[d];
+        let known = self.known;
+        self.shaken.retain(|site, _| known.iter().any(|name| **name == **site));
         assert!(may || !is_there);
         if let Some(stats) = stats.filter(|_| !is_there) {
             let is_open = self.gate(&stats, attempt.lane()).is_some_and(|at| at <= self.now);
@@ -252,6 +257,7 @@ impl Simulation {
             _ => (Finish::Returned, None),
         };
         let is_returned = finish == Finish::Returned;
+        let freed = self.judge(&attempt, key, &finish);
         self.schedule.finished(attempt, finish, UnixMillis(self.now));
         let job = self.jobs.remove(&key).expect("a job in flight");
         let Phase::InFlight { held, again, removed } = job.phase else { panic!("{job:?} was not in flight") };
@@ -267,6 +273,31 @@ impl Simulation {
                 let phase = if held { Phase::Held } else { Phase::Waiting };
                 self.jobs.insert(key, ModelJob { due, phase, ..job });
             }
+        }
+        for key in freed {
+            if let Some(job) = self.jobs.get_mut(&key).filter(|job| job.phase == Phase::Waiting) {
+                job.due = job.due.min(self.now);
+            }
+        }
+    }
+
+    /// Returns what goes at once because the end of this attempt ends an outage.
+    fn judge(&mut self, attempt: &Attempt, key: ModelKey, finish: &Finish) -> Vec<ModelKey> {
+        let (site, known) = (attempt.site(), self.known);
+        match finish {
+            Finish::Throttled { .. } if known[key.1] == &**site => {
+                self.shaken.entry(site.clone()).or_default().push(key);
+                Vec::new()
+            }
+            Finish::Done | Finish::Requeue { .. } => {
+                let stats = self.schedule.stats(UnixMillis(self.now));
+                let was_closed = stats.iter().any(|stats| stats.site == *site && stats.closed_until.is_some());
+                let here = |other: &ModelKey| *other != key && known[other.1] == &**site;
+                let ends = was_closed || matches!(finish, Finish::Done);
+                let shaken = if ends { self.shaken.remove(site) } else { None }.unwrap_or_default();
+                if was_closed { shaken.into_iter().filter(here).collect() } else { Vec::new() }
+            }
+            _ => Vec::new(),
         }
     }
 

@@ -4,7 +4,7 @@
 use super::book::{Entry, Phase};
 use super::line::Head;
 use super::{Schedule, clock};
-use crate::id::UnixMillis;
+use crate::id::{QueueId, UnixMillis};
 
 /// Jobs put in order by one call, at most.
 const PIECE: usize = 1_024;
@@ -203,6 +203,19 @@ impl Schedule {
         self.retime(line);
         self.place(self.lines.get(line).site);
         found.len().max(1)
+    }
+
+    /// Makes jobs of a site due at once that wait for the time they were put off to.
+    pub(super) fn make_due(&mut self, site: u32, jobs: impl Iterator<Item = (QueueId, u32)>) {
+        for (id, line) in jobs {
+            // The line may lead elsewhere by now, or be another destination's.
+            let is_off = |job: &u32| self.book.get(*job).phase == Phase::Deferred;
+            let job = self.book.find(id, line).filter(is_off);
+            if let Some(job) = job.filter(|_| self.lines.get(line).site == site) {
+                self.undefer(line, job);
+                self.retime(line);
+            }
+        }
     }
 
     fn begin_all(&mut self, from: u32) -> usize {

@@ -37,7 +37,7 @@ mod turns;
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
-use crate::id::UnixMillis;
+use crate::id::{QueueId, UnixMillis};
 use advance::{Chore, Timer};
 use book::{Book, Entry, Phase};
 use job::LANES;
@@ -228,7 +228,7 @@ impl Schedule {
         self.in_flight -= 1;
         self.unproven -= u32::from(attempt.is_unproven);
         self.lines.at(attempt.line).in_flight -= 1;
-        self.judge(&attempt, &finish);
+        let shaken = self.judge(&attempt, &finish);
         let Entry { at, phase, .. } = *self.book.get(attempt.job);
         let Phase::InFlight { held, again, removed } = phase else {
             unreachable!("only a job in flight has an attempt");
@@ -246,6 +246,8 @@ impl Schedule {
             Some(_) if finish == Finish::Returned && !again => self.wait_at(attempt.job, at),
             Some(due) => self.wait(attempt.job, due),
         }
+        let own = (attempt.id, attempt.line);
+        self.make_due(attempt.site, shaken.into_iter().filter(|job| *job != own));
         let site = self.lines.get(attempt.line).site;
         self.place(site);
         if attempt.site != site {
@@ -286,10 +288,11 @@ impl Schedule {
         site
     }
 
-    /// Lets the site learn from an attempt.
-    fn judge(&mut self, attempt: &Attempt, finish: &Finish) {
+    /// Lets the site learn from an attempt. Returns the jobs that an outage put off, when it ends.
+    fn judge(&mut self, attempt: &Attempt, finish: &Finish) -> Vec<(QueueId, u32)> {
         let (newest, now) = (self.serial, self.now);
         let random = self.next_random();
+        let leads_here = self.lines.get(attempt.line).site == attempt.site;
         let site = self.sites.at(attempt.site);
         let Allowance { concurrency_max: max, backoff, .. } = self.limits.allowance(site.allowance);
         let first = self.limits.destination_concurrency_first.min(max);
@@ -297,14 +300,21 @@ impl Schedule {
         let blame = |said| Blame { serial: attempt.serial, newest, now, said, backoff: &backoff };
         match finish {
             Finish::Returned | Finish::Forgotten | Finish::Postponed { .. } => {}
-            Finish::Throttled { said, .. } => site.throttled(&blame(said), random),
+            Finish::Throttled { said, .. } => {
+                if leads_here {
+                    site.shook(attempt.id, attempt.line);
+                }
+                site.throttled(&blame(said), random);
+            }
             Finish::DestinationFailed { said } => site.unreachable(&blame(said), random),
-            Finish::Requeue { .. } => site.reached(newest, first),
+            Finish::Requeue { .. } => return site.reached(newest, first),
             Finish::Done => {
-                site.reached(newest, first);
+                let shaken = site.reached(newest, first);
                 site.completed(max);
+                return shaken;
             }
         }
+        Vec::new()
     }
 
     /// Makes a line lead to a site. What is in line comes along, in its order, at the clock there.
@@ -321,7 +331,11 @@ impl Schedule {
         }
         self.lines.at(number).site = target;
         self.sites.at(target).lines += 1;
-        self.sites.at(old).lines -= 1;
+        let old_site = self.sites.at(old);
+        old_site.lines -= 1;
+        if old_site.lines == 0 {
+            old_site.shaken = Vec::new();
+        }
         Lane::ALL.iter().for_each(|lane| self.rehead(number, *lane));
         self.place(target);
         self.place(old);

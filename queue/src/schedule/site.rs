@@ -4,8 +4,9 @@
 //! The window opens by one after a round of successes and halves when sessions are refused or
 //! lost. A site that fails with no success beside it is closed; when its back-off ends one attempt
 //! probes it, and a success opens it for all that waits: by one for each success up to half of what
-//! it bore before, then by one a round again. Only attempts that started after the last such
-//! judgement count, so that twenty sessions lost together are one event.
+//! it bore before, then by one a round again. Jobs that lost their session when the outage began go with
+//! the others then. Only attempts that started after the last such judgement count, so that twenty
+//! sessions lost together are one event.
 
 use std::sync::Arc;
 
@@ -13,13 +14,16 @@ use super::Lane;
 use super::job::{LANES, Load};
 use super::limits::{Allowance, bulk_max};
 use super::pace::Pace;
-use crate::id::UnixMillis;
+use crate::id::{QueueId, UnixMillis};
 use crate::retry::RetryPolicy;
 
 /// The class of sites that have answered since they were last silent.
 pub(super) const PROVEN: usize = 0;
 /// The class of the others.
 pub(super) const UNPROVEN: usize = 1;
+
+/// Jobs remembered that lost their session, at most.
+const SHAKEN_MAX: usize = 1_000;
 
 /// What the schedule keeps of a site.
 #[derive(Debug)]
@@ -47,6 +51,9 @@ pub(super) struct Site {
     pub turn: u32,
     /// Jobs a kept connection took while others waited, since its last turn in the rotation.
     pub taken: u32,
+    /// Jobs whose session was refused or lost since a transaction was last completed, and their lines,
+    /// which led here.
+    pub shaken: Vec<(QueueId, u32)>,
     pace: Pace,
     /// Whether it has answered since it was last silent.
     proven: bool,
@@ -83,6 +90,7 @@ impl Site {
             timer: None,
             turn: 0,
             taken: 0,
+            shaken: Vec::new(),
             pace: Pace::default(),
             proven: false,
             successes: 0,
@@ -150,21 +158,33 @@ impl Site {
         }
     }
 
-    /// Notes that the site answered. `newest` is the latest serial given out anywhere.
-    pub fn reached(&mut self, newest: u64, window_first: u32) {
+    /// Notes that the site answered. `newest` is the latest serial given out anywhere. Returns the jobs
+    /// that lost their session when an outage began that ends here.
+    pub fn reached(&mut self, newest: u64, window_first: u32) -> Vec<(QueueId, u32)> {
         self.succeeded = newest;
         self.proven = true;
-        if self.outage.take().is_some() {
-            self.threshold = self.window / 2;
-            self.window = window_first;
-            self.successes = 0;
-            self.judged = newest;
+        if self.outage.take().is_none() {
+            return Vec::new();
+        }
+        self.threshold = self.window / 2;
+        self.window = window_first;
+        self.successes = 0;
+        self.judged = newest;
+        std::mem::take(&mut self.shaken)
+    }
+
+    /// Remembers a job that is put off because its session was refused or lost: should that be how an outage
+    /// begins, it goes with all others when that ends.
+    pub fn shook(&mut self, id: QueueId, line: u32) {
+        if self.shaken.len() < SHAKEN_MAX {
+            self.shaken.push((id, line));
         }
     }
 
     /// Notes a completed transaction: after a whole window of them the window grows by one, and with
     /// each as long as it is far from what it was.
     pub fn completed(&mut self, window_max: u32) {
+        self.shaken = Vec::new();
         self.successes += 1;
         let grows = self.successes >= self.window || self.window < self.threshold;
         if grows && self.window < window_max {

@@ -89,6 +89,8 @@ struct Shared {
     numbers: AtomicU64,
     waiting: Mutex<Answers>,
     answering: Arc<Semaphore>,
+    /// Held by whoever opens a link for a question.
+    linking: Mutex<HashMap<NodeId, Arc<tokio::sync::Mutex<()>>>>,
     answerers: ArcSwap<BTreeMap<u8, Arc<dyn Answerer>>>,
 }
 
@@ -132,6 +134,7 @@ impl Peers {
             numbers: AtomicU64::new(numbers),
             waiting: Mutex::default(),
             answering: Arc::new(Semaphore::new(questions::ANSWERING_MAX)),
+            linking: Mutex::default(),
             answerers: ArcSwap::default(),
         }));
         peers.reopen()?;

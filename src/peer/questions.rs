@@ -3,6 +3,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use postroad_mesh::NodeId;
@@ -11,15 +12,18 @@ use postroad_mesh::node::Signature;
 use postroad_mesh::question::{Answer, Fault, QUESTION_OCTETS_MAX, Question, VIA_MAX, kind};
 use postroad_mesh::record::Reach;
 use tokio::sync::oneshot;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::Peers;
+use crate::clock::millis;
 
 /// How long a question may take in all, and over one neighbour.
 const ASK_LIMIT: Duration = Duration::from_secs(15);
 const NEIGHBOUR_LIMIT: Duration = Duration::from_secs(5);
 /// Questions of others that are worked on at a time.
 pub(super) const ANSWERING_MAX: usize = 64;
+/// How long a link that was made for a question is kept for the next one.
+const PASSING_LINGER: Duration = Duration::from_secs(30);
 /// The most neighbours that are asked whether they know the way.
 const NEIGHBOURS_MAX: usize = 8;
 
@@ -53,7 +57,7 @@ type Said = Result<(Box<[u8]>, Signature), Fault>;
 
 impl Peers {
     /// Lets questions of this kind be answered.
-    pub fn answer(&self, kind: u8, answerer: std::sync::Arc<dyn Answerer>) {
+    pub fn answer(&self, kind: u8, answerer: Arc<dyn Answerer>) {
         self.0.answerers.rcu(|answerers| {
             let mut answerers = (**answerers).clone();
             answerers.insert(kind, answerer.clone());
@@ -116,14 +120,9 @@ impl Peers {
             return Err(Fault::Stranger);
         }
         let to = question.to;
-        if self.linked().contains(&to) {
-            return self.over(to, question).await;
-        }
         let is_public = view.record(&to).is_some_and(|said| said.reach == Reach::Public);
-        if is_public && matches!(timeout(NEIGHBOUR_LIMIT, self.link_to(to, true)).await, Ok(Ok(()))) {
-            let said = self.over(to, question).await;
-            self.end_passing(&to);
-            return said;
+        if self.linked().contains(&to) || is_public && self.link_in_passing(to).await {
+            return self.over(to, question).await;
         }
         if question.via.len() >= VIA_MAX {
             return Err(Fault::NoWay);
@@ -145,9 +144,33 @@ impl Peers {
         self.state().as_ref().map(|state| state.links().into_keys().collect()).unwrap_or_default()
     }
 
-    fn end_passing(&self, node: &NodeId) {
-        if let Some(state) = self.state().as_mut() {
-            state.end_passing(node);
+    /// Opens a link for questions; returns whether there is one. Of those who want one at the same time
+    /// the first opens it for all.
+    async fn link_in_passing(&self, node: NodeId) -> bool {
+        let turn = {
+            let mut linking = self.0.linking.lock().unwrap_or_else(PoisonError::into_inner);
+            linking.retain(|_, turn| Arc::strong_count(turn) > 1);
+            linking.entry(node).or_default().clone()
+        };
+        let _alone = turn.lock().await;
+        if self.linked().contains(&node) {
+            return true;
+        }
+        let is_open = matches!(timeout(NEIGHBOUR_LIMIT, self.link_to(node, true)).await, Ok(Ok(())));
+        if is_open {
+            let peers = self.clone();
+            tokio::spawn(async move { peers.end_when_idle(node).await });
+        }
+        is_open
+    }
+
+    async fn end_when_idle(&self, node: NodeId) {
+        let is_over = |peers: &Peers| {
+            let idle_since = peers.now().saturating_sub(millis(PASSING_LINGER));
+            peers.state().as_mut().is_none_or(|state| state.end_passing(&node, idle_since))
+        };
+        while !is_over(self) {
+            sleep(PASSING_LINGER).await;
         }
     }
 
@@ -157,6 +180,10 @@ impl Peers {
         let (waiter, answer) = oneshot::channel();
         self.waiting().insert(number, (node, waiter));
         let _forgotten_at_the_end = Waiting(self, number);
+        let now = self.now();
+        if let Some(state) = self.state().as_mut() {
+            state.note_question(&node, now);
+        }
         if !self.send(&node, Message::Ask(Question { number, ..question })) {
             return Err(Fault::NoWay);
         }

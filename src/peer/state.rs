@@ -44,8 +44,8 @@ pub(super) struct State {
 struct Held {
     number: u64,
     dialled: bool,
-    /// Made for a question, not kept.
-    passing: bool,
+    /// Made for questions and not kept: when the last one was asked.
+    passing: Option<u64>,
     since: u64,
     outbound: mpsc::Sender<Message>,
 }
@@ -182,7 +182,10 @@ impl State {
         }
         self.numbers += 1;
         let (outbound, receiver) = mpsc::channel(OUTBOUND_MAX);
-        self.links.insert(node, Held { number: self.numbers, dialled, passing, since: now, outbound });
+        self.links.insert(
+            node,
+            Held { number: self.numbers, dialled, passing: passing.then_some(now), since: now, outbound },
+        );
         if !passing {
             self.spread.opened(node, dialled, now);
         }
@@ -192,7 +195,7 @@ impl State {
     /// Notes that a link has ended.
     pub fn ended(&mut self, node: NodeId, number: u64, now: u64) {
         if let Some(held) = self.links.get(&node).filter(|held| held.number == number) {
-            let is_failure = held.dialled && !held.passing && now.saturating_sub(held.since) < SHORT_MS;
+            let is_failure = held.dialled && held.passing.is_none() && now.saturating_sub(held.since) < SHORT_MS;
             self.links.remove(&node);
             self.spread.closed(node);
             if is_failure {
@@ -201,11 +204,22 @@ impl State {
         }
     }
 
-    /// Ends a link that was made for a question.
-    pub fn end_passing(&mut self, node: &NodeId) {
-        if self.links.get(node).is_some_and(|held| held.passing) {
+    /// Notes that a question goes over a link.
+    pub fn note_question(&mut self, node: &NodeId, now: u64) {
+        if let Some(at) = self.links.get_mut(node).and_then(|held| held.passing.as_mut()) {
+            *at = now;
+        }
+    }
+
+    /// Ends a link that was made for questions, if none was asked since; returns whether there is none
+    /// any more.
+    pub fn end_passing(&mut self, node: &NodeId, since: u64) -> bool {
+        let last = self.links.get(node).and_then(|held| held.passing);
+        let is_over = last.is_none_or(|last| last <= since);
+        if last.is_some() && is_over {
             self.links.remove(node);
         }
+        is_over
     }
 
     /// Sends a message over a link; returns whether there is one. A node that is too slow to take it

@@ -18,6 +18,8 @@ pub mod kind {
     pub const PING: u8 = 0;
     /// What became of a message, by its id in the mesh; the answer is JSON.
     pub const TRACE: u8 = 1;
+    /// Whether a recipient exists there; question and answer are [`recipient`](crate::recipient)'s.
+    pub const RECIPIENT: u8 = 2;
 }
 
 /// A question.

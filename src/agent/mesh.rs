@@ -8,7 +8,7 @@ use postroad_mesh::Caps;
 use tokio::sync::watch;
 use tracing::{error, info};
 
-use super::{Agent, trace};
+use super::{Agent, recipient, trace};
 use crate::config::Config;
 use crate::peer::{self, FileError, View};
 use crate::route::Members;
@@ -36,6 +36,7 @@ impl Agent {
     /// can repeat it. Returns what follows the mesh from there on, and never ends.
     pub(super) async fn begin_mesh(self: Arc<Agent>) -> impl Future<Output = ()> {
         trace::answer(&self);
+        recipient::answer(&self);
         let changed = self.context.peers.changed();
         let view = self.context.peers.view();
         let current = members(&view);

@@ -6,6 +6,7 @@
 mod backend;
 mod descriptors;
 mod mesh;
+mod recipient;
 mod reload;
 mod signals;
 mod trace;
@@ -31,7 +32,7 @@ use crate::config::{Config, LogFormat, LogLevel, Service};
 use crate::deliver::{Delivery, Parts, Routing};
 use crate::history::{self, Repeats};
 use crate::journal::{self, Journal, Limits};
-use crate::listen::{Context, Listener, SessionNames};
+use crate::listen::{Context, Homes, Listener, SessionNames};
 use crate::memory::{self, Level, Memory, Resident, Usage};
 use crate::metrics::{self, Metrics};
 use crate::peer::{self, PeerError, Peers};
@@ -147,6 +148,7 @@ pub async fn run(config: Config, path: Option<PathBuf>) -> Result<(), StartError
         drain: watch::Sender::new(false),
         names: SessionNames::new(clock.now()),
         turn: Meeting::default(),
+        homes: Homes::default(),
     });
     let delivery = delivery(&config, &context)?;
     context.turn.set_carrier(delivery.clone());
@@ -166,7 +168,7 @@ pub async fn run(config: Config, path: Option<PathBuf>) -> Result<(), StartError
         listeners: describe(&listeners),
     });
 
-    let mut tasks = JoinSet::new();
+    let (mut tasks, mut sessions) = (JoinSet::new(), JoinSet::new());
     tasks.spawn(agent.clone().begin_mesh().await);
     tasks.spawn(async move { delivery.run().await });
     tasks.spawn(peers.run());
@@ -176,7 +178,6 @@ pub async fn run(config: Config, path: Option<PathBuf>) -> Result<(), StartError
     }
     let watched = queue.clone();
     tasks.spawn(async move { systemd::watchdog(|| watched.poisoned().is_none()).await });
-    let mut sessions = JoinSet::new();
     for (_, listener) in listeners {
         sessions.spawn(listener.serve(context.clone()));
     }
@@ -244,8 +245,8 @@ impl Agent {
         metrics.queue_held.set(gauge(totals.held as u64));
         metrics.queue_octets.set(gauge(self.queue.content_octets()));
         metrics.queue_disk_octets.set(gauge(self.queue.disk_octets()));
-        metrics.mesh_members.set(gauge(self.context.peers.view().members().count() as u64));
-        metrics.mesh_links.set(gauge(self.context.peers.link_count() as u64));
+        metrics.mesh.members.set(gauge(self.context.peers.view().members().count() as u64));
+        metrics.mesh.links.set(gauge(self.context.peers.link_count() as u64));
         let memory = &self.context.memory;
         metrics.memory_octets.set(gauge(memory.used()));
         metrics.memory_limit_octets.set(gauge(memory.limit()));

@@ -41,6 +41,8 @@ pub struct Mesh {
     pub serves: Option<Vec<Domain>>,
     /// Where it sends mail out to for others; default nowhere.
     pub egress: Vec<Egress>,
+    /// Whether it takes mail for domains of other members from everybody; default no.
+    pub mx: bool,
     /// Members that hold its mail while it sleeps, by label or id.
     pub pickups: Vec<Box<str>>,
     /// How long it holds mail for members that name it in `pickups`, in days; default 0: not at all.
@@ -64,6 +66,7 @@ pub(super) fn mesh(mut s: Section<'_>, faults: &Faults) -> Mesh {
         reach: s.or("reach", Reach::Public, value::choice(REACHES)),
         serves: few(&mut s, "serves", DOMAINS_MAX, faults, value::domain),
         egress: egress(&mut s, faults),
+        mx: s.or("mx", false, value::boolean),
         pickups: few(&mut s, "pickups", PICKUPS_MAX, faults, label).unwrap_or_default(),
         holds_days: whole_days(s.or("holds", Duration::ZERO, value::duration(Duration::ZERO..=holds_max()))),
         link_cost: s.or("link_cost", LINK_COST_DEFAULT, cost(1)),

@@ -80,6 +80,8 @@ struct Peer {
     node: Option<Box<NodeId>>,
     /// Counts this session for as long as it lasts.
     permit: Result<SessionPermit, Reply>,
+    /// How many recipients its session had looked up at other members of the mesh.
+    asked: u16,
 }
 
 /// What the shell keeps of the transaction that is going on.
@@ -139,7 +141,7 @@ async fn begin(arrival: Box<Arrival>, context: Arc<Context>, drain: &mut Drain) 
     };
     let now = Instant::now();
     let mut connection = Connection {
-        peer: Peer { ip: peer.ip().to_canonical(), service, node: stream.tls().and_then(node_of), permit },
+        peer: Peer { ip: peer.ip().to_canonical(), service, node: stream.tls().and_then(node_of), permit, asked: 0 },
         name,
         session: Session::new(settings, tls.clone(), now),
         facts: Facts { tls, ..Facts::default() },
@@ -182,7 +184,7 @@ impl Connection {
                     let asking = Asking { context: &self.context, name: &self.name, facts: &self.facts };
                     let verdict = match question {
                         Question::Turn(domains) => asking.turn(&self.peer, &mut self.grant, domains),
-                        question => asking.decide(&self.peer, &mut self.transaction, question).await,
+                        question => asking.decide(&mut self.peer, &mut self.transaction, question).await,
                     };
                     self.session.handle_verdict(verdict);
                     if known_anew {
@@ -387,6 +389,7 @@ async fn flush(stream: &mut Stream, output: &mut Vec<u8>) -> io::Result<()> {
 }
 
 mod asking;
+mod recipient;
 mod turn;
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ mod completion;
 mod connection;
 mod content;
 mod fetched;
+mod homes;
 mod passing;
 mod session_name;
 
@@ -41,6 +42,7 @@ use crate::policy::limits::SessionPermit;
 use crate::tls::ServerTls;
 use crate::turn::Meeting;
 use connection::Arrival;
+pub use homes::Homes;
 pub use session_name::SessionNames;
 
 /// Connections that the kernel keeps for us until they are accepted.
@@ -86,6 +88,8 @@ pub struct Context {
     pub names: SessionNames,
     /// Where reversed connections go, and what ETRN starts.
     pub turn: Meeting,
+    /// Which recipients exist at other members of the mesh.
+    pub homes: Homes,
 }
 
 impl Context {

@@ -128,6 +128,20 @@ label! {
     }
 }
 
+label! {
+    /// What a home in the mesh said of a recipient.
+    Recipient {
+        /// It exists.
+        Exists = "exists",
+        /// It does not.
+        Unknown = "unknown",
+        /// The home cannot tell, or did not answer.
+        Silent = "silent",
+        /// It was not asked: too much is asked already.
+        Unasked = "unasked",
+    }
+}
+
 impl Refusal {
     /// Returns the reason behind one of our own replies, read from its enhanced status.
     pub fn of(reply: &Reply) -> Refusal {
@@ -175,6 +189,11 @@ pub(super) struct DirectionLabel {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct TurnLabel {
     pub outcome: Turn,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct RecipientLabel {
+    pub answer: Recipient,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]

@@ -5,6 +5,7 @@
 
 mod http;
 mod labels;
+mod mesh;
 mod turn;
 
 use prometheus_client::encoding::text::encode;
@@ -15,7 +16,8 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Metric, Registry, Unit};
 
 pub use http::serve;
-pub use labels::{Direction, DsnKind, Handshake, Refusal, Service, Transport, Turn};
+pub use labels::{Direction, DsnKind, Handshake, Recipient, Refusal, Service, Transport, Turn};
+pub use mesh::MeshMetrics;
 pub use turn::TurnMetrics;
 
 use labels::{DirectionLabel, DsnLabel, HandshakeLabel, RefusalLabel, ServiceLabel, TransportLabel};
@@ -71,10 +73,8 @@ pub struct Metrics {
     pub memory_limit_octets: Gauge,
     /// 1 while new mail is refused for lack of memory.
     pub memory_short: Gauge,
-    /// Members of the mesh, this host with them; 0 in none.
-    pub mesh_members: Gauge,
-    /// Links with other members.
-    pub mesh_links: Gauge,
+    /// The mesh.
+    pub mesh: MeshMetrics,
     commit_batch: Histogram,
     commit_seconds: Histogram,
     delivery_seconds: Histogram,
@@ -134,8 +134,7 @@ impl Metrics {
             memory_octets: add(&mut to, "memory_bytes", "Octets of memory used", Gauge::default()),
             memory_limit_octets: add(&mut to, "memory_limit_bytes", "Octets of memory allowed", Gauge::default()),
             memory_short: add(&mut to, "memory_short", "1 while mail is refused for lack of it", Gauge::default()),
-            mesh_members: add(&mut to, "mesh_members", "Members of the mesh as known here", Gauge::default()),
-            mesh_links: add(&mut to, "mesh_links", "Links with other members", Gauge::default()),
+            mesh: MeshMetrics::new(&mut to),
             commit_batch: add(
                 &mut to,
                 "commit_batch_messages",

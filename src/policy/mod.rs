@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use postroad_mesh::NodeId;
 use postroad_queue::UnixMillis;
 use postroad_smtp::sasl::CramResponse;
 use postroad_smtp::{Domain, ForwardPath, MailParams, Priority, Reply, ReversePath};
@@ -146,6 +147,22 @@ impl Policy {
     ) -> Result<Accepted, Reply> {
         let Rules { config, router, .. } = &**self.rules.load();
         rules::rcpt((config, router), &*self.directories, client, reverse_path, forward_path, accepted)
+    }
+
+    /// Decides about a recipient whose mail ends here, whoever asks; `None`: that is not for this host to
+    /// say. May look at a directory.
+    ///
+    /// # Errors
+    /// The reply that refuses it.
+    pub fn ending(&self, forward_path: &ForwardPath) -> Option<Result<Accepted, Reply>> {
+        let Rules { config, router, .. } = &**self.rules.load();
+        rules::ending((config, router), &*self.directories, forward_path)
+    }
+
+    /// Returns the other members of the mesh that mail for a forward-path ends at, where it goes there by
+    /// the mesh.
+    pub fn homes(&self, forward_path: &ForwardPath) -> Vec<NodeId> {
+        forward_path.domain().map(|domain| self.rules.load().router.homes_by_mesh(domain)).unwrap_or_default()
     }
 
     /// Decides about ATRN of the user who logged in. Returns what it may fetch: of the domains that it

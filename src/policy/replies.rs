@@ -72,6 +72,14 @@ pub const MEMBER_MAY_NOT_RELAY: Reply = reply(
 /// A local domain without that mailbox.
 pub const NO_SUCH_MAILBOX: Reply = reply(550, 5, 1, 1, "no mailbox of this name here; check the spelling");
 
+/// A domain of another member of the mesh, which has no such mailbox. The home said so itself.
+pub const NO_SUCH_MAILBOX_AT_HOME: Reply =
+    reply(550, 5, 1, 1, "the host of this domain has no mailbox of this name; check the spelling");
+
+/// Recipients at other members that would have to be asked about, from somebody who may not relay.
+pub const TOO_MANY_TO_ASK: Reply =
+    reply(451, 4, 3, 2, "too many recipients are being looked up at their home now; try again later");
+
 /// `<Postmaster>` on a host where nobody has that duty.
 pub const NO_POSTMASTER: Reply =
     reply(550, 5, 1, 1, "nobody reads postmaster mail here; the admin may set `postmaster` in the configuration");
@@ -113,6 +121,8 @@ mod tests {
             NULL_FOR_ONE_ONLY,
             RELAY_DENIED,
             NO_SUCH_MAILBOX,
+            NO_SUCH_MAILBOX_AT_HOME,
+            TOO_MANY_TO_ASK,
             NO_POSTMASTER,
             LOOKUP_FAILED,
             DOMAIN_INCOMPLETE,

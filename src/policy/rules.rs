@@ -40,6 +40,8 @@ pub enum RelayGrant {
     Kept,
     /// The key of a member of the mesh.
     Member,
+    /// Nobody's: this host is an exchange for the domain, whose home is another member of the mesh.
+    Exchange,
 }
 
 /// What an accepted recipient is.
@@ -106,23 +108,34 @@ pub fn rcpt(
         return Err(replies::NULL_FOR_ONE_ONLY);
     }
     let target = router.target(forward_path);
-    let local = |mailbox: &Mailbox| mailbox.domain().and_then(|domain| config.local(domain));
-    match target.mailbox() {
-        Some(postmaster) if *target != *forward_path => match local(postmaster) {
-            Some(local) => local_mailbox(local, &postmaster.local_part, true, directories).map(drop),
-            None => Ok(()),
+    match ending((config, router), directories, forward_path) {
+        Some(verdict) => verdict,
+        None if is_kept(router, &target) && client.service != Service::Fetch => Ok(Accepted::Relay(RelayGrant::Kept)),
+        None => relay((config, router), client, target.domain()).and_then(|grant| routable(router, &target, grant)),
+    }
+}
+
+/// Decides about a recipient whose mail ends here, whoever asks; `None`: it goes elsewhere.
+///
+/// # Errors
+/// The reply that refuses it.
+pub fn ending(
+    (config, router): (&Config, &Router),
+    directories: &dyn Directories,
+    forward_path: &ForwardPath,
+) -> Option<Result<Accepted, Reply>> {
+    let target = router.target(forward_path);
+    let Some(mailbox) = target.mailbox() else { return Some(Err(replies::NO_POSTMASTER)) };
+    let local = mailbox.domain().and_then(|domain| config.local(domain));
+    let is_redirected = *target != *forward_path;
+    let look_up = |local: &Local| local_mailbox(local, &mailbox.local_part, is_redirected, directories);
+    match (is_redirected, local) {
+        (true, local) => {
+            let found = local.map_or(Ok(()), |local| look_up(local).map(drop));
+            Some(found.map(|()| Accepted::Redirected(mailbox.clone())))
         }
-        .map(|()| Accepted::Redirected(postmaster.clone())),
-        Some(mailbox) => match local(mailbox) {
-            Some(local) => local_mailbox(local, &mailbox.local_part, false, directories).map(Accepted::Local),
-            None if is_kept(router, &target) && client.service != Service::Fetch => {
-                Ok(Accepted::Relay(RelayGrant::Kept))
-            }
-            None => {
-                relay((config, router), client, mailbox.domain()).and_then(|grant| routable(router, &target, grant))
-            }
-        },
-        None => Err(replies::NO_POSTMASTER),
+        (false, Some(local)) => Some(look_up(local).map(Accepted::Local)),
+        (false, None) => None,
     }
 }
 
@@ -179,12 +192,20 @@ fn relay(
         (Some(grant), _) => grant,
         (None, Some(_)) if domain.is_some_and(|domain| router.holds_for_members(domain)) => RelayGrant::Member,
         (None, Some(_)) => return Err(replies::MEMBER_MAY_NOT_RELAY),
+        (None, None) if domain.is_some_and(|domain| is_exchange((config, router), client, domain)) => {
+            RelayGrant::Exchange
+        }
         (None, None) => return Err(replies::RELAY_DENIED),
     };
     match domain {
         Some(domain) if !is_complete(config, domain) && !router.has_home(domain) => Err(replies::DOMAIN_INCOMPLETE),
         _ => Ok(grant),
     }
+}
+
+/// This host may stand in the MX records of members' domains: it takes their mail as their home does.
+fn is_exchange((config, router): (&Config, &Router), client: &Client<'_>, domain: &Domain) -> bool {
+    config.mesh.mx && client.service == Service::Smtp && !router.homes_by_mesh(domain).is_empty()
 }
 
 /// What the router would refuse is refused before the sender has gone.

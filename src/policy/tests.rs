@@ -390,9 +390,10 @@ fn members_send_through_this_host_as_far_as_they_were_admitted() {
     let away = Said { pickups: vec![node(1).id()], ..said(2, &["away.example"], 1) };
     let members = [said(1, &["example.org"], 2), away, said(3, &["other.example"], 1)];
     let records: BTreeMap<_, _> = members.into_iter().map(|said| (said.node.id(), said)).collect();
-    let policy = policy(CONFIG);
-    policy.set_members(Some(Arc::new(Members::new(node(1).id(), records, true))));
-    let ask = |member: Option<Caps>, recipient: &str| {
+    let members = Arc::new(Members::new(node(1).id(), records, true));
+    let [policy, exchange] = [CONFIG, &format!("{CONFIG}[mesh]\nmx = true")].map(policy);
+    [&policy, &exchange].into_iter().for_each(|policy| policy.set_members(Some(members.clone())));
+    let ask_at = |policy: &Policy, member: Option<Caps>, recipient: &str| {
         let peer = "203.0.113.9".parse().expect("valid");
         let client = Client { peer, service: Service::Smtp, user: None, member };
         let sender = "x@sender.example".parse().expect("valid");
@@ -402,14 +403,16 @@ fn members_send_through_this_host_as_far_as_they_were_admitted() {
             Err(reply) => reply.to_string().split(' ').take(2).collect::<Vec<_>>().join(" "),
         }
     };
-    for (recipient, relay, plain, stranger) in [
-        ("alice@example.org", "here", "here", "here"),
-        ("bob@away.example", "relay Member", "relay Member", "550 5.7.1"),
-        ("bob@other.example", "relay Member", "451 4.7.1", "550 5.7.1"),
-        ("bob@intranet", "relay Member", "451 4.7.1", "550 5.7.1"),
-        ("bob@world.example", "451 4.4.4", "451 4.7.1", "550 5.7.1"),
-        ("bob@[192.0.2.77]", "451 4.4.4", "451 4.7.1", "550 5.7.1"),
+    let ask = |member, recipient| ask_at(&policy, member, recipient);
+    for (recipient, relay, plain, stranger, at_exchange) in [
+        ("alice@example.org", "here", "here", "here", "here"),
+        ("bob@away.example", "relay Member", "relay Member", "550 5.7.1", "relay Exchange"),
+        ("bob@other.example", "relay Member", "451 4.7.1", "550 5.7.1", "relay Exchange"),
+        ("bob@intranet", "relay Member", "451 4.7.1", "550 5.7.1", "550 5.7.1"),
+        ("bob@world.example", "451 4.4.4", "451 4.7.1", "550 5.7.1", "550 5.7.1"),
+        ("bob@[192.0.2.77]", "451 4.4.4", "451 4.7.1", "550 5.7.1", "550 5.7.1"),
     ] {
+        assert_eq!(ask_at(&exchange, None, recipient), at_exchange, "{recipient}");
         assert_eq!(ask(Some(Caps::RELAY), recipient), relay, "{recipient}");
         assert_eq!(ask(Some(Caps::NONE), recipient), plain, "{recipient}");
         assert_eq!(ask(None, recipient), stranger, "{recipient}");

@@ -11,6 +11,7 @@ use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use postroad_mesh::NodeId;
 use postroad_queue::Item;
 use postroad_smtp::{Domain, ForwardPath, Host, Mailbox, Reply, Status};
 
@@ -248,6 +249,19 @@ impl Router {
     /// Returns whether a member of the mesh serves a domain.
     pub fn has_home(&self, domain: &Domain) -> bool {
         self.members.as_ref().is_some_and(|members| !members.homes(domain).is_empty())
+    }
+
+    /// Returns the other members of the mesh at which mail for a domain ends, where no rule of this host
+    /// comes first.
+    pub fn homes_by_mesh(&self, domain: &Domain) -> Vec<NodeId> {
+        let is_ruled = self.locals.contains_key(domain) || self.turns.contains_key(domain);
+        match &self.members {
+            Some(members) if !is_ruled && self.named_rule(domain).is_none() => {
+                let homes = members.homes(domain);
+                if homes.contains(&members.me()) { Vec::new() } else { homes }
+            }
+            _ => Vec::new(),
+        }
     }
 
     /// Returns the most specific rule for a domain that is not local.

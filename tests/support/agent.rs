@@ -110,6 +110,12 @@ impl Builder {
             .set("listen.submissions", &format!("[\"{ip}:2465\"]"))
     }
 
+    /// Serves metrics on 9025.
+    pub fn metrics(self) -> Builder {
+        let ip = self.ip;
+        self.set("metrics.listen", &format!("\"{ip}:9025\""))
+    }
+
     /// Starts the agent through another program, whose arguments come before the agent's.
     pub fn wrapped(mut self, words: &[&str]) -> Builder {
         self.wrapper = words.iter().map(|word| (*word).to_owned()).collect();
@@ -160,6 +166,19 @@ impl Agent {
     /// Returns where it listens for submission with implicit TLS.
     pub fn submissions(&self) -> SocketAddr {
         SocketAddr::new(self.ip, 2465)
+    }
+
+    /// Returns the value of one of its metrics, by its name with labels.
+    ///
+    /// # Panics
+    /// When there is none of this name.
+    pub fn metric(&self, name: &str) -> usize {
+        let address = SocketAddr::new(self.ip, 9025);
+        let mut client = Client::dial(None, address).expect("metrics are served");
+        client.send(format!("GET /metrics HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"));
+        let text = String::from_utf8(client.wire().rest()).expect("text");
+        let found = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.trim().parse().ok());
+        found.unwrap_or_else(|| panic!("there is no {name} in\n{text}"))
     }
 
     /// Returns a path in its directory.

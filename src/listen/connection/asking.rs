@@ -11,9 +11,8 @@ use super::super::completion::{Completion, Missing};
 use super::super::content::Intake;
 use super::super::passing;
 use super::{Peer, Transaction};
-use crate::memory::{self, Held};
 use crate::metrics::Refusal;
-use crate::policy::Client;
+use crate::policy::{Accepted, Client};
 
 /// Where questions are answered from.
 pub(super) struct Asking<'a> {
@@ -24,7 +23,12 @@ pub(super) struct Asking<'a> {
 
 impl Asking<'_> {
     /// Answers the machine's question: the queue where a draft is needed, the policy otherwise.
-    pub(super) async fn decide(&self, peer: &Peer, transaction: &mut Transaction, question: Question<'_>) -> Verdict {
+    pub(super) async fn decide(
+        &self,
+        peer: &mut Peer,
+        transaction: &mut Transaction,
+        question: Question<'_>,
+    ) -> Verdict {
         let policy = &self.context.policy;
         let member = passing::member(self.context, peer.node.as_deref());
         let client = Client { peer: peer.ip, service: peer.service, user: self.facts.user.as_deref(), member };
@@ -50,14 +54,14 @@ impl Asking<'_> {
                 }
             }
             Question::Rcpt { reverse_path, recipient, accepted } => {
-                policy.rcpt(&client, reverse_path, &recipient.forward_path, accepted).map(|_| {
-                    transaction.recipient = (accepted == 0).then(|| recipient.forward_path.clone());
-                    let octets = memory::recipient_octets(recipient);
-                    match &mut transaction.envelope {
-                        Some(envelope) => envelope.add(octets),
-                        none => *none = Some(Held::new(self.context.memory.clone(), octets)),
+                let allowed = policy.rcpt(&client, reverse_path, &recipient.forward_path, accepted);
+                let exists = match allowed {
+                    Ok(Accepted::Relay(grant)) if member.is_none() => {
+                        self.exists_at_home(&mut peer.asked, grant, &recipient.forward_path).await
                     }
-                })
+                    allowed => allowed.map(drop),
+                };
+                exists.map(|()| transaction.add(self.context, recipient, accepted))
             }
             Question::Content => self.open_draft(peer, transaction),
             Question::Auth(credentials) => {

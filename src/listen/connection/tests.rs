@@ -12,7 +12,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::history::{self, Repeats};
 use crate::journal::Journal;
-use crate::listen::{Listener, SessionNames};
+use crate::listen::{Homes, Listener, SessionNames};
 use crate::memory::{Memory, Usage};
 use crate::metrics::Metrics;
 use crate::peer::{self, Peers};
@@ -46,6 +46,7 @@ fn context(directory: &Path, text: &str) -> Arc<Context> {
         drain: tokio::sync::watch::Sender::new(false),
         names: SessionNames::new(clock.now()),
         turn: Meeting::default(),
+        homes: Homes::default(),
     })
 }
 
@@ -64,7 +65,13 @@ async fn a_session_is_told_of_the_drain_once_and_then_waits_for_its_client() {
     let (mut stream, client, peer) = connected().await;
     let mut drain = context.drain.subscribe();
     let mut connection = Connection {
-        peer: Peer { ip: peer.ip(), service: Service::Smtp, node: None, permit: context.policy.connect(peer.ip()) },
+        peer: Peer {
+            ip: peer.ip(),
+            service: Service::Smtp,
+            node: None,
+            permit: context.policy.connect(peer.ip()),
+            asked: 0,
+        },
         name: context.names.next(),
         session: Session::new(Context::session_config(&context.config.load(), Service::Smtp), None, Instant::now()),
         facts: Facts::default(),

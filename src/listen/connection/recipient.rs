@@ -1,0 +1,52 @@
+//! A recipient that was accepted so far: whether it exists where its mail ends, and what it costs here.
+
+use postroad_smtp::{ForwardPath, Recipient, Reply};
+use tracing::debug;
+
+use super::super::Context;
+use super::super::homes::Known;
+use super::{Asking, Transaction};
+use crate::memory::{self, Held};
+use crate::policy::{RelayGrant, replies};
+
+impl Asking<'_> {
+    /// Asks the home of a recipient whether it exists, where that is another member of the mesh. Members
+    /// that pass mail on were told by whoever took it in. What nobody can say now is accepted: it waits
+    /// in the mesh for its home, which is what the mesh is for.
+    ///
+    /// # Errors
+    /// The reply that refuses it: there is no such mailbox, or somebody who may not relay wants to know of
+    /// too many.
+    pub(super) async fn exists_at_home(
+        &self,
+        asked: &mut u16,
+        grant: RelayGrant,
+        forward_path: &ForwardPath,
+    ) -> Result<(), Reply> {
+        let homes = self.context.policy.homes(forward_path);
+        let Some(mailbox) = forward_path.mailbox().filter(|_| !homes.is_empty()) else { return Ok(()) };
+        let Context { peers, metrics, .. } = self.context;
+        // Boxed: every session would carry room for it.
+        let known = Box::pin(self.context.homes.look_up(peers, metrics, &homes, mailbox, asked)).await;
+        debug!(session = %self.name, to = %mailbox, ?known, "looked up at its home");
+        match known {
+            Known::Exists | Known::Unsaid => Ok(()),
+            Known::Unknown => Err(replies::NO_SUCH_MAILBOX_AT_HOME),
+            // A client that may relay hears of it in a notification, as ever; a stranger's sender is forged.
+            Known::Unasked if grant == RelayGrant::Exchange => Err(replies::TOO_MANY_TO_ASK),
+            Known::Unasked => Ok(()),
+        }
+    }
+}
+
+impl Transaction {
+    /// Takes note of a recipient, behind so many others.
+    pub(super) fn add(&mut self, context: &Context, recipient: &Recipient, before: usize) {
+        self.recipient = (before == 0).then(|| recipient.forward_path.clone());
+        let octets = memory::recipient_octets(recipient);
+        match &mut self.envelope {
+            Some(envelope) => envelope.add(octets),
+            none => *none = Some(Held::new(context.memory.clone(), octets)),
+        }
+    }
+}

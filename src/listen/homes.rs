@@ -82,7 +82,7 @@ enum Leave {
 }
 
 impl Homes {
-    /// Says whether a recipient exists at its homes; takes [`ANSWER_LIMIT`] at most. `asked` counts the
+    /// Says whether a recipient exists at its homes; takes two seconds at most. `asked` counts the
     /// questions of one session.
     pub async fn look_up(
         &self,

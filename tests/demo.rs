@@ -13,13 +13,18 @@ fn demo(arguments: &[&str]) -> Command {
 
 #[test]
 fn everything_accepted_is_delivered_although_a_host_was_killed() {
-    let output = demo(&["--once", "--messages", "40", "--json"]).output().expect("it starts");
+    let output = demo(&["--once", "--messages", "80", "--json"]).output().expect("it starts");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let report: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
     assert_eq!(report["balanced"], true, "{report}");
-    assert_eq!(report["letters_accepted"], 40, "{report}");
+    assert_eq!(report["letters_accepted"], 80, "{report}");
     assert_eq!(report["copies_owed"], report["copies_delivered"], "{report}");
     assert_eq!(report["lost"], serde_json::json!([]), "{report}");
+    assert_eq!(report["duplicates"], 0, "members know repeats again: {report}");
+    assert!(report["went_around_b"].as_u64() > Some(0), "nothing went around the dead host: {report}");
+    let told = report["trace"].as_array().expect("a list").iter();
+    let hosts: std::collections::BTreeSet<_> = told.map(|view| view["host"].as_str().expect("a name")).collect();
+    assert_eq!(hosts.into_iter().collect::<Vec<_>>(), ["a.demo.test", "b", "c"], "{report}");
     assert!(report["on_disk_of_b_when_killed"].as_u64() > Some(0), "b was killed with nothing to lose: {report}");
 }
 
@@ -30,8 +35,8 @@ fn the_agents_end_with_the_demo_however_it_ends() {
     let mut demo =
         Killed(demo(&["--keep", dir.to_str().expect("UTF-8")]).stdout(Stdio::piped()).spawn().expect("it starts"));
     let lines = BufReader::new(demo.0.stdout.take().expect("a pipe")).lines();
-    let serving = lines.map_while(Result::ok).filter(|line| line.contains(" serves after ")).take(2).count();
-    assert_eq!(serving, 2, "a and b serve");
+    let serving = lines.map_while(Result::ok).filter(|line| line.contains(" serves after ")).take(3).count();
+    assert_eq!(serving, 3, "all serve");
     let sockets = ["a", "b"].map(|host| dir.join(host).join("state/control.sock"));
     assert!(sockets.iter().all(|socket| UnixStream::connect(socket).is_ok()));
     demo.0.kill().expect("it runs");

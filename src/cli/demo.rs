@@ -4,14 +4,16 @@
 //! everything that was accepted was delivered unchanged, and ends what it started in every case.
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::timeout;
 
 use super::{Context, Failure, exit};
+use crate::admin::trace::TraceView;
 use crate::demo::letters::LETTERS_MIN;
+use crate::demo::site::Host;
 use crate::demo::{Demo, DemoError, LETTERS_DEFAULT, LETTERS_MAX, Outcome, process};
 
 mod screen;
@@ -22,8 +24,10 @@ use screen::Screen;
 /// The longest that a demo may take until its ledger balances, and what each letter adds to it.
 const PLAY_MAX: Duration = Duration::from_secs(120);
 const PLAY_MAX_EACH: Duration = Duration::from_millis(50);
+/// How long the last letter is followed until all hosts have told of it.
+const FOLLOW_MAX: Duration = Duration::from_secs(5);
 
-/// See three agents relay real mail on this machine, one of them killed in the middle
+/// See three agents become a mesh and relay real mail on this machine, one of them killed in the middle
 ///
 /// Everything runs on loopback and in one directory, on ports above 1024; no configuration is read
 /// and no privilege needed.
@@ -102,10 +106,12 @@ async fn report(
     signals: &mut Signals,
     context: &mut Context,
 ) -> Result<(), Failure> {
+    let views = outcome.farthest.as_deref().map(|id| followed(demo, id)).unwrap_or_default();
     if context.is_json() {
-        context.json(&as_json(outcome))?;
+        context.json(&as_json(outcome, &views))?;
     } else {
         summary::ledger(outcome, context)?;
+        summary::trace(outcome.farthest.as_deref().unwrap_or_default(), &views, context)?;
     }
     if !outcome.is_balanced {
         return Err(Failure::new(exit::FAILED, "the ledger does not balance"));
@@ -114,7 +120,6 @@ async fn report(
         return Ok(());
     }
     if !context.is_json() {
-        summary::way(outcome, context)?;
         summary::what_next(demo, context)?;
     }
     context.out().flush()?;
@@ -122,7 +127,22 @@ async fn report(
     Ok(())
 }
 
-fn as_json(outcome: &Outcome) -> serde_json::Value {
+/// Returns what all hosts tell of a letter, waiting a little for those that have not written it down yet.
+fn followed(demo: &Demo, id: &str) -> Vec<TraceView> {
+    let begun = Instant::now();
+    loop {
+        // Who cannot be asked is missing in what is shown.
+        let views = process::trace(&demo.site.control(Host::A), id).unwrap_or_default();
+        let has_left = |view: &TraceView| view.events.iter().any(|event| event.what == "retired");
+        let is_whole = views.len() >= Host::ALL.len() && views.iter().all(has_left);
+        if is_whole || begun.elapsed() > FOLLOW_MAX {
+            return views;
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+fn as_json(outcome: &Outcome, views: &[TraceView]) -> serde_json::Value {
     let missing = outcome.missing.iter().map(|(id, to)| json!({ "message_id": id, "mailbox": to }));
     json!({
         "balanced": outcome.is_balanced,
@@ -132,6 +152,8 @@ fn as_json(outcome: &Outcome) -> serde_json::Value {
         "duplicates": outcome.tally.duplicates,
         "altered": outcome.tally.altered,
         "lost": missing.collect::<Vec<_>>(),
+        "went_around_b": outcome.tally.around,
+        "trace": views,
         "on_disk_of_b_when_killed": outcome.held_by_the_dead,
         "seconds": outcome.took.as_secs_f64(),
     })

@@ -77,6 +77,12 @@ pub(super) fn run(args: Args, context: &mut Context) -> Result<(), Failure> {
     }
 }
 
+/// Prints timelines as people read them, of what hosts told.
+pub(super) fn print(views: &[TraceView], context: &mut Context) -> Result<(), Failure> {
+    let now = now();
+    stories(views, &[]).iter().try_for_each(|story| show(context.out(), Look::Table, story, now))
+}
+
 /// Reads journal and queue from disk.
 fn offline(
     config: &Config,

@@ -9,6 +9,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::letters::{Letter, MAILBOXES};
+use super::site::Host;
 
 /// The fields that hosts put on top of a message on its way.
 const TRACE_FIELDS: [&str; 3] = ["Return-Path: ", "Delivered-To: ", "Received: "];
@@ -24,7 +25,6 @@ pub struct Ledger {
 
 #[derive(Debug)]
 struct Entry {
-    kind: &'static str,
     /// As a mailbox has it, with LF.
     content: Vec<u8>,
     accepted: bool,
@@ -43,19 +43,17 @@ pub struct Tally {
     pub delivered: u64,
     /// Further copies of the same letter in the same mailbox.
     pub duplicates: u64,
+    /// Those that came from a to c without b.
+    pub around: u64,
     /// Files that differ from what was submitted, or that nobody submitted.
     pub altered: Vec<PathBuf>,
 }
 
-/// The way of one message, read from its trace fields.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Way {
-    /// Where it lies.
-    pub file: PathBuf,
-    /// What it is.
-    pub kind: &'static str,
-    /// Its Received fields, unfolded, the first hop first.
-    pub hops: Vec<String>,
+/// A letter that took as many hops as any, read from its trace fields.
+#[derive(Debug)]
+struct Way {
+    message_id: String,
+    hops: usize,
 }
 
 impl Ledger {
@@ -64,7 +62,7 @@ impl Ledger {
         // A letter has CR in line ends only.
         let content = letter.content.iter().copied().filter(|octet| *octet != b'\r').collect();
         let copies = letter.recipients.iter().map(|name| (*name, 0)).collect();
-        let entry = Entry { kind: letter.kind, content, accepted: false, copies };
+        let entry = Entry { content, accepted: false, copies };
         self.letters.insert(letter.message_id.clone(), entry);
     }
 
@@ -102,11 +100,11 @@ impl Ledger {
     }
 
     fn deliver(&mut self, mailbox: &str, path: &Path, octets: &[u8]) {
-        let found = find(&mut self.letters, octets).and_then(|(trace, entry)| {
+        let found = find(&mut self.letters, octets).and_then(|(id, trace, entry)| {
             let copies = entry.copies.get_mut(mailbox)?;
-            Some((trace, copies, entry.kind))
+            Some((id, trace, copies))
         });
-        let Some((trace, copies, kind)) = found else {
+        let Some((message_id, trace, copies)) = found else {
             self.tally.altered.push(path.to_owned());
             return;
         };
@@ -117,8 +115,10 @@ impl Ledger {
         }
         self.tally.delivered += 1;
         let hops = hops(&trace);
-        if self.longest_way.as_ref().is_none_or(|way| way.hops.len() < hops.len()) {
-            self.longest_way = Some(Way { file: path.to_owned(), kind, hops });
+        self.tally.around += u64::from(!hops.iter().any(|hop| is_by(hop, Host::B.hostname())));
+        // The last of them: whatever was killed meanwhile has told all of it.
+        if self.longest_way.as_ref().is_none_or(|way| way.hops <= hops.len()) {
+            self.longest_way = Some(Way { message_id, hops: hops.len() });
         }
     }
 
@@ -127,9 +127,9 @@ impl Ledger {
         &self.tally
     }
 
-    /// Returns the way of a message that made the most hops.
-    pub fn way(&self) -> Option<&Way> {
-        self.longest_way.as_ref()
+    /// Returns the Message-ID of a letter that took as many hops as any, the last of them.
+    pub fn farthest(&self) -> Option<&str> {
+        self.longest_way.as_ref().map(|way| way.message_id.as_str())
     }
 
     /// Returns the copies that are owed and were not found, as Message-ID and mailbox.
@@ -147,14 +147,14 @@ impl Ledger {
 }
 
 /// Splits a file into its trace fields and the letter that follows, when there is such a letter.
-fn find<'a>(letters: &'a mut HashMap<String, Entry>, octets: &[u8]) -> Option<(String, &'a mut Entry)> {
+fn find<'a>(letters: &'a mut HashMap<String, Entry>, octets: &[u8]) -> Option<(String, String, &'a mut Entry)> {
     let end = memchr::memmem::find(octets, b"\n\n").unwrap_or(octets.len());
     let header = String::from_utf8_lossy(&octets[..end]);
     let id = header.lines().find_map(|line| line.strip_prefix("Message-ID: <")?.strip_suffix('>'))?;
     let entry = letters.get_mut(id)?;
     let trace = octets.strip_suffix(entry.content.as_slice())?;
     let trace = String::from_utf8(trace.to_vec()).ok()?;
-    is_trace(&trace).then_some((trace, entry))
+    is_trace(&trace).then_some((id.to_owned(), trace, entry))
 }
 
 fn is_trace(text: &str) -> bool {
@@ -173,12 +173,19 @@ fn hops(trace: &str) -> Vec<String> {
     hops
 }
 
+/// Returns whether a Received field was written by this host.
+fn is_by(hop: &str, host: &str) -> bool {
+    let by = hop.split_whitespace().skip_while(|word| *word != "by").nth(1);
+    by.is_some_and(|name| name.trim_end_matches(';') == host)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     const TRACE: &str = "Return-Path: <demo@field.test>\nDelivered-To: alice@office.test\n\
-                         Received: from b.demo.test\n by c.demo.test; now\nReceived: by a.demo.test; before\n";
+                         Received: from b.demo.test\n by c.demo.test; now\nReceived: from a.demo.test\n by b.demo.test; then\n\
+                         Received: by a.demo.test; before\n";
 
     fn books(numbers: &[usize]) -> (Ledger, Vec<Letter>) {
         let mut ledger = Ledger::default();
@@ -201,13 +208,14 @@ mod tests {
         ledger.deliver("alice", Path::new("1"), &file(&letters[0], TRACE));
         ledger.deliver("alice", Path::new("2"), &file(&letters[1], TRACE));
         assert_eq!(ledger.missing(), [("t.3@field.test", "bob")]);
-        ledger.deliver("bob", Path::new("3"), &file(&letters[1], TRACE));
+        let straight = "Received: from a.demo.test by c.demo.test; now\nReceived: by a.demo.test; before\n";
+        ledger.deliver("bob", Path::new("3"), &file(&letters[1], straight));
         assert!(ledger.is_balanced());
         ledger.deliver("bob", Path::new("4"), &file(&letters[1], TRACE));
-        let tally = Tally { letters: 2, owed: 3, delivered: 3, duplicates: 1, altered: vec![] };
+        let tally = Tally { letters: 2, owed: 3, delivered: 3, duplicates: 1, around: 1, altered: vec![] };
         assert_eq!((ledger.tally(), ledger.is_balanced()), (&tally, true));
-        let way = ledger.way().expect("read");
-        assert_eq!(way.hops, ["by a.demo.test; before", "from b.demo.test by c.demo.test; now"]);
+        assert_eq!(ledger.farthest(), Some("t.3@field.test"));
+        assert_eq!(hops(TRACE)[0], "by a.demo.test; before");
     }
 
     #[test]

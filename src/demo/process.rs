@@ -9,11 +9,14 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, getppid, kill_process};
+use serde::de::DeserializeOwned;
 use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::DemoError;
 use super::site::{Host, Site};
+use crate::admin::mesh::MeshRequest;
+use crate::admin::trace::TraceView;
 use crate::admin::view::StatusView;
 use crate::admin::{AskError, Client, News, Request};
 
@@ -136,14 +139,40 @@ pub fn become_agent(config_file: &Path, parent: i32) -> io::Error {
 /// # Errors
 /// Nobody answers.
 pub fn status(control: &Path) -> Result<StatusView, AskError> {
-    let mut status = None;
-    let done = Client::connect(control)?.ask::<StatusView, AskError>(&Request::Status {}, |news| {
+    one(control, &Request::Status {})
+}
+
+/// Asks something of the mesh, as `postroad mesh` does; blocks as long as the agent takes.
+///
+/// # Errors
+/// Nobody answers, or the agent cannot do it.
+pub fn mesh<T: DeserializeOwned>(control: &Path, request: MeshRequest) -> Result<T, AskError> {
+    one(control, &Request::Mesh { request })
+}
+
+/// Asks what became of a letter, here and on the other members.
+///
+/// # Errors
+/// Nobody answers.
+pub fn trace(control: &Path, message_id: &str) -> Result<Vec<TraceView>, AskError> {
+    all(control, &Request::Trace { what: format!("<{message_id}>"), since_ms: None, limit: None })
+}
+
+/// Asks for what is shown as one item.
+fn one<T: DeserializeOwned>(control: &Path, request: &Request) -> Result<T, AskError> {
+    let answer = all(control, request)?.into_iter().next();
+    answer.ok_or_else(|| AskError::Broken(io::ErrorKind::UnexpectedEof.into()))
+}
+
+fn all<T: DeserializeOwned>(control: &Path, request: &Request) -> Result<Vec<T>, AskError> {
+    let mut items = Vec::new();
+    Client::connect(control)?.ask::<T, AskError>(request, |news| {
         if let News::Item(item) = news {
-            status = Some(item);
+            items.push(item);
         }
         Ok(())
-    });
-    done.and_then(|_| status.ok_or_else(|| AskError::Broken(io::ErrorKind::UnexpectedEof.into())))
+    })?;
+    Ok(items)
 }
 
 /// Counts the messages of an agent that is down, as anyone can: `postroad queue list` reads its

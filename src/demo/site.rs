@@ -18,11 +18,11 @@ const PORT_TRIES_MAX: u16 = 20;
 /// One of the three hosts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Host {
-    /// Takes submissions.
+    /// Takes submissions, and makes the mesh.
     A,
-    /// Relays: the MX that the world is told.
+    /// Relays: the cheap way from a to c.
     B,
-    /// Delivers: the MX that only b is told.
+    /// Delivers: the home of the letters' domain.
     C,
 }
 
@@ -48,14 +48,8 @@ struct Ports {
 #[derive(Debug)]
 pub struct Claim(#[expect(dead_code, reason = "it is held, not used")] TcpListener);
 
-/// Where the two name servers listen.
-#[derive(Clone, Copy, Debug)]
-pub struct NameServers {
-    /// What the world is told; a asks it.
-    pub public: SocketAddr,
-    /// What the site's own hosts are told; b and c ask it.
-    pub internal: SocketAddr,
-}
+/// What the link costs that leads around b; by way of b it is 11.
+pub const LONG_WAY_COST: u16 = 40;
 
 impl Host {
     /// All of them, in the order of the mail's way.
@@ -99,11 +93,6 @@ impl Site {
     /// Returns where a host takes mail from others.
     pub fn smtp(&self, host: Host) -> SocketAddr {
         SocketAddr::new(self.ips[host as usize], self.ports.smtp[host as usize])
-    }
-
-    /// Returns a host's address.
-    pub fn ip(&self, host: Host) -> IpAddr {
-        self.ips[host as usize]
     }
 
     /// Returns where a takes mail from its users, with STARTTLS.
@@ -157,7 +146,7 @@ impl Site {
     }
 
     /// Writes the configuration of a host as a person would: only what differs from the defaults.
-    pub fn config_text(&self, host: Host, dns: NameServers) -> String {
+    pub fn config_text(&self, host: Host, dns: SocketAddr) -> String {
         let mut text = format!("# Agent {} of `postroad demo`.\n", host.letter());
         let mut line = |args: std::fmt::Arguments<'_>| writeln!(text, "{args}").expect("a string takes all");
         line(format_args!("hostname = \"{}\"\nstate_dir = \"state\"\n\n[listen]", host.hostname()));
@@ -165,14 +154,16 @@ impl Site {
         if host == Host::A {
             line(format_args!("submission = [\"{}\"]\nsubmissions = [\"{}\"]", self.submission(), self.submissions()));
         }
-        let (server, what) = match host {
-            Host::A => (dns.public, "what the world is told"),
-            Host::B | Host::C => (dns.internal, "what only this site's hosts are told"),
-        };
-        line(format_args!("\n[dns]\nservers = [\"{server}\"]  # {what}"));
-        line(format_args!("\n[outbound]\nport = {}  # 25 outside this demo", self.next_port(host)));
-        line(format_args!("tls = \"required\"\naddress_families = [\"ipv4\"]"));
-        line(format_args!("allow_loopback = true  # the demo's hosts are all on loopback"));
+        let site = if host == Host::C { "office" } else { "field" };
+        line(format_args!(
+            "\n[mesh]\nlabel = \"{}\"\nsite = \"{site}\"  # a link within a site costs 1",
+            host.letter()
+        ));
+        line(format_args!("addresses = [\"{}\"]", self.smtp(host)));
+        if host == Host::A {
+            line(format_args!("link_cost = {LONG_WAY_COST}  # to other sites; 10 for those who say nothing"));
+        }
+        line(format_args!("\n[dns]\nservers = [\"{dns}\"]  # knows nobody: nothing leaves this machine"));
         line(format_args!(
             "\n[queue]\nretry_first = \"1s\"  # 5m outside this demo\nretry_max = \"2s\"\nreserve = \"16MB\""
         ));
@@ -187,26 +178,14 @@ impl Site {
         if let Some(domain) = local {
             line(format_args!("\n[[local]]\ndomain = \"{domain}\"\nmaildir = \"mail/{{user}}\""));
         }
-        if host != Host::A && self.ips[0] == self.ips[1] {
-            line(format_args!(
-                "\n[[route]]\ndomain = \"{SENDER_DOMAIN}\"\nvia = \"[{}]:{}\"",
-                self.ips[0], self.ports.smtp[0]
-            ));
-        }
         text
-    }
-
-    /// Where the hosts that a host finds through DNS listen.
-    fn next_port(&self, host: Host) -> u16 {
-        let next = [1, 2, 1][host as usize];
-        self.ports.smtp[next]
     }
 
     /// Makes the directories and files of a host. Mailboxes exist because their directories do.
     ///
     /// # Errors
     /// The file system refuses.
-    pub fn write(&self, host: Host, dns: NameServers) -> std::io::Result<()> {
+    pub fn write(&self, host: Host, dns: SocketAddr) -> std::io::Result<()> {
         std::fs::create_dir_all(self.host_dir(host))?;
         let mailboxes: Vec<PathBuf> = match host {
             Host::A => vec![self.sender_mailboxes().join(local_part(SENDER))],
@@ -243,7 +222,7 @@ mod tests {
 
     #[test]
     fn every_configuration_is_valid_and_without_warnings() {
-        let dns = NameServers { public: ([127, 0, 0, 1], 5301).into(), internal: ([127, 0, 0, 1], 5302).into() };
+        let dns = ([127, 0, 0, 1], 5301).into();
         for site in sites() {
             for host in Host::ALL {
                 let text = site.config_text(host, dns);

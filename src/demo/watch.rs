@@ -29,6 +29,8 @@ pub struct Numbers {
     pub delivered: u64,
     /// Further copies.
     pub duplicates: u64,
+    /// Copies that came without b.
+    pub around: u64,
     /// Copies that are not as they should be.
     pub altered: u64,
 }
@@ -98,6 +100,7 @@ fn look(site: &Site, ledger: &Mutex<Ledger>) -> Numbers {
         owed: tally.owed,
         delivered: tally.delivered,
         duplicates: tally.duplicates,
+        around: tally.around,
         altered: tally.altered.len() as u64,
     }
 }
@@ -108,7 +111,8 @@ mod tests {
 
     #[test]
     fn nothing_is_settled_while_a_letter_may_be_on_its_way() {
-        let all = Numbers { queued: [Some(0); 3], letters: 8, owed: 11, delivered: 11, duplicates: 1, altered: 0 };
+        let all =
+            Numbers { queued: [Some(0); 3], letters: 8, owed: 11, delivered: 11, duplicates: 1, around: 0, altered: 0 };
         assert!(all.is_settled(8));
         assert!(!all.is_settled(9), "not all are submitted");
         assert!(!Numbers { delivered: 10, ..all }.is_settled(8));

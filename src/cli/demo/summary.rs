@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use clap::builder::styling::{AnsiColor, Style};
 
-use crate::cli::{Context, Failure};
+use crate::admin::trace::TraceView;
+use crate::cli::{Context, Failure, trace};
 use crate::demo::letters::{DESTINATION, MAILBOXES, SENDER};
 use crate::demo::site::Host;
 use crate::demo::{Demo, Outcome};
@@ -30,8 +31,8 @@ pub(super) fn ledger(outcome: &Outcome, context: &mut Context) -> Result<(), Fai
     context.line(row("delivered by c", tally.delivered, "copies, compared with what was submitted"))?;
     context.line(row("lost", outcome.missing.len() as u64, ""))?;
     context.line(row("altered", tally.altered.len() as u64, ""))?;
-    let twice = if tally.duplicates == 0 { "" } else { "c had taken them, but b was killed before it heard the 250" };
-    context.line(row("delivered twice", tally.duplicates, twice))?;
+    context.line(row("delivered twice", tally.duplicates, "c knows again what b repeats after its restart"))?;
+    context.line(row("went around b", tally.around, "copies, straight from a while b was dead"))?;
     context.line(format_args!("\n  {:.1} s", outcome.took.as_secs_f64()))?;
     for (id, mailbox) in outcome.missing.iter().take(LOST_SHOWN) {
         context.line(format_args!("  {BAD}lost{BAD:#} <{id}> to {mailbox}"))?;
@@ -42,30 +43,13 @@ pub(super) fn ledger(outcome: &Outcome, context: &mut Context) -> Result<(), Fai
     Ok(())
 }
 
-/// Prints the way of one message as its trace fields tell it.
-pub(super) fn way(outcome: &Outcome, context: &mut Context) -> Result<(), Failure> {
-    let Some(way) = &outcome.way else { return Ok(()) };
-    context.line(format_args!("\n{HEAD}The way of one letter{HEAD:#} ({}), from its Received fields\n", way.kind))?;
-    for hop in &way.hops {
-        context.line(format_args!("  {}", hop_line(hop)))?;
+/// Prints what all hosts tell of one letter that went over all of them.
+pub(super) fn trace(id: &str, views: &[TraceView], context: &mut Context) -> Result<(), Failure> {
+    if views.is_empty() {
+        return Ok(());
     }
-    context.line(format_args!("  {}", way.file.display()))
-}
-
-/// `by a.demo.test with ESMTPSA TLSv1.3 id …`: the clauses that a person looks for.
-fn hop_line(field: &str) -> String {
-    let (clauses, date) = field.rsplit_once(';').unwrap_or((field, ""));
-    let words: Vec<&str> = clauses.split_whitespace().collect();
-    let after = |name: &str| {
-        let at = words.iter().position(|word| *word == name)?;
-        words.get(at + 1).copied()
-    };
-    let tls =
-        words.iter().find_map(|word| word.strip_prefix("(TLS")).map_or("no TLS".to_owned(), |tls| format!("TLS{tls}"));
-    let from = after("from").unwrap_or("itself");
-    let [by, with, id] = ["by", "with", "id"].map(|name| after(name).unwrap_or("?"));
-    let time = date.split_whitespace().find(|word| word.contains(':')).unwrap_or("?");
-    format!("{time}  {by}  {with:<11} {tls}  id {id}  from {from}")
+    context.line(format_args!("\n{HEAD}One letter over all hosts{HEAD:#}: postroad trace '<{id}>' at a\n"))?;
+    trace::print(views, context)
 }
 
 /// Prints how to go on by hand.
@@ -98,6 +82,8 @@ pub(super) fn what_next(demo: &Demo, context: &mut Context) -> Result<(), Failur
         ("what arrived", format!("ls {}", site.mailboxes().join(MAILBOXES[0]).join("new").display())),
         ("queues", format!("{program} --config {} queue list", config(Host::B).display())),
         ("", format!("{program} --config {} queue stats", config(Host::B).display())),
+        ("the mesh", format!("{program} --config {} mesh status", config(Host::A).display())),
+        ("", format!("{program} --config {} mesh map", config(Host::A).display())),
         ("a route", format!("{program} --config {} explain {to}", config(Host::A).display())),
         ("a bounce", format!("send to nobody@{DESTINATION}, then look into {}", site.sender_mailboxes().display())),
         ("metrics of b", format!("curl -s http://{}/metrics", site.metrics())),
@@ -120,19 +106,5 @@ fn program() -> PathBuf {
         Some(name) if name.components().count() == 1 => Path::new(".").join(name),
         Some(relative) => relative,
         None => path,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_hop_shows_what_people_look_for() {
-        let field = "from a.demo.test ([127.0.0.1]) by b.demo.test with ESMTPS (TLSv1.3 TLS_AES_256_GCM_SHA384) \
-                     id 0MCC5RM000007 for <alice@office.test>; Sun, 22 Nov 2026 07:09:15 +0000";
-        let line = hop_line(field);
-        assert_eq!(line, "07:09:15  b.demo.test  ESMTPS      TLSv1.3  id 0MCC5RM000007  from a.demo.test");
-        assert!(hop_line("garbage").contains('?'));
     }
 }

@@ -1,105 +1,13 @@
 //! The client session against servers that refuse, lie, stop in the middle and inject.
 
+mod server;
+
 use std::time::{Duration, Instant};
 
-use postroad_smtp::client::{Action, Answer, Config, Failure, Protocol, ReplyError, Session, TlsNeed, Transaction};
+use postroad_smtp::client::{Action, Config, Failure, Protocol, ReplyError, Session, TlsNeed, Transaction};
 use postroad_smtp::sasl::Credentials;
-use postroad_smtp::{Input, MailParams, Recipient, Status};
-
-const EHLO_ALL: &str = "250-mx\r\n250-PIPELINING\r\n250-CHUNKING\r\n250-SIZE 1000\r\n250-DSN\r\n250 8BITMIME\r\n";
-const EHLO_PIPELINING: &str = "250-mx\r\n250 PIPELINING\r\n";
-
-/// A client, and a test that plays the server.
-struct Server {
-    client: Session,
-    input: Input,
-    now: Instant,
-}
-
-impl Server {
-    fn new(config: Config) -> Server {
-        let now = Instant::now();
-        Server { client: Session::new(config, false, now), input: Input::new(), now }
-    }
-
-    /// A session that is ready behind this reply to EHLO.
-    fn ready(ehlo: &str) -> Server {
-        let mut server = Server::new(config());
-        server.says("220 mx\r\n");
-        assert_eq!(server.hears(), "EHLO client.example\r\n");
-        server.says(ehlo);
-        assert!(matches!(server.poll(), Action::Ready));
-        server
-    }
-
-    fn poll(&mut self) -> Action {
-        self.client.poll(&mut self.input, self.now)
-    }
-
-    fn says(&mut self, text: &str) {
-        assert!(matches!(self.poll(), Action::Read { .. } | Action::Ready | Action::WantContent));
-        self.input.extend(text.as_bytes());
-    }
-
-    /// Returns what the client says up to its next wait.
-    fn hears(&mut self) -> String {
-        let action = self.poll();
-        assert!(matches!(action, Action::Read { .. } | Action::WantContent | Action::StartTls), "{action:?}");
-        String::from_utf8(std::mem::take(self.client.output())).expect("text")
-    }
-
-    fn begin(&mut self, recipients: &[&str], content: &str) {
-        self.client.begin(transaction(recipients, content), self.now);
-    }
-
-    fn gives(&mut self, content: &str) {
-        assert!(matches!(self.poll(), Action::WantContent));
-        self.client.content(content.as_bytes());
-        self.client.content_end(self.now);
-    }
-
-    fn done(&mut self) -> Vec<Answer> {
-        match self.poll() {
-            Action::Done(answers) => answers,
-            other => panic!("{other:?}"),
-        }
-    }
-
-    fn failed(&mut self) -> Failure {
-        match self.poll() {
-            Action::Failed(failure) => failure,
-            other => panic!("{other:?}"),
-        }
-    }
-}
-
-fn config() -> Config {
-    Config::new("client.example")
-}
-
-fn transaction(recipients: &[&str], content: &str) -> Transaction {
-    Transaction {
-        reverse_path: "a@example.org".parse().expect("valid"),
-        params: MailParams::default(),
-        recipients: recipients.iter().map(|text| Recipient::new(text.parse().expect("valid"))).collect(),
-        content_octets: content.len() as u64,
-        needs_smtputf8: false,
-    }
-}
-
-/// Shows answers as a letter and a code.
-fn shown(answers: &[Answer]) -> String {
-    let one = |answer: &Answer| {
-        let letter = match answer {
-            Answer::Accepted(_) => 'A',
-            Answer::Transient(_) => 'T',
-            Answer::Permanent(_) => 'P',
-            Answer::Unknown(_) => 'U',
-        };
-        format!("{letter}{}", answer.reply().code)
-    };
-    answers.iter().map(one).collect::<Vec<_>>().join(" ")
-}
+use postroad_smtp::{Input, Status};
+use server::{EHLO_ALL, EHLO_PIPELINING, Server, config, shown, transaction};
 
 #[test]
 fn a_server_that_refuses_at_the_door() {

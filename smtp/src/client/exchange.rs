@@ -82,6 +82,20 @@ impl Exchange {
         }
     }
 
+    /// Returns whether the content was sent whole and nothing but the answer to it is due.
+    pub(super) fn awaits_answer(&self) -> bool {
+        matches!(self.content, Content::Complete) && self.answered == self.recipients() + 2 && self.open() > 0
+    }
+
+    /// Writes the commands of a transaction as far as the content, unless they are too many for one write.
+    pub(super) fn send_ahead(&mut self, offered: &Offered, out: &mut Vec<u8>) -> bool {
+        let is_whole = self.recipients() + 2 <= WINDOW_COMMANDS_MAX;
+        if is_whole {
+            self.send(offered, out);
+        }
+        is_whole
+    }
+
     fn recipients(&self) -> usize {
         self.answers.len()
     }

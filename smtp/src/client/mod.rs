@@ -2,10 +2,11 @@
 //!
 //! The shell polls and performs. The machine greets, starts TLS, authenticates, and runs one
 //! transaction after the other in as few round trips as the peer allows: with PIPELINING the whole
-//! envelope in one write, with CHUNKING besides the content in the same. Every recipient gets
-//! exactly one [`Answer`]. It never sends a password without TLS, never a bare CR, LF or NUL, and
+//! envelope in one write, with CHUNKING besides the content in the same; without CHUNKING the next
+//! envelope behind the content. Every recipient gets exactly one [`Answer`]. It never sends a password without TLS, never a bare CR, LF or NUL, and
 //! never believes what came before TLS began.
 
+mod ahead;
 mod commands;
 mod config;
 mod exchange;
@@ -36,6 +37,8 @@ pub struct Session {
     deadline: Instant,
     /// Replies to RSET that are due before any other.
     resets_due: u32,
+    /// The transaction whose commands went out behind the content of the one before.
+    ahead: Option<Box<Exchange>>,
     /// Answers the shell has not heard yet.
     done: Option<Vec<Answer>>,
     /// The refusal of ATRN that the shell has not heard yet.
@@ -78,6 +81,7 @@ impl Session {
             reader: ReplyReader::new(),
             output: Vec::new(),
             resets_due: 0,
+            ahead: None,
             done: None,
             not_turned: None,
         }
@@ -119,7 +123,8 @@ impl Session {
                         return action;
                     }
                 }
-                State::Ready if input.is_empty() => return Action::Ready,
+                // What is in the input may answer what was sent ahead.
+                State::Ready if input.is_empty() || self.ahead.is_some() => return Action::Ready,
                 _ => match self.next_reply(input) {
                     Some(reply) => self.handle_reply(reply, now),
                     None if matches!(self.state, State::Failed(_)) => {}
@@ -150,7 +155,7 @@ impl Session {
     /// answered with the reason.
     pub fn begin(&mut self, transaction: Transaction, now: Instant) {
         let refusal = match &self.state {
-            State::Ready => self.local_refusal(&transaction),
+            State::Ready if self.ahead.is_none() => self.local_refusal(&transaction),
             State::Failed(failure) => Some(Answer::Transient(failure.reply())),
             _ => Some(Answer::Transient(Failure::Lost.reply())),
         };
@@ -220,9 +225,9 @@ impl Session {
         }
     }
 
-    /// Says QUIT. Without an open transaction only.
+    /// Says QUIT. Without an open transaction only, and with none sent ahead.
     pub fn quit(&mut self, now: Instant) {
-        if matches!(self.state, State::Ready | State::ExpectReset) {
+        if matches!(self.state, State::Ready | State::ExpectReset) && self.ahead.is_none() {
             self.output.extend_from_slice(b"QUIT\r\n");
             self.state = State::ExpectBye;
             self.restart(self.config.timeouts.quit, now);

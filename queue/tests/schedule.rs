@@ -238,6 +238,48 @@ fn a_kept_connection_gives_way_when_others_wait() {
 }
 
 #[test]
+fn what_goes_behind_another_takes_its_session_and_none_besides() {
+    let mut s = Schedule::new(Limits { destination_concurrency_max: 2, ..limits() }, 1);
+    (0..8).for_each(|n| admit(&mut s, n, "a", 0, Lane::Normal));
+    admit(&mut s, 8, "a", 0, Lane::Bulk);
+    let first = start(&mut s, 0);
+    assert_eq!(s.next_behind(&first, at(0)), None, "nobody knows yet whether it answers");
+    s.finished(first, Finish::Done, at(1));
+    let mut running = start_all(&mut s, 1);
+    assert_eq!((running.len(), why(&s, 7, 1)), (2, Why::Window { in_flight: 2, window: 2 }));
+    let mut behind: Vec<Attempt> = running.iter().filter_map(|one| s.next_behind(one, at(1))).collect();
+    assert_eq!(behind.iter().map(|one| one.id()).collect::<Vec<_>>(), [id(3), id(4)]);
+    assert_eq!((why(&s, 3, 1), s.totals().in_flight), (Why::InFlight, 2));
+    s.finished(running.remove(0), Finish::Done, at(2));
+    s.take_up(&mut behind[0]);
+    assert_eq!((s.poll(at(2)), s.totals().in_flight), (Next::Idle, 2), "the session is in use again");
+    let returned = behind.remove(1);
+    s.finished(returned, Finish::Returned, at(2));
+    assert_eq!(s.poll(at(2)), Next::Idle, "it had no session to give back");
+    let again = s.next_behind(&running[0], at(2)).expect("it is next as before");
+    assert_eq!(again.id(), id(4));
+    s.finished(again, Finish::Done, at(3));
+    s.finished(running.remove(0), Finish::Done, at(3));
+    s.finished(behind.remove(0), Finish::Done, at(3));
+    assert_eq!(s.totals().in_flight, 0);
+}
+
+#[test]
+fn nothing_of_a_lower_lane_goes_behind_another() {
+    let mut s = schedule();
+    admit(&mut s, 1, "a", 0, Lane::Normal);
+    let first = start(&mut s, 0);
+    s.finished(first, Finish::Done, at(1));
+    (2..4).for_each(|n| admit(&mut s, n, "a", 0, Lane::Normal));
+    admit(&mut s, 4, "a", 0, Lane::Bulk);
+    let first = start(&mut s, 1);
+    let second = s.next_behind(&first, at(1)).expect("of the same lane");
+    assert_eq!((second.id(), s.next_behind(&second, at(1))), (id(3), None));
+    [first, second].into_iter().for_each(|attempt| s.finished(attempt, Finish::Done, at(2)));
+    assert_eq!(start(&mut s, 2).id(), id(4));
+}
+
+#[test]
 fn urgent_goes_before_normal_and_bulk_last_but_none_starves() {
     let mut s = Schedule::new(Limits { total_concurrency_max: 1, ..limits() }, 1);
     for n in 0..300u64 {

@@ -400,7 +400,8 @@ impl Simulation {
     }
 
     fn step(&mut self) {
-        match self.roll(20) {
+        match self.roll(21) {
+            20 => self.go_behind(),
             0..8 => self.admit(),
             8..15 => self.finish_one(),
             15 => self.meddle(),
@@ -418,6 +419,18 @@ impl Simulation {
         if let Some(attempt) = self.schedule.next_for(site, UnixMillis(self.now)) {
             self.note_start(attempt, &startable);
         }
+    }
+
+    /// A worker takes one more behind its attempt, and gives it back: both change nothing for others.
+    fn go_behind(&mut self) {
+        let (now, before) = (UnixMillis(self.now), self.schedule.totals());
+        let Some(attempt) = self.running.last() else { return };
+        let Some(behind) = self.schedule.next_behind(attempt, now) else { return };
+        let job = self.jobs[&(behind.id(), index_of(behind.destination()))];
+        assert!(job.phase == Phase::Waiting && job.due <= self.now && behind.lane() <= attempt.lane());
+        let totals = self.schedule.totals();
+        assert_eq!((totals.in_flight, totals.unproven), (before.in_flight, before.unproven));
+        self.schedule.finished(behind, Finish::Returned, now);
     }
 
     /// Lets everything through: what is due must start and end, and nothing may be left.

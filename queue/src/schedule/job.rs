@@ -67,6 +67,8 @@ pub struct Attempt {
     pub(super) lane: Lane,
     pub(super) is_probe: bool,
     pub(super) is_unproven: bool,
+    /// It waits behind another one and takes no session of its own.
+    pub(super) is_behind: bool,
 }
 
 /// What to do next.

@@ -14,13 +14,15 @@
 //!   is for each lower lane.
 //! * Limits hold always: sessions of a site (adaptive), its rates, sessions in all, and among these
 //!   sessions to sites not known to answer, so that no number of dead ones takes them all. Bulk
-//!   never takes the last session of a site, and no lower lane the last ones of all.
+//!   never takes the last session of a site, and no lower lane the last ones of all. What goes behind
+//!   another attempt, over its session, takes none itself (`behind`).
 //!
 //! Every operation on a message costs O(log n); on a destination or on all it begins something that
 //! goes on with the calls that follow, a limited piece with each. A deferred job costs about 100
 //! octets.
 
 mod advance;
+mod behind;
 mod book;
 mod census;
 mod job;
@@ -208,6 +210,7 @@ impl Schedule {
     /// or closed, and the attempt is to be [`Finish::Returned`].
     pub fn relocate(&mut self, attempt: &mut Attempt, site: &Arc<str>, now: UnixMillis) -> bool {
         self.advance(now);
+        self.take_up(attempt);
         let allowance = self.sites.get(self.lines.get(attempt.line).site).allowance;
         let target = self.site_of(site, allowance);
         self.point(attempt.line, target);
@@ -223,8 +226,9 @@ impl Schedule {
     }
 
     /// Takes an attempt back with what came of it.
-    pub fn finished(&mut self, attempt: Attempt, finish: Finish, now: UnixMillis) {
+    pub fn finished(&mut self, mut attempt: Attempt, finish: Finish, now: UnixMillis) {
         self.now = self.now.max(now);
+        self.take_up(&mut attempt);
         self.in_flight -= 1;
         self.unproven -= u32::from(attempt.is_unproven);
         self.lines.at(attempt.line).in_flight -= 1;
@@ -391,7 +395,7 @@ impl Schedule {
     /// Forgets a site that no line leads to and no attempt has to do with.
     fn forget_site_if_empty(&mut self, number: u32) {
         let site = self.sites.get(number);
-        if site.lines > 0 || site.attempts() > 0 || !self.site_names.contains_key(&site.name) {
+        if site.lines > 0 || site.attempts() + site.behind > 0 || !self.site_names.contains_key(&site.name) {
             return;
         }
         self.unlist(number);

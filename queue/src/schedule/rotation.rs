@@ -166,13 +166,19 @@ impl Schedule {
             site.waiting[*lane as usize] > 0 && site.fits(*lane) && self.in_flight < self.limits.total_max(*lane)
         };
         let lane = Lane::in_turn(site.turn).into_iter().find(may)?;
+        self.launch(number, lane, false)
+    }
+
+    /// Starts the next job of a lane of a site, with a session of its own or behind another.
+    pub(super) fn launch(&mut self, number: u32, lane: Lane, is_behind: bool) -> Option<Attempt> {
+        let is_unproven = self.sites.get(number).class() == UNPROVEN;
         let (turn, line) = self.first_head(number, lane)?;
         let head = self.lines.get(line).heads[lane as usize].expect("a line among the heads has one");
         let job = head.job;
         self.turns.started(clock(number, lane), turn);
         self.take_out(job);
         self.serial += 1;
-        self.in_flight += 1;
+        self.in_flight += u32::from(!is_behind);
         self.unproven += u32::from(is_unproven);
         let entry = self.book.at(job);
         entry.phase = Phase::InFlight { held: false, again: false, removed: false };
@@ -180,14 +186,30 @@ impl Schedule {
         let (now, serial) = (self.now, self.serial);
         let site = self.sites.at(number);
         site.sends(load, &self.limits.allowance(site.allowance), now);
-        let is_probe = site.started(serial, lane);
+        let is_probe = !is_behind && site.started(serial, lane);
+        if is_behind {
+            site.started_behind();
+        }
         let site_name = site.name.clone();
         self.place(number);
         let waited = self.lines.at(line);
         waited.in_flight += 1;
         let (destination, learned) = (waited.name.clone(), waited.learned);
         let site = number;
-        Some(Attempt { id, destination, site_name, learned, serial, job, line, site, lane, is_probe, is_unproven })
+        Some(Attempt {
+            id,
+            destination,
+            site_name,
+            learned,
+            serial,
+            job,
+            line,
+            site,
+            lane,
+            is_probe,
+            is_unproven,
+            is_behind,
+        })
     }
 
     /// Returns the turn and the line of who is next at a site.

@@ -37,6 +37,8 @@ pub(super) struct Site {
     pub waiting: [u32; LANES],
     /// Attempts that have started and not finished, by lane.
     pub in_flight: [u32; LANES],
+    /// Attempts behind these, which wait for their sessions.
+    pub behind: u32,
     /// How many attempts may be in flight while it is open.
     pub window: u32,
     /// Below this the window grows with every success.
@@ -83,6 +85,7 @@ impl Site {
             lines: 0,
             waiting: [0; LANES],
             in_flight: [0; LANES],
+            behind: 0,
             window,
             threshold: 0,
             outage: None,
@@ -140,6 +143,18 @@ impl Site {
             outage.probe = Some(serial);
         }
         self.outage.is_some()
+    }
+
+    /// Counts an attempt in that goes behind another.
+    pub fn started_behind(&mut self) {
+        self.behind += 1;
+        self.turn = self.turn.wrapping_add(1);
+    }
+
+    /// Counts such an attempt among those that have a session.
+    pub fn taken_up(&mut self, lane: Lane) {
+        self.behind -= 1;
+        self.in_flight[lane as usize] += 1;
     }
 
     /// Counts what an attempt sends.

@@ -29,14 +29,6 @@ pub const TROUBLE_DELAY_MS: u64 = 60_000;
 /// How soon an attempt comes back for recipients that another one is trying.
 const BUSY_DELAY_MS: u64 = 1000;
 
-/// Takes one attempt after the other for one site.
-pub struct Worker {
-    core: Arc<Core>,
-    /// The attempt that is owed to the schedule; given back even when the worker panics.
-    attempt: Option<Attempt>,
-    lane: Lane,
-}
-
 /// What an attempt came to, beside the outcomes.
 pub enum Ended {
     /// The destination answered.
@@ -60,112 +52,125 @@ pub struct Task<'a> {
     pub places: Vec<usize>,
     /// The settings it runs under.
     pub routing: &'a Routing,
+    /// What goes behind it, over the same connection if that is one of those that take it.
+    pub next: Option<&'a Task<'a>>,
 }
 
-impl Worker {
-    /// Begins with this attempt.
-    pub fn new(core: Arc<Core>, attempt: Attempt) -> Worker {
-        Worker { lane: Lane::new(attempt.site().clone()), attempt: Some(attempt), core }
+/// An attempt that has begun: nobody else tries its recipients.
+pub struct Begun<'a> {
+    core: &'a Arc<Core>,
+    active: Active<'a>,
+    routing: Arc<Routing>,
+    item: Arc<Item>,
+    places: Vec<usize>,
+    route: Route,
+    _held: Held,
+}
+
+impl<'a> Begun<'a> {
+    /// Begins an attempt: marks the recipients that go to its destination as being tried.
+    ///
+    /// # Errors
+    /// How it ends when there is nothing to try.
+    pub async fn new(core: &'a Arc<Core>, attempt: &Attempt) -> Result<Begun<'a>, Finish> {
+        let id = attempt.id();
+        let active = match core.active.get(id) {
+            Ok(active) => active,
+            Err(LoadError::Unknown(_)) => return Err(Finish::Forgotten),
+            Err(error) => return Err(core.unreadable(id, &error)),
+        };
+        let routing = core.routing.load_full();
+        let (item, places, route) = mark(core, &active, &routing, attempt.destination()).await?;
+        let held = Held::new(core.memory.clone(), attempt_octets(item.envelope.recipients().len()));
+        Ok(Begun { core, active, routing, item, places, route, _held: held })
     }
 
-    /// Works until nothing is ready for the site.
-    pub async fn run(mut self) {
-        while let Some(attempt) = &mut self.attempt {
-            let finish = run_one(&self.core, &mut self.lane, attempt).await;
-            let attempt = self.attempt.take().expect("the attempt that was just made");
-            self.attempt = self.core.finished(attempt, finish);
+    /// Returns what is to be done, and what goes behind it.
+    pub fn task<'b>(&'b self, next: Option<&'b Task<'b>>) -> Task<'b> {
+        Task { item: &self.item, places: self.places.clone(), routing: &self.routing, next }
+    }
+
+    /// Makes the attempt, and records what came of it.
+    pub async fn make(&self, lane: &mut Lane, attempt: &mut Attempt, task: &Task<'_>) -> Finish {
+        let (core, item) = (self.core, &self.item);
+        let started = Instant::now();
+        let (outcomes, ended) = match &self.route {
+            Route::Refused(reply) => (task.all_failed(core, reply), Ended::Answered),
+            Route::Local(hop) => local_mail::deliver(core, lane, task, hop).await,
+            Route::Smtp(next_hop) => lane.deliver(core, attempt, task, next_hop).await,
+            Route::Turn(hop) => lane.hand_out(core, attempt, task, hop).await,
+        };
+        if let Ended::Elsewhere = ended {
+            return self.give_back().await;
         }
-        std::mem::replace(&mut self.lane, Lane::new("".into())).end(&self.core).await;
-    }
-}
-
-impl Drop for Worker {
-    fn drop(&mut self) {
-        if let Some(attempt) = self.attempt.take() {
-            self.core.cut_off(attempt);
-        }
-        self.core.worker_ended();
-    }
-}
-
-async fn run_one(core: &Arc<Core>, lane: &mut Lane, attempt: &mut Attempt) -> Finish {
-    let (id, destination) = (attempt.id(), attempt.destination().clone());
-    let active = match core.active.get(id) {
-        Ok(active) => active,
-        Err(LoadError::Unknown(_)) => return Finish::Forgotten,
-        Err(error) => return core.unreadable(id, &error),
-    };
-    let routing = core.routing.load_full();
-    let (item, places, route) = match begin(core, &active, &routing, &destination).await {
-        Begun::Attempt { item, places, route } => (item, places, route),
-        Begun::Nothing(finish) => return finish,
-    };
-    let _held = Held::new(core.memory.clone(), attempt_octets(item.envelope.recipients().len()));
-    let task = Task { item: &item, places, routing: &routing };
-    let started = Instant::now();
-    let (outcomes, ended) = match route {
-        Route::Refused(reply) => (task.all_failed(core, &reply), Ended::Answered),
-        Route::Local(hop) => local_mail::deliver(core, lane, &task, &hop).await,
-        Route::Smtp(next_hop) => lane.deliver(core, attempt, &task, &next_hop).await,
-        Route::Turn(hop) => lane.hand_out(core, attempt, &task, &hop).await,
-    };
-    if let Ended::Elsewhere = ended {
-        return give_back(core, &active, &task.places, &routing).await;
-    }
-    // In memory, and first: that it left the queue comes behind why.
-    note::outcomes(core, &item, &outcomes, started.elapsed());
-    retire_delivered(core, &active, &outcomes).await;
-    report(core, &item, &destination, &outcomes, started.elapsed());
-    match (settle(core, &active, &task.places, outcomes, &routing).await, ended) {
-        // Nobody at the destination was heard, whatever became of the message.
-        (_, Ended::Unreachable(said)) => Finish::DestinationFailed { said },
-        (Ok(None), _) => Finish::Done,
-        (Ok(Some(due)), Ended::Answered | Ended::Elsewhere) => Finish::Requeue { due },
-        (Ok(Some(due)), Ended::Throttled(said) | Ended::Stale(said)) => Finish::Throttled { due, said },
-        (Err(why), _) => {
-            error!(queue_id = %id, %why, "what became of a message cannot be recorded; it will be tried again");
-            Finish::Postponed { due: core.clock.now().plus(TROUBLE_DELAY_MS) }
+        // In memory, and first: that it left the queue comes behind why.
+        note::outcomes(core, item, &outcomes, started.elapsed());
+        retire_delivered(core, &self.active, &outcomes).await;
+        report(core, item, attempt.destination(), &outcomes, started.elapsed());
+        match (settle(core, &self.active, &self.places, outcomes, &self.routing).await, ended) {
+            // Nobody at the destination was heard, whatever became of the message.
+            (_, Ended::Unreachable(said)) => Finish::DestinationFailed { said },
+            (Ok(None), _) => Finish::Done,
+            (Ok(Some(due)), Ended::Answered | Ended::Elsewhere) => Finish::Requeue { due },
+            (Ok(Some(due)), Ended::Throttled(said) | Ended::Stale(said)) => Finish::Throttled { due, said },
+            (Err(why), _) => {
+                error!(queue_id = %item.id, %why, "what became of a message cannot be recorded; it will be tried again");
+                Finish::Postponed { due: core.clock.now().plus(TROUBLE_DELAY_MS) }
+            }
         }
     }
-}
 
-/// How an attempt begins.
-enum Begun {
-    /// These recipients are tried over this route.
-    Attempt { item: Arc<Item>, places: Vec<usize>, route: Route },
-    /// There is nothing to try here.
-    Nothing(Finish),
+    /// Ends an attempt in which nobody was asked: there is nothing to record. It may have been the last
+    /// of those that the notification waits for.
+    pub async fn give_back(&self) -> Finish {
+        let mut current = self.active.current.lock().await;
+        current.end_attempt(&self.places);
+        if current.is_gone {
+            return Finish::Forgotten;
+        }
+        if current.attempts == 0
+            && let Err(why) = finish_up(self.core, &mut current, &self.routing).await
+        {
+            error!(queue_id = %current.item.id, %why, "a sender cannot be told yet");
+        }
+        Finish::Returned
+    }
 }
 
 /// Marks the recipients that go to this destination as being tried.
-async fn begin(core: &Arc<Core>, active: &Active<'_>, routing: &Routing, destination: &str) -> Begun {
+async fn mark(
+    core: &Arc<Core>,
+    active: &Active<'_>,
+    routing: &Routing,
+    destination: &str,
+) -> Result<(Arc<Item>, Vec<usize>, Route), Finish> {
     let mut current = active.current.lock().await;
     if current.is_gone {
-        return Begun::Nothing(Finish::Forgotten);
+        return Err(Finish::Forgotten);
     }
     if current.item.state.held {
         core.schedule().hold(Selector::Id(current.item.id));
-        return Begun::Nothing(Finish::Returned);
+        return Err(Finish::Returned);
     }
     // An admin may have made it due; the sender's wish stands.
     let due = current.item.released();
     if due > core.clock.now() {
-        return Begun::Nothing(Finish::Postponed { due });
+        return Err(Finish::Postponed { due });
     }
     if let Some(finish) = end_by_time(core, &mut current, routing).await {
-        return Begun::Nothing(finish);
+        return Err(finish);
     }
     let (places, route) = pick(routing, &current.item, destination);
     let busy = places.iter().any(|place| current.trying.contains(place));
     match route {
         // After a reload two attempts may mean the same recipients: the second waits for the first.
-        Some(_) if busy => Begun::Nothing(Finish::Postponed { due: core.clock.now().plus(BUSY_DELAY_MS) }),
+        Some(_) if busy => Err(Finish::Postponed { due: core.clock.now().plus(BUSY_DELAY_MS) }),
         Some(route) => {
             current.attempts += 1;
             current.trying.extend(&places);
-            Begun::Attempt { item: current.item.clone(), places, route }
+            Ok((current.item.clone(), places, route))
         }
-        None => Begun::Nothing(nothing_here(core, &mut current, routing).await),
+        None => Err(nothing_here(core, &mut current, routing).await),
     }
 }
 
@@ -265,22 +270,6 @@ async fn settle(
         finish_up(core, &mut current, routing).await?;
     }
     Ok(due)
-}
-
-/// Ends an attempt in which nobody was asked: there is nothing to record. It may have been the last
-/// of those that the notification waits for.
-async fn give_back(core: &Arc<Core>, active: &Active<'_>, places: &[usize], routing: &Routing) -> Finish {
-    let mut current = active.current.lock().await;
-    current.end_attempt(places);
-    if current.is_gone {
-        return Finish::Forgotten;
-    }
-    if current.attempts == 0
-        && let Err(why) = finish_up(core, &mut current, routing).await
-    {
-        error!(queue_id = %current.item.id, %why, "a sender cannot be told yet");
-    }
-    Finish::Returned
 }
 
 /// Tells the sender what is due, and ends the message when nothing is left to do.

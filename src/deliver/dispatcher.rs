@@ -18,13 +18,14 @@ use tokio::task::JoinSet;
 use tracing::{error, info};
 
 use super::active::ActiveItems;
-use super::attempt::{TROUBLE_DELAY_MS, Worker};
+use super::attempt::TROUBLE_DELAY_MS;
 use super::jobs::jobs;
 use super::local::BlockingLimit;
 use super::members::Links;
 use super::pool::Pool;
 use super::transport::Connection;
 use super::turned::TurnedPool;
+use super::worker::Worker;
 use crate::clock::{Clock, millis};
 use crate::config::{self, Config};
 use crate::journal::{Journal, Kind, Note};
@@ -399,20 +400,6 @@ impl Core {
             *alarm = Some(at);
             self.alarm_changed.notify_one();
         }
-    }
-
-    /// Gives an attempt back; returns the next one for a worker that keeps its connection.
-    pub fn finished(self: &Arc<Core>, attempt: Attempt, finish: Finish) -> Option<Attempt> {
-        let now = self.clock.now();
-        let site = attempt.site().clone();
-        let next = {
-            let mut schedule = self.schedule();
-            schedule.finished(attempt, finish, now);
-            if self.is_draining() { None } else { schedule.next_for(&site, now) }
-        };
-        // What has finished may have made room for others.
-        self.start_ready();
-        next
     }
 
     /// Tells the schedule where the mail of an attempt's destination goes. Returns whether it may go

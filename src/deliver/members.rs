@@ -96,7 +96,7 @@ impl Lane {
             return (Vec::new(), Ended::Elsewhere);
         }
         let (mut tally, mut hops) = (Tally::default(), None);
-        let mut rest = Task { item: task.item, places: task.places.clone(), routing: task.routing };
+        let mut rest = Task { item: task.item, places: task.places.clone(), routing: task.routing, next: None };
         for member in core.links.in_order(steps) {
             let sent = self.over_member(core, &rest, &member, next_hop, &mut hops).await;
             core.links.note(&member, &sent.ended);
@@ -128,7 +128,7 @@ impl Lane {
     ) -> Sent {
         self.go_to(core, &format!("member:{}", member.node).into());
         let mut tally = Tally::default();
-        let mut part = Task { item: task.item, places: task.places.clone(), routing: task.routing };
+        let mut part = Task { item: task.item, places: task.places.clone(), routing: task.routing, next: None };
         for _ in 0..=REPEATS_MAX {
             let sent = match self.over_kept(core, &part).await {
                 Some(sent) => sent,

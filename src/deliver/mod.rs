@@ -24,5 +24,6 @@ mod scenario;
 mod sweep;
 pub mod transport;
 mod turned;
+mod worker;
 
 pub use dispatcher::{Delivery, Parts, Routing};

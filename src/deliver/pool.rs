@@ -64,11 +64,18 @@ impl Pool {
         }
     }
 
+    /// Returns how long the last transaction took over the connection that would be taken next, where its
+    /// peer takes an envelope ahead of its turn.
+    pub fn pace_ahead(&self, site: &str) -> Option<Duration> {
+        self.lock().by_site.get(site)?.last()?.connection.pace_ahead()
+    }
+
     /// Keeps a connection; gives it back when there are enough, of the site or in all, or when it is
-    /// of an earlier generation.
+    /// of an earlier generation or good for one message alone.
     pub fn put(&self, site: &Arc<str>, connection: Connection, outbound: &Outbound) -> Option<Connection> {
         let mut kept = self.lock();
-        if kept.total >= outbound.idle_max as usize || connection.generation() != Some(kept.generation) {
+        let is_usable = connection.generation() == Some(kept.generation) && connection.ahead().is_none();
+        if kept.total >= outbound.idle_max as usize || !is_usable {
             return Some(connection);
         }
         let of_site = kept.by_site.entry(site.clone()).or_default();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use postroad_queue::schedule::Attempt;
-use postroad_queue::{ContentReader, LoadError, Report};
+use postroad_queue::{LoadError, QueueId, Report};
 use postroad_smtp::client::{self, Answer, Failure, Protocol, TlsNeed, Transaction};
 use postroad_smtp::sasl::Credentials;
 use postroad_smtp::{DeliverBy, ForwardPath, MailParams, OriginalRecipient, Recipient, Reply, Severity, Status};
@@ -57,6 +57,16 @@ impl Lane {
     /// A way to a site, without a connection yet.
     pub fn new(site: Arc<str>) -> Lane {
         Lane { site, connection: None }
+    }
+
+    /// Returns the site that it leads to.
+    pub fn site(&self) -> &str {
+        &self.site
+    }
+
+    /// Returns how long the last transaction took, where the peer takes an envelope ahead of its turn.
+    pub fn pace_ahead(&self) -> Option<Duration> {
+        self.connection.as_ref()?.pace_ahead()
     }
 
     /// Keeps the connection for the next worker, or closes it.
@@ -149,9 +159,13 @@ impl Lane {
     }
 
     /// Returns an open connection: this worker's own or one that another left, opened under the
-    /// settings that hold now.
-    fn kept(&mut self, core: &Core) -> Option<Connection> {
-        if let Some(own) = self.connection.take().filter(Connection::is_quiet) {
+    /// settings that hold now. One that the message's envelope went over already is its only one.
+    fn kept(&mut self, core: &Core, id: QueueId) -> Option<Connection> {
+        let own = self.connection.take();
+        if own.as_ref().is_some_and(|own| own.ahead() == Some(id)) {
+            return own;
+        }
+        if let Some(own) = own.filter(|own| own.ahead().is_none() && own.is_quiet()) {
             if own.generation() == Some(core.pool.generation()) {
                 return Some(own);
             }
@@ -166,7 +180,7 @@ impl Lane {
     /// before the first transaction began: nobody can have taken the message, so a fresh connection
     /// is tried at once.
     pub(super) async fn over_kept(&mut self, core: &Core, task: &Task<'_>) -> Option<Sent> {
-        let connection = self.kept(core)?;
+        let connection = self.kept(core, task.item.id)?;
         match self.send_all(core, task, connection).await {
             Sent { ended: Ended::Stale(_), .. } => {
                 debug!(queue_id = %task.item.id, "a kept connection was closed; connecting anew");
@@ -193,8 +207,9 @@ impl Lane {
                     break;
                 }
             };
-            let transaction = transaction(core, task, &places, (&content, connection.is_member()));
-            let answers = connection.send(transaction, content).await;
+            let transaction = transaction(core, task, &places, connection.is_member());
+            let next = if rest.is_empty() { behind(core, task, &connection) } else { None };
+            let answers = connection.send(transaction, content, next).await;
             if connection.is_exposed() {
                 core.metrics.count_plaintext(Direction::Out);
             }
@@ -247,12 +262,16 @@ fn generation(core: &Core, routing: &Routing) -> Option<u64> {
     std::ptr::eq(&raw const **in_force, routing).then_some(generation)
 }
 
-fn transaction(
-    core: &Core,
-    task: &Task<'_>,
-    places: &[usize],
-    (content, to_member): (&ContentReader, bool),
-) -> Transaction {
+/// Returns the transaction that goes behind a task's last one, where one does and the connection lasts
+/// so long.
+fn behind(core: &Core, task: &Task<'_>, connection: &Connection) -> Option<(QueueId, Transaction)> {
+    let uses_max = core.routing.load().config.outbound.connection_uses_max;
+    let lasts = connection.transactions() + 1 < uses_max && connection.ticket().is_none() && !connection.is_member();
+    let next = task.next.filter(|_| lasts)?;
+    Some((next.item.id, transaction(core, next, &next.places, false)))
+}
+
+fn transaction(core: &Core, task: &Task<'_>, places: &[usize], to_member: bool) -> Transaction {
     let envelope = &task.item.envelope;
     let deliver_by = task.item.deliver_by_left(core.clock.now());
     // Which way it came is for members alone.
@@ -261,7 +280,7 @@ fn transaction(
         reverse_path: envelope.reverse_path.clone(),
         params: MailParams { deliver_by, passage, ..envelope.params.clone() },
         recipients: places.iter().map(|place| recipient(task, *place)).collect(),
-        content_octets: content.octets(),
+        content_octets: task.item.content_octets,
         needs_smtputf8: envelope.params.smtputf8,
     }
 }

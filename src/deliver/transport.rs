@@ -7,7 +7,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use postroad_queue::ContentReader;
+use postroad_queue::{ContentReader, QueueId};
 use postroad_smtp::client::{self, Action, Answer, Failure, Protocol, TlsNeed, Transaction};
 use postroad_smtp::line::Input;
 use postroad_smtp::sasl::Credentials;
@@ -21,10 +21,6 @@ use crate::metrics::Open;
 use crate::net::{Address, Stream};
 use crate::tls::client::server_name;
 
-/// Octets of content handed to the machine at a time.
-const PIECE_OCTETS: usize = 64 * 1024;
-/// Content above this size is read from the disk on a thread that may block.
-const READ_INLINE_OCTETS_MAX: u64 = 256 * 1024;
 /// How long the end of a TLS session and of a connection may take.
 const QUIT_LIMIT: Duration = Duration::from_secs(5);
 /// How long the reply to RSET may take: outcomes wait for it.
@@ -82,6 +78,10 @@ pub struct Connection {
     damage: Option<io::Error>,
     /// The settings it was opened under, as the pool numbers them; of none, it is never kept.
     generation: Option<u64>,
+    /// The message whose envelope was sent behind the content of the one before.
+    ahead: Option<QueueId>,
+    /// How long the last transaction took.
+    took: Option<Duration>,
     /// Counts the connection as open for as long as it lasts.
     counted: Option<Open>,
     /// Says that a customer has opened and reversed it, and what may go over it.
@@ -170,6 +170,8 @@ impl Connection {
             heard: false,
             damage: None,
             generation: None,
+            ahead: None,
+            took: None,
             counted: None,
             ticket: None,
         }
@@ -194,24 +196,35 @@ impl Connection {
         }
     }
 
-    /// Sends one message to the recipients of the transaction; one answer for each, in order.
+    /// Sends one message to the recipients of the transaction; one answer for each, in order. Behind its
+    /// content goes the envelope of the `next` one, where there is one and the peer takes that.
     /// Afterwards [`Connection::failure`] tells whether the session can go on.
-    pub async fn send(&mut self, transaction: Transaction, content: ContentReader) -> Vec<Answer> {
+    pub async fn send(
+        &mut self,
+        transaction: Transaction,
+        content: ContentReader,
+        mut next: Option<(QueueId, Transaction)>,
+    ) -> Vec<Answer> {
         self.transactions += 1;
-        self.heard = false;
         let recipients = transaction.recipients.len();
-        self.session.begin(transaction, Instant::now());
+        let begun = Instant::now();
+        let goes_on = self.ahead.take().is_some() && self.session.go_on(begun);
+        self.heard = goes_on && !self.input.is_empty();
+        if !goes_on {
+            self.session.begin(transaction, begun);
+        }
         let mut content = Some(content);
         let mut step = self.step().await;
         loop {
             step = match step {
                 Step::Done(answers) => {
+                    self.took = Some(begun.elapsed());
                     self.settle().await;
                     return answers;
                 }
                 Step::WantContent if self.broken.is_some() => self.last_words().await,
                 Step::WantContent => match content.take() {
-                    Some(content) => self.send_content(content).await,
+                    Some(content) => self.send_content(content, next.take()).await,
                     None => {
                         self.session.handle_eof();
                         self.step().await
@@ -232,6 +245,10 @@ impl Connection {
     /// Brings the session to rest: afterwards it is ready with no reply on its way, or failed. A
     /// RSET whose reply was left unread would be taken for a peer that speaks unasked.
     async fn settle(&mut self) {
+        // Its replies may have come with the last one.
+        if self.session.is_ahead() && self.broken.is_none() {
+            return;
+        }
         let until = Instant::now() + RESET_LIMIT;
         loop {
             match self.session.poll(&mut self.input, Instant::now()) {
@@ -250,68 +267,6 @@ impl Connection {
             }
         }
         self.input.release();
-    }
-
-    async fn send_content(&mut self, mut content: ContentReader) -> Step {
-        match self.send_pieces(&mut content).await {
-            Ok(()) => self.session.content_end(Instant::now()),
-            Err(Interruption::Peer(step)) => return step,
-            // The peer must not take half a message for the whole: the connection is cut.
-            Err(Interruption::Damage(error)) => {
-                self.session.content_abort();
-                self.damage = Some(error);
-            }
-        }
-        self.step().await
-    }
-
-    async fn send_pieces(&mut self, content: &mut ContentReader) -> Result<(), Interruption> {
-        if let Some(whole) = content.in_memory() {
-            for piece in whole.chunks(PIECE_OCTETS) {
-                self.session.content(piece);
-                if whole.len() > PIECE_OCTETS {
-                    self.send_piece().await?;
-                }
-            }
-            return Ok(());
-        }
-        let mut piece = vec![0; PIECE_OCTETS.min(content.octets() as usize + 1)];
-        let mut offset = 0;
-        loop {
-            let blocking = content.octets() > READ_INLINE_OCTETS_MAX;
-            let read = if blocking {
-                tokio::task::block_in_place(|| content.read_at(offset, &mut piece))
-            } else {
-                content.read_at(offset, &mut piece)
-            };
-            let n = read.map_err(Interruption::Damage)?;
-            if n == 0 {
-                return Ok(());
-            }
-            offset += n as u64;
-            self.session.content(&piece[..n]);
-            self.send_piece().await?;
-        }
-    }
-
-    /// Writes what was given of the content and hears whether the peer objects: one that takes no
-    /// more of it says why, and what it says is the answer.
-    async fn send_piece(&mut self) -> Result<(), Interruption> {
-        self.flush().await;
-        if self.broken.is_some() {
-            return Err(Interruption::Peer(self.last_words().await));
-        }
-        // The time is over at once: only what has arrived already is taken.
-        match self.stream.fill(&mut self.input, Instant::now()).await {
-            Err(error) if error.kind() == io::ErrorKind::TimedOut => return Ok(()),
-            Ok(0) => self.broken = Some(io::ErrorKind::UnexpectedEof),
-            Err(error) => self.broken = Some(error.kind()),
-            Ok(_) => self.heard = true,
-        }
-        match self.step().await {
-            Step::WantContent if self.broken.is_none() => Ok(()),
-            step => Err(Interruption::Peer(step)),
-        }
     }
 
     /// Polls the machine and performs until it needs somebody else.
@@ -373,7 +328,7 @@ impl Connection {
         }
     }
 
-    /// Says QUIT and closes.
+    /// Says QUIT and closes. What was sent ahead forbids QUIT: the peer sees the connection end.
     pub async fn quit(mut self) {
         self.session.quit(Instant::now());
         let farewell = async {
@@ -465,14 +420,6 @@ enum Step {
     Failed(Failure),
 }
 
-/// Why content was not given to its end.
-enum Interruption {
-    /// It cannot be read.
-    Damage(io::Error),
-    /// The peer answered, or the connection broke.
-    Peer(Step),
-}
-
 async fn secure(stream: Stream, target: &Target) -> Result<Stream, OpenError> {
     let name = target.member.clone().unwrap_or_else(|| server_name(&target.name, target.address.ip()));
     let handshake = stream.connect_tls(&target.tls, name, target.connect_limit).await;
@@ -487,6 +434,8 @@ pub fn credentials(user: &str, password: &str) -> Result<Credentials, String> {
     Credentials::new(user, password).map_err(|error| error.to_string())
 }
 
+mod ahead;
+mod content;
 mod turn;
 
 #[cfg(test)]

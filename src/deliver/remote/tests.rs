@@ -160,7 +160,7 @@ async fn a_worker_gives_up_a_connection_of_other_settings() {
         let mut held = connection(&agent, port).await;
         held.set_generation(Some(generation));
         lane.connection = Some(held);
-        assert_eq!(lane.kept(core).is_some(), kept, "generation {generation}");
+        assert_eq!(lane.kept(core, postroad_queue::QueueId::from_u64(1)).is_some(), kept, "generation {generation}");
     }
 }
 

@@ -42,7 +42,7 @@ impl Store {
             content_octets: content.octets(),
             needs_smtputf8: false,
         };
-        let answers = tokio::time::timeout(Duration::from_secs(20), connection.send(transaction, content)).await;
+        let answers = tokio::time::timeout(Duration::from_secs(20), connection.send(transaction, content, None)).await;
         answers.expect("it ends").pop().expect("one recipient")
     }
 }

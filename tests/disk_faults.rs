@@ -204,7 +204,7 @@ fn limit_descriptors(process: u32, limit: Option<usize>) {
 #[test]
 fn without_descriptors_mail_is_refused_and_none_is_lost() {
     let sink = reluctant();
-    let agent = Builder::new().route("*", sink.address()).start();
+    let agent = Builder::new().route("*", sink.address()).set("outbound.idle", "\"300s\"").start();
     let ledger = Ledger::default();
     let mut client = Client::connect(agent.smtp());
     client.ehlo();
@@ -222,12 +222,15 @@ fn without_descriptors_mail_is_refused_and_none_is_lost() {
         }
     };
     transaction(1, 250);
-    // The attempt for it has ended.
-    std::thread::sleep(PAUSE);
-    limit_descriptors(agent.pid(), None);
-    transaction(2, 451);
-    transaction(3, 451);
+    // No attempt is to close a socket while there must be none to open.
+    agent.ok(&["queue", "hold", "--all"]);
+    wait_until("its attempt has ended", SOON, || agent.json(&["status", "--json"])["queue"]["in_flight"] == 0);
+    for number in [2, 3] {
+        limit_descriptors(agent.pid(), None);
+        transaction(number, 451);
+    }
     limit_descriptors(agent.pid(), Some(1000));
+    agent.ok(&["queue", "release", "--all"]);
     transaction(4, 250);
     settle(&agent, &sink, &ledger);
 }

@@ -161,11 +161,21 @@ fn undeliverable_mail_goes_back_when_its_time_is_over() {
     }
     let (home, away) = (Sink::new(), Sink::new());
     away.behave(|sink| sink.rcpt = Arc::new(|_, _| "451 4.2.1 Busy".into()));
-    let agent = between(&home, &away).set("queue.expire", "\"60s\"").start();
-    send(&agent, "a@client.test", &["b@away.test"]);
-    let notices = home.expect(1, Duration::from_secs(90));
+    // Nobody listens there: most of its mail is never tried by itself, and time alone ends it.
+    let down = SocketAddr::from((away.address().ip(), 1));
+    let agent = between(&home, &away).set("queue.expire", "\"60s\"").route("down.test", down).start();
+    send(&agent, "busy@client.test", &["b@away.test"]);
+    for _ in 0..10 {
+        send(&agent, "down@client.test", &["b@down.test"]);
+    }
+    let notices = home.expect(11, Duration::from_secs(120));
     agent.wait_empty(SOON);
-    assert_fields(&status_of(&notices[0])[1], &["Action: failed", "Diagnostic-Code: smtp; 451 4.2.1 Busy"]);
+    let (busy, down): (Vec<_>, Vec<_>) = notices.iter().partition(|notice| notice.recipients == ["busy@client.test"]);
+    assert_fields(&status_of(busy[0])[1], &["Action: failed", "Diagnostic-Code: smtp; 451 4.2.1 Busy"]);
+    assert_eq!((busy.len(), down.len()), (1, 10));
+    for notice in down {
+        assert_fields(&status_of(notice)[1], &["Action: failed", "Status: 4."]);
+    }
 }
 
 /// The session is cut in one phase again and again, then the next hop behaves.

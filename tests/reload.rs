@@ -10,7 +10,7 @@ use rustix::process::Signal;
 use support::agent::{Agent, Builder, POSTROAD, items};
 use support::client::{Client, Way};
 use support::net::{SOON, wait_until};
-use support::sink::{Behaviour, Sink};
+use support::sink::{Behaviour, Phase, Sink};
 
 const CONTENT: &[u8] = b"Subject: reload\r\n\r\nbody\r\n";
 
@@ -72,6 +72,22 @@ fn queued_mail_leaves_a_route_that_is_gone() {
     rest.expect(1, SOON);
     agent.wait_empty(SOON);
     assert_eq!(asked(&old), 1);
+}
+
+#[test]
+fn mail_that_is_being_handed_over_stays_with_the_old_route() {
+    let (old, rest) = (Sink::new(), Sink::new());
+    old.behave(|sink| sink.slow_at = Some((Phase::Content, Duration::from_secs(3))));
+    let agent = Builder::new().route("*", rest.address()).route_with("gone.test", old.address(), LASTING).start();
+    connect(&agent).deliver("a@client.test", &["b@gone.test"], CONTENT, Way::Data);
+    wait_until("it is being handed over", SOON, || asked(&old) == 1);
+    let text = std::fs::read_to_string(agent.config_path()).expect("readable");
+    let route = text.rfind("[[route]]").expect("the route stands last");
+    std::fs::write(agent.config_path(), &text[..route]).expect("writable");
+    agent.ok(&["reload"]);
+    agent.ok(&["queue", "retry", "--all"]);
+    agent.wait_empty(SOON);
+    assert_eq!((old.count(), rest.count()), (1, 0), "the second attempt waits for the first and finds nothing to do");
 }
 
 const LASTING: &str = "tls = \"never\"\nretry_first = \"1h\"\nretry_max = \"2h\"";

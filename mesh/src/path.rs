@@ -2,7 +2,8 @@
 //!
 //! A domain that a member serves goes to that member, its *home*, or, while that cannot be reached, to
 //! a node that holds mail for it. Everything else goes to an *egress*, a member that sends mail out.
-//! A link counts when both ends state it, by name or with all that they do not name. Each step leads along the cheapest path, in this map,
+//! A link counts when both ends state it, by name or with all that they do not name; to a node that cannot
+//! be dialled it leads from its pick-ups alone, which it dials. Each step leads along the cheapest path, in this map,
 //! that passes neither this node nor any the message has visited: so no message visits a
 //! node twice, however old or contradictory the maps of the nodes are.
 
@@ -46,6 +47,8 @@ struct Place {
     holds: bool,
     /// The places with a link from here that both ends list, and what it costs.
     links: Vec<(usize, u32)>,
+    /// The places with a link to here, and what it costs.
+    sources: Vec<(usize, u32)>,
     /// What it costs to get here from each place, for mail that has visited this node alone: most
     /// mail, and so it is found once.
     fresh_costs: OnceLock<Vec<Option<u32>>>,
@@ -117,7 +120,8 @@ impl Map {
         let members: BTreeMap<NodeId, &Said> = members.into_iter().collect();
         let by_id: BTreeMap<NodeId, usize> = members.keys().copied().zip(0..).collect();
         let link = |from: (&NodeId, &Said), to: (&NodeId, &Said)| {
-            stated(from.1, to).filter(|_| from.0 != to.0 && stated(to.1, from).is_some())
+            let both = stated(from.1, to).filter(|_| from.0 != to.0 && stated(to.1, from).is_some());
+            both.filter(|_| to.1.reach == Reach::Public || to.1.pickups.contains(from.0))
         };
         let place = |(id, said): (&NodeId, &&Said)| Place {
             id: *id,
@@ -129,6 +133,7 @@ impl Map {
                 .zip(0..)
                 .filter_map(|((other, other_said), at)| Some((at, link((id, said), (other, other_said))?)))
                 .collect(),
+            sources: Vec::new(),
             fresh_costs: OnceLock::new(),
         };
         let mut by_domain: HashMap<Domain, Vec<NodeId>> = HashMap::new();
@@ -137,7 +142,7 @@ impl Map {
                 by_domain.entry(domain.clone()).or_default().push(*id);
             }
         }
-        Map { me, places: members.iter().map(place).collect(), by_id, by_domain }
+        Map { me, places: with_sources(members.iter().map(place).collect()), by_id, by_domain }
     }
 
     /// Returns the nodes that serve a domain or one above it; those of the closest one.
@@ -269,10 +274,8 @@ impl Map {
                 continue;
             }
             costs[at] = Some(cost);
-            for (before, _) in &self.places[at].links {
-                // Links are walked against their direction, at the cost that the far end states.
-                let link = self.places[*before].links.iter().find(|(to, _)| *to == at);
-                if let (None, Some((_, link))) = (costs[*before], link) {
+            for (before, link) in &self.places[at].sources {
+                if costs[*before].is_none() {
                     open.push(Reverse((cost.saturating_add(*link), *before)));
                 }
             }
@@ -288,6 +291,16 @@ impl Goal {
             Goal::Home(node) | Goal::Egress(node) | Goal::Pickup { at: node, .. } => node,
         }
     }
+}
+
+/// Tells every place from where links lead to it: ways are searched from their end.
+fn with_sources(mut places: Vec<Place>) -> Vec<Place> {
+    for from in 0..places.len() {
+        for (to, cost) in places[from].links.clone() {
+            places[to].sources.push((from, cost));
+        }
+    }
+    places
 }
 
 /// Returns what a node says that its link to another costs, or `None` when it states none.

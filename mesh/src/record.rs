@@ -65,7 +65,8 @@ pub struct Said {
     pub serves: Vec<Domain>,
     /// Where it sends mail out to.
     pub egress: Vec<Egress>,
-    /// The nodes that hold its mail while it sleeps.
+    /// The nodes that hold its mail while it sleeps. A node that cannot be dialled dials these, and gets its
+    /// mail from them alone.
     pub pickups: Vec<NodeId>,
     /// How long it holds mail for nodes that name it as pick-up, in days; 0: not at all.
     pub holds_days: u16,

@@ -83,6 +83,7 @@ fn whoever_lists_no_links_has_one_with_all_that_can_be_dialled() {
         mesh.0[n].link_cost = 10;
     }
     (mesh.0[2].reach, mesh.0[3].reach) = (Reach::DialsOut, Reach::DialsOut);
+    (mesh.0[2].pickups, mesh.0[3].pickups) = (vec![id(0), id(1)], vec![id(0), id(1)]);
     let costs = |mesh: &Mesh, from: usize, to: &str| -> Vec<(Step, u32)> {
         let choices = mesh.map(from).choices(&self::to(&domain(to)), &Health::default());
         choices.iter().map(|choice| (choice.step, choice.cost)).collect()
@@ -149,6 +150,42 @@ fn a_home_that_sleeps_has_its_mail_held() {
     let choices = mesh.map(1).choices(&to(&there), &asleep);
     assert_eq!(choices[0].step, Step::Stay);
     assert_eq!(choices[0].goal, Goal::Pickup { at: id(1), home: id(2) });
+}
+
+#[test]
+fn mail_for_a_node_that_dials_out_goes_by_those_that_it_dials() {
+    // All can be dialled by all, but for the last, which dials two of them.
+    let mut mesh = Mesh::new(5, &[]);
+    mesh.0.iter_mut().for_each(|said| said.link_cost = 10);
+    (mesh.0[4].reach, mesh.0[4].pickups) = (Reach::DialsOut, vec![id(1), id(2)]);
+    let there = domain("n4.example");
+    let ways = |from: usize, visited: &[NodeId]| -> Vec<(Step, u32)> {
+        let choices = mesh.map(from).choices(&Need { visited, ..to(&there) }, &Health::default());
+        choices.iter().map(|choice| (choice.step, choice.cost)).collect()
+    };
+    let (mut first, mut second) = (Step::Pass(id(1)), Step::Pass(id(2)));
+    if second < first {
+        (first, second) = (second, first);
+    }
+    assert_eq!(ways(0, &[]), [(first, 20), (second, 20), (Step::Pass(id(3)), 30)]);
+    assert_eq!(ways(1, &[])[0], (Step::Pass(id(4)), 10));
+    assert_eq!(ways(1, &[id(0), id(2), id(3)]), [(Step::Pass(id(4)), 10)]);
+    assert_eq!(ways(3, &[id(1), id(2)]), [], "it does not dial this one");
+    // What it sends itself goes to whomever it dials.
+    let choices = mesh.map(4).choices(&to(&domain("n3.example")), &Health::default());
+    assert_eq!((choices[0].step, choices[0].cost), (Step::Pass(id(3)), 10));
+    let map = mesh.map(0);
+    assert!(map.has_link(&id(1), &id(4)) && map.has_link(&id(4), &id(3)) && !map.has_link(&id(3), &id(4)));
+}
+
+#[test]
+fn who_dials_out_may_stand_in_the_middle_of_a_way() {
+    // 0 reaches 3, which leaves mail with 1; 2 takes it from there.
+    let mut mesh = Mesh::new(4, &[(0, 3, 10), (3, 1, 10), (1, 2, 10)]);
+    (mesh.0[3].reach, mesh.0[3].pickups) = (Reach::DialsOut, vec![id(0)]);
+    let choices = mesh.map(0).choices(&to(&domain("n2.example")), &Health::default());
+    assert_eq!((choices[0].step, choices[0].cost), (Step::Pass(id(3)), 30));
+    assert_eq!(mesh.map(2).choices(&to(&domain("n0.example")), &Health::default()), [], "1 cannot dial 3");
 }
 
 /// Sends a message from node to node as each one's own map says; what a node cannot pass on waits.

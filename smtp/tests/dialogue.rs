@@ -98,6 +98,9 @@ impl<'a> Player<'a> {
         if script.setup.mesh {
             shell.offer_mesh();
         }
+        if script.setup.mesh && script.setup.atrn {
+            shell.offer_turn();
+        }
         Player { script, shell, heard: 0, last_reply: String::new(), stored: 0, closed: false, turned: false }
     }
 
@@ -214,7 +217,7 @@ fn config(setup: &Setup) -> Arc<Config> {
     config.offer_starttls = setup.starttls;
     config.auth = if setup.auth { AuthOffer::OverTls } else { AuthOffer::Never };
     config.require_auth = setup.require_auth;
-    config.turn = setup.atrn;
+    config.turn = setup.atrn && !setup.mesh;
     config.keep = setup.keep;
     config.timeouts.message = Duration::from_secs(30 * 60);
     for (name, value) in &setup.limits {

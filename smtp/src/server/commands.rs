@@ -89,7 +89,7 @@ impl Session {
             auth: self.config.auth == AuthOffer::OverTls && self.facts.tls.is_some() && self.facts.user.is_none(),
             release: self.release,
             cram: self.cram.is_some(),
-            turn: self.config.turn && self.facts.tls.is_some(),
+            turn: (self.config.turn || self.turn) && self.facts.tls.is_some(),
             start: self.may_start(),
             keep: self.config.keep,
             mesh: self.mesh,
@@ -106,10 +106,12 @@ impl Session {
 
     /// Who is not known to be a customer hears no more than that (RFC 2645 §5.2.1).
     fn handle_atrn(&mut self, domains: Vec<Domain>) {
+        let is_known = self.turn || self.facts.user.is_some();
         match self.state {
-            _ if !self.config.turn => self.fault(&replies::NOT_OFFERED),
-            _ if self.facts.user.is_none() && self.can_start_tls() => self.fault(&replies::TLS_FIRST),
-            _ if self.facts.user.is_none() => self.fault(&replies::AUTH_FIRST),
+            _ if !self.config.turn && !self.turn => self.fault(&replies::NOT_OFFERED),
+            _ if !is_known && self.can_start_tls() => self.fault(&replies::TLS_FIRST),
+            _ if !is_known => self.fault(&replies::AUTH_FIRST),
+            State::ExpectHello => self.fault(&replies::HELLO_FIRST),
             State::ExpectMail => self.state = State::TurnDue(domains.into()),
             _ => self.fault(&replies::AMID_TRANSACTION),
         }

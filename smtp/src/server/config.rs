@@ -17,7 +17,8 @@ pub struct Config {
     pub auth: AuthOffer,
     /// Whether MAIL needs an authenticated user.
     pub require_auth: bool,
-    /// Whether ATRN (RFC 2645) is offered to sessions under TLS. Only an authenticated user may say it.
+    /// Whether ATRN (RFC 2645) is offered to sessions under TLS. Only an authenticated user may say it, or who
+    /// has proved otherwise who it is ([`Session::offer_turn`](super::Session::offer_turn)).
     pub turn: bool,
     /// Whether the peer may keep the session open without work: what EHLO says with XKEEP.
     pub keep: bool,

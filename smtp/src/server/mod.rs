@@ -58,6 +58,8 @@ pub struct Session {
     /// What challenges of CRAM-MD5 are made of, where it is offered.
     cram: Option<Box<str>>,
     mesh: bool,
+    /// Whether ATRN is taken without a login.
+    turn: bool,
 }
 
 /// What a session has used of its limits.
@@ -111,6 +113,7 @@ impl Session {
             start: false,
             cram: None,
             mesh: false,
+            turn: false,
         }
     }
 
@@ -140,6 +143,11 @@ impl Session {
     /// Offers XMESH: the client has proved in TLS that it is a member of this host's mesh.
     pub fn offer_mesh(&mut self) {
         self.mesh = true;
+    }
+
+    /// Offers ATRN (RFC 2645) to a client that has not logged in: it has proved in TLS who it is.
+    pub fn offer_turn(&mut self) {
+        self.turn = true;
     }
 
     /// Returns what is known of the session.

@@ -99,6 +99,11 @@ impl Shell {
         self.session.offer_mesh();
     }
 
+    /// As [`Session::offer_turn`].
+    pub fn offer_turn(&mut self) {
+        self.session.offer_turn();
+    }
+
     /// Octets arrive. Behind the end of the session nobody reads them.
     pub fn receive(&mut self, octets: &[u8]) {
         if !self.closed && !self.turned {

@@ -186,6 +186,10 @@ pub struct MemberView {
     pub reach: String,
     /// The link with it: `dialled`, `accepted`, `none`; `self` for this host.
     pub link: String,
+    /// Connections that it keeps here to be pushed its mail.
+    pub connections: u64,
+    /// It can push mail to this host, over a connection that this one keeps with it.
+    pub pushes: bool,
     /// This host refuses it.
     pub is_refused: bool,
 }

@@ -100,6 +100,9 @@ impl WaitView {
             Why::DestinationHeld if let Some(user) = customer(&standing.destination) => {
                 ("not_fetched", format!("waits for {user} to fetch it{}", ahead(&standing.ahead)))
             }
+            Why::DestinationHeld if standing.destination.starts_with("mesh:") => {
+                ("not_fetched", format!("waits for a member of the mesh to come for it{}", ahead(&standing.ahead)))
+            }
             // Its first attempt is due when its sender wants it to be.
             Why::Deferred { due } if due == released && due > entry.item.arrived => {
                 ("future_release", format!("its sender asked for its release at {}", Time(released)))
@@ -347,6 +350,13 @@ mod tests {
         let standing = Standing { site, destination, lane: Lane::Normal, why, ahead: Ahead::default() };
         let view = WaitView::of(&entry(1, 1, "a@b.example", &[("c@branch.example", 1)]), &standing, false);
         assert_eq!((&*view.reason, &*view.text, view.remedy), ("not_fetched", "waits for branch to fetch it", None));
+        let destination: Arc<str> = "mesh:k5x2q7abk5x2q7ab".into();
+        let why = Why::DestinationHeld;
+        let site = destination.clone();
+        let standing = Standing { site, destination, lane: Lane::Normal, why, ahead: Ahead::default() };
+        let view = WaitView::of(&entry(1, 1, "a@b.example", &[("c@away.example", 1)]), &standing, false);
+        let want = ("not_fetched", "waits for a member of the mesh to come for it", None);
+        assert_eq!((&*view.reason, &*view.text, view.remedy), want);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use postroad_queue::schedule::{DestinationStats, Standing};
 use postroad_queue::{Item, QueueId, UnixMillis};
 
 use super::{Agent, trace};
-use crate::admin::mesh::MeshRequest;
+use crate::admin::mesh::{MeshRequest, MeshView};
 use crate::admin::trace::{SilentView, TraceView};
 use crate::admin::view::{MemoryView, StatusView, Time, TotalsView};
 use crate::admin::{Action, AdminBackend, Entry, Failure, Filter, Target};
@@ -114,7 +114,15 @@ impl AdminBackend for Backend {
     }
 
     async fn mesh(&self, request: MeshRequest) -> Result<serde_json::Value, Failure> {
-        self.0.context.peers.perform(request).await
+        let shows_all = matches!(request, MeshRequest::Status {} | MeshRequest::Refuse { .. });
+        let answer = self.0.context.peers.perform(request).await?;
+        if !shows_all {
+            return Ok(answer);
+        }
+        let wrong = |error: serde_json::Error| Failure::new(error.to_string(), "");
+        let mut view: MeshView = serde_json::from_value(answer).map_err(wrong)?;
+        self.0.add_pushes(&mut view);
+        serde_json::to_value(view).map_err(wrong)
     }
 
     async fn reload(&self) -> Result<String, Failure> {

@@ -1,17 +1,21 @@
-//! The mesh under the rest of the agent: when what is known of it changes, mail is routed and
-//! accepted by what is known now.
+//! The mesh under the rest of the agent: when what is known of it changes, mail is routed, accepted and
+//! fetched by what is known now.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use postroad_mesh::Caps;
+use postroad_mesh::record::Reach;
+use postroad_mesh::{Caps, NodeId};
 use tokio::sync::watch;
 use tracing::{error, info};
 
 use super::{Agent, recipient, trace};
+use crate::admin::mesh::MeshView;
 use crate::config::Config;
 use crate::peer::{self, FileError, View};
 use crate::route::Members;
+use crate::turn::MEMBER_CONNECTIONS;
+use crate::turn::fetch::Source;
 
 /// Changes come in bunches: what all of them come to is looked at once.
 const SETTLE: Duration = Duration::from_millis(200);
@@ -72,6 +76,32 @@ impl Agent {
                 self.delivery.set_members(next.clone());
                 current = next;
             }
+            self.apply_fetches();
         }
     }
+
+    /// Fetches mail where the configuration says, and, where this host told the mesh that it cannot be
+    /// dialled, from those that it told the others to leave its mail with.
+    pub(super) fn apply_fetches(&self) {
+        let hosts = self.config.load().fetches.clone().into_iter().map(Source::Host);
+        let connections = |node| (0..MEMBER_CONNECTIONS).map(move |number| Source::Member { node, number });
+        let members = pickups(&self.context.peers.view()).into_iter().flat_map(connections);
+        self.fetches.apply(hosts.chain(members));
+    }
+
+    /// Adds to how the mesh is who pushes mail to whom: no room knows both.
+    pub(super) fn add_pushes(&self, view: &mut MeshView) {
+        let (callers, sources) = (self.delivery.callers(), self.fetches.open_members());
+        for member in &mut view.members {
+            let here = callers.iter().find(|(node, _)| node.to_string() == member.node);
+            member.connections = here.map_or(0, |(_, connections)| *connections as u64);
+            member.pushes = sources.iter().any(|node| node.to_string() == member.node);
+        }
+    }
+}
+
+/// Returns the members that this host goes to for its mail: none while it can be dialled.
+fn pickups(view: &View) -> Vec<NodeId> {
+    let said = view.me().and_then(|me| view.record(&me)).filter(|said| said.reach != Reach::Public);
+    said.into_iter().flat_map(|said| &said.pickups).filter(|node| view.is_member(node)).copied().collect()
 }

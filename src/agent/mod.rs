@@ -181,7 +181,7 @@ pub async fn run(config: Config, path: Option<PathBuf>) -> Result<(), StartError
     for (_, listener) in listeners {
         sessions.spawn(listener.serve(context.clone()));
     }
-    agent.fetches.apply(&config.fetches);
+    agent.apply_fetches();
     agent.say_ready();
     agent.until_stopped(&mut signals, sessions).await;
     tasks.shutdown().await;
@@ -247,6 +247,7 @@ impl Agent {
         metrics.queue_disk_octets.set(gauge(self.queue.disk_octets()));
         metrics.mesh.members.set(gauge(self.context.peers.view().members().count() as u64));
         metrics.mesh.links.set(gauge(self.context.peers.link_count() as u64));
+        metrics.mesh.callers.set(gauge(self.delivery.callers().len() as u64));
         let memory = &self.context.memory;
         metrics.memory_octets.set(gauge(memory.used()));
         metrics.memory_limit_octets.set(gauge(memory.limit()));

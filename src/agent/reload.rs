@@ -58,7 +58,7 @@ impl Agent {
         self.delivery.reload(Routing::new(config.clone(), resolver, members));
         self.config.store(config.clone());
         self.context.peers.reload();
-        self.fetches.apply(&config.fetches);
+        self.apply_fetches();
         match restart.is_empty() {
             true => Ok("configuration reloaded".to_owned()),
             false => Ok(format!("configuration reloaded; a restart is needed for: {}", restart.join(", "))),

@@ -61,7 +61,7 @@ enum Outcome {
     Delivered { destination: String, mailbox: String },
     /// To the first of these that takes it.
     Relayed { destination: String, hops: usize },
-    /// Until this user comes for it.
+    /// Until this user or member of the mesh comes for it.
     Kept { destination: String, user: String },
     /// Not at present.
     Waits { reply: String },
@@ -150,6 +150,9 @@ fn local(config: &Config, hop: &LocalHop, target: &ForwardPath, for_postmaster: 
 }
 
 async fn relayed(config: &Config, next_hop: &NextHop, recorder: &mut Recorder) -> Outcome {
+    if let Some(member) = next_hop.members().first().filter(|member| member.comes) {
+        return Outcome::Kept { destination: next_hop.key().to_string(), user: member.to_string() };
+    }
     let resolver = match Resolver::new(config) {
         Ok(resolver) => resolver,
         Err(fault) => return Outcome::Waits { reply: fault.to_string() },

@@ -327,13 +327,14 @@ fn claimed_in_vain(view: &MeshView) -> Vec<String> {
 fn table(members: &[MemberView]) -> String {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
-    table.set_header(["MEMBER", "NODE", "LINK", "REACH", "SITE", "MAY", "SERVES"]);
+    table.set_header(["MEMBER", "NODE", "LINK", "PUSHED", "REACH", "SITE", "MAY", "SERVES"]);
     for member in members {
         let link = if member.is_refused { "refused" } else { &member.link };
         table.add_row([
             escaped(&member.label),
             short(&member.node),
             escaped(link),
+            pushed(member),
             escaped(&member.reach),
             escaped(&member.site),
             escaped(&member.caps),
@@ -341,6 +342,16 @@ fn table(members: &[MemberView]) -> String {
         ]);
     }
     table.lines().map(|line| format!("{}\n", line.trim_end())).collect()
+}
+
+/// Says which way mail is pushed over connections that the other end keeps open for it.
+fn pushed(member: &MemberView) -> String {
+    match (member.connections, member.pushes) {
+        (0, false) => String::new(),
+        (0, true) => "to here".to_owned(),
+        (connections, false) => format!("from here, {connections}"),
+        (connections, true) => format!("both ways, {connections}"),
+    }
 }
 
 fn short(node: &str) -> String {
@@ -362,8 +373,11 @@ mod tests {
             serves: serves.iter().map(|domain| (*domain).to_owned()).collect(),
             ..MemberView::default()
         };
-        let lab =
-            MemberView { claims: vec!["d.example".into()], ..member("lab", "accepted", &["b.example", "c.example"]) };
+        let lab = MemberView {
+            claims: vec!["d.example".into()],
+            connections: 2,
+            ..member("lab", "accepted", &["b.example", "c.example"])
+        };
         let view = MeshView {
             node: Some("hqabcdefghijk".into()),
             mesh: Some("m".into()),
@@ -376,9 +390,9 @@ mod tests {
         };
         let want = "\
 hqabcdef is a member of the mesh ours, with lab
- MEMBER  NODE      LINK      REACH   SITE  MAY    SERVES
- hq      hqabcdef  self      public        relay  a.example
- lab     lababcde  accepted  public        relay  b.example c.example
+ MEMBER  NODE      LINK      PUSHED        REACH   SITE  MAY    SERVES
+ hq      hqabcdef  self                    public        relay  a.example
+ lab     lababcde  accepted  from here, 2  public        relay  b.example c.example
 claimed without a grant, so not used: d.example by lab
   on a member that may admit: postroad mesh grant lababcde --serves d.example
 claimed, but another member's: a.example by lab

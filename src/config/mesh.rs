@@ -43,7 +43,8 @@ pub struct Mesh {
     pub egress: Vec<Egress>,
     /// Whether it takes mail for domains of other members from everybody; default no.
     pub mx: bool,
-    /// Members that hold its mail while it sleeps, by label or id.
+    /// Members that it dials for its mail and that hold it meanwhile, by label or id; of a host that cannot be
+    /// dialled and names none, such as it chooses.
     pub pickups: Vec<Box<str>>,
     /// How long it holds mail for members that name it in `pickups`, in days; default 0: not at all.
     pub holds_days: u16,

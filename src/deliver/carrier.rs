@@ -4,19 +4,21 @@
 use std::sync::Arc;
 
 use postroad_queue::schedule::Selector;
-use postroad_smtp::{Domain, Node, Reply};
+use postroad_smtp::{Domain, Node, Reply, Status};
 
 use super::dispatcher::{Core, Delivery};
 use super::jobs::key;
 use super::remote::{dial, targets};
-use crate::config::{Fetch, Turn};
+use crate::config::Turn;
 use crate::net::Address;
-use crate::route::{NextHop, turn};
-use crate::turn::fetch::{Caller, NotReversed, Reversed};
-use crate::turn::{Carrier, Turned};
+use crate::route::{MESH_PREFIX, NextHop, turn};
+use crate::turn::fetch::{Caller, NotReversed, Reversed, Source};
+use crate::turn::{Carrier, Guest, Turned};
 
 /// Destinations looked at without a pause for others.
-const LOOKED_AT_ONCE: u32 = 2_000;
+pub const LOOKED_AT_ONCE: u32 = 2_000;
+const NOT_DESCRIBED: Reply =
+    Reply::of(451, Some(Status::new(4, 4, 4)), "nothing is known of this member of the mesh yet");
 
 impl Carrier for Delivery {
     fn waiting(&self, turn: &Turn) -> usize {
@@ -28,8 +30,12 @@ impl Carrier for Delivery {
         turn.domains.iter().map(of).sum()
     }
 
-    fn close_idle(&self, user: &str) -> bool {
-        let Some(connection) = self.0.turned.take_oldest(&self.0, user) else { return false };
+    fn close_idle(&self, guest: &Guest) -> bool {
+        let oldest = match guest {
+            Guest::Customer(turn) => self.0.turned.take_oldest(&self.0, &turn.user),
+            Guest::Member(node) => self.0.callers.take_oldest(node),
+        };
+        let Some(connection) = oldest else { return false };
         self.0.dismiss(connection);
         true
     }
@@ -68,10 +74,11 @@ impl Core {
         key(&self.routing.load().router.route_of(domain))
     }
 
-    /// Makes what goes to a destination due at once; `None` when a customer would have to be here.
+    /// Makes what goes to a destination due at once; `None` when who fetches it would have to be here.
     fn retry(&self, destination: &str) -> Option<usize> {
         let mut schedule = self.schedule();
-        match schedule.is_held(destination) && destination.starts_with(turn::PREFIX) {
+        let is_fetched = [turn::PREFIX, MESH_PREFIX].iter().any(|prefix| destination.starts_with(prefix));
+        match schedule.is_held(destination) && is_fetched {
             true => None,
             false => Some(schedule.retry_now(Selector::Destination(destination))),
         }
@@ -86,19 +93,30 @@ fn is_within(destination: &str, parent: &Domain) -> bool {
 }
 
 impl Caller for Delivery {
-    async fn reverse(&self, fetch: &Fetch) -> Result<Reversed, NotReversed> {
+    async fn reverse(&self, source: &Source) -> Result<Reversed, NotReversed> {
         let core = &self.0;
         let routing = core.routing.load_full();
-        let next_hop = NextHop::host(&fetch.host, fetch.port, fetch.tls, Some(fetch.credentials.clone()));
         let refused = |remote: Option<Box<str>>, reply: Reply| {
-            let remote = remote.unwrap_or_else(|| fetch.host.to_string().into());
+            let remote = remote.unwrap_or_else(|| source.to_string().into());
             NotReversed { remote, reply }
+        };
+        let (next_hop, domains) = match source {
+            Source::Host(fetch) => {
+                let credentials = Some(fetch.credentials.clone());
+                (NextHop::host(&fetch.host, fetch.port, fetch.tls, credentials), &fetch.domains[..])
+            }
+            Source::Member { node, .. } => {
+                let found = routing.router.members().and_then(|members| members.member(node));
+                let member = found.cloned().ok_or_else(|| refused(None, NOT_DESCRIBED))?;
+                // Whoever holds its mail has its domains by its record.
+                (NextHop::member(member, &routing.config.hostname), &[][..])
+            }
         };
         let found = routing.resolver.resolve(&next_hop).await.map_err(|error| refused(None, Reply::from(&error)))?;
         let targets = targets(core, &routing, &found.hops).await.map_err(|reply| refused(None, reply))?;
         let connection = dial(core, targets).await.map_err(|(remote, reply)| refused(Some(remote), reply))?;
         let (remote, address) = (connection.remote().into(), connection.address().clone());
-        let stream = connection.reverse(&fetch.domains).await.map_err(|reply| refused(Some(remote), reply))?;
+        let stream = connection.reverse(domains).await.map_err(|reply| refused(Some(remote), reply))?;
         let Address::Tcp(peer) = address else { unreachable!("a host is reached by TCP") };
         Ok(Reversed { stream, peer })
     }

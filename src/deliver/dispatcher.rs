@@ -19,6 +19,7 @@ use tracing::{error, info};
 
 use super::active::ActiveItems;
 use super::attempt::TROUBLE_DELAY_MS;
+use super::callers::Callers;
 use super::jobs::jobs;
 use super::local::BlockingLimit;
 use super::members::Links;
@@ -34,6 +35,7 @@ use crate::metrics::Metrics;
 use crate::peer::Peers;
 use crate::route::{Members, Resolver, Router};
 use crate::tls::ClientTls;
+use crate::turn::MEMBER_CONNECTIONS;
 
 /// Messages read from the queue at a time when it is admitted as a whole.
 const ADMIT_BATCH: usize = 1000;
@@ -100,6 +102,7 @@ pub(super) struct Core {
     pub active: ActiveItems,
     pub pool: Pool,
     pub turned: TurnedPool,
+    pub callers: Callers,
     pub local: BlockingLimit,
     /// The last message of earlier runs: up to it, mail may have been delivered without a record.
     pub last_of_earlier_run: QueueId,
@@ -137,7 +140,7 @@ impl Routing {
                 .routes
                 .iter()
                 .map(|route| self.allowance(route))
-                .chain([self.of_customers()])
+                .chain([self.of_guests(1), self.of_guests(MEMBER_CONNECTIONS)])
                 .collect(),
             total_concurrency_max: outbound.connections_max,
             destination_backoff: self.probes(),
@@ -145,10 +148,10 @@ impl Routing {
         }
     }
 
-    /// Returns what holds for every customer that fetches: one message after the other, over the
-    /// connection that it has reversed.
-    fn of_customers(&self) -> Allowance {
-        Allowance { concurrency_max: 1, messages: None, octets: None, backoff: self.probes() }
+    /// Returns what holds for everybody who fetches: over each connection that was reversed, one message
+    /// after the other. Of a customer that is one, of a member of the mesh more.
+    fn of_guests(&self, concurrency_max: u32) -> Allowance {
+        Allowance { concurrency_max, messages: None, octets: None, backoff: self.probes() }
     }
 
     /// Returns what holds for the next hop of a route.
@@ -179,6 +182,7 @@ impl Delivery {
             memory: parts.memory,
             pool: Pool::default(),
             turned: TurnedPool::default(),
+            callers: Callers::default(),
             local: BlockingLimit::new(LOCAL_DELIVERIES_MAX),
             schedule: Mutex::new(schedule),
             senders: RandomState::new(),
@@ -242,6 +246,7 @@ impl Delivery {
         for connection in core.turned.reconfigure(&core, Some(&old.config), &core.routing.load().config) {
             core.dismiss(connection);
         }
+        core.meet_anew();
         // Reading a large queue again blocks.
         self.0.runtime.spawn_blocking(move || core.admit_found(Admission::Anew));
     }
@@ -251,6 +256,7 @@ impl Delivery {
         let core = self.0.clone();
         let Routing { config, resolver, .. } = &**core.routing.load();
         core.routing.store(Arc::new(Routing::new(config.clone(), resolver.clone(), members)));
+        core.meet_anew();
         self.0.runtime.spawn_blocking(move || core.admit_found(Admission::Anew));
     }
 
@@ -269,7 +275,8 @@ impl Delivery {
             info!(attempts = self.0.schedule().totals().in_flight, "attempts cut off at the end of the drain");
         }
         let mut farewells = JoinSet::new();
-        for connection in self.0.pool.expire(Duration::ZERO).into_iter().chain(self.0.turned.clear()) {
+        let reversed = self.0.turned.clear().into_iter().chain(self.0.callers.clear());
+        for connection in self.0.pool.expire(Duration::ZERO).into_iter().chain(reversed) {
             farewells.spawn(connection.quit());
         }
         let _ = tokio::time::timeout(FAREWELL_LIMIT, farewells.join_all()).await;
@@ -393,7 +400,7 @@ impl Core {
         drop(self.runtime.spawn(task));
     }
 
-    fn set_alarm(&self, at: UnixMillis) {
+    pub(super) fn set_alarm(&self, at: UnixMillis) {
         let mut alarm = lock(&self.alarm);
         let sooner = alarm.is_none_or(|old| at < old || old <= self.clock.now());
         if sooner {

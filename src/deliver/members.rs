@@ -2,7 +2,8 @@
 //! the same one again when only its reply was lost.
 //!
 //! A member remembers what it took, so asking it again delivers nothing twice; asking another one might.
-//! Sessions are kept for each member, whichever messages they were opened for.
+//! Sessions are kept for each member, whichever messages they were opened for. A member that comes for its
+//! mail has opened them itself ([`Callers`](super::callers::Callers)).
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
@@ -98,8 +99,15 @@ impl Lane {
         let (mut tally, mut hops) = (Tally::default(), None);
         let mut rest = Task { item: task.item, places: task.places.clone(), routing: task.routing, next: None };
         for member in core.links.in_order(steps) {
-            let sent = self.over_member(core, &rest, &member, next_hop, &mut hops).await;
-            core.links.note(&member, &sent.ended);
+            let Some(sent) = self.over_member(core, &rest, &member, next_hop, &mut hops).await else {
+                // It waits for the member, unless another one was asked before.
+                return tally
+                    .ended
+                    .map_or((Vec::new(), Ended::Elsewhere), |ended| (tally.outcomes.into_iter().collect(), ended));
+            };
+            if !member.comes {
+                core.links.note(&member, &sent.ended);
+            }
             tally.add(sent);
             rest.places.retain(|place| tally.is_open(*place));
             if rest.places.is_empty() {
@@ -117,7 +125,7 @@ impl Lane {
         }
     }
 
-    /// Sends to one member, again while only its replies are lost.
+    /// Sends to one member, again while only its replies are lost. `None`: nobody was asked.
     async fn over_member(
         &mut self,
         core: &Core,
@@ -125,13 +133,21 @@ impl Lane {
         member: &Member,
         next_hop: &NextHop,
         hops: &mut Option<std::result::Result<Vec<Hop>, ResolveError>>,
-    ) -> Sent {
+    ) -> Option<Sent> {
         self.go_to(core, &format!("member:{}", member.node).into());
         let mut tally = Tally::default();
         let mut part = Task { item: task.item, places: task.places.clone(), routing: task.routing, next: None };
         for _ in 0..=REPEATS_MAX {
-            let sent = match self.over_kept(core, &part).await {
+            let kept = match member.comes {
+                true => {
+                    let waits = next_hop.members().len() == 1;
+                    self.over_caller(core, &part, (&member.node, next_hop.key(), waits)).await
+                }
+                false => self.over_kept(core, &part).await,
+            };
+            let sent = match kept {
                 Some(sent) => sent,
+                None if member.comes => break,
                 None => {
                     let resolver = &task.routing.resolver;
                     if hops.is_none() {
@@ -154,8 +170,8 @@ impl Lane {
             info!(queue_id = %task.item.id, %member, recipients = unknown.len(), "the reply was lost; asking again");
             part.places = unknown;
         }
-        let ended = tally.ended.expect("it was tried once");
-        Sent { outcomes: tally.outcomes.into_iter().collect(), unknown: Vec::new(), ended }
+        let ended = tally.ended?;
+        Some(Sent { outcomes: tally.outcomes.into_iter().collect(), unknown: Vec::new(), ended })
     }
 }
 

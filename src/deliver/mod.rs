@@ -7,6 +7,7 @@
 mod active;
 mod admin;
 mod attempt;
+mod callers;
 mod carrier;
 mod dispatcher;
 mod jobs;

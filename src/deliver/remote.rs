@@ -242,7 +242,7 @@ impl Lane {
         match connection.failure() {
             Some(_) => {
                 if let Some(ticket) = connection.ticket() {
-                    core.turned.lost(core, ticket);
+                    core.lost(ticket);
                 }
             }
             // Its customer would have to come again.

@@ -22,7 +22,7 @@ use super::dispatcher::{Core, Routing};
 use super::note;
 use crate::clock::millis;
 use crate::dsn;
-use crate::route::turn;
+use crate::route::{MESH_PREFIX, turn};
 
 /// What falls due within this time is seen to in one sweep.
 const PERIOD: Duration = Duration::from_secs(1);
@@ -193,6 +193,9 @@ fn say_why(core: &Core, item: &mut Item, now: UnixMillis) {
     let said = standings.iter().find_map(|standing| match &standing.why {
         Why::Closed { said, .. } => Some(said.to_string()),
         Why::DestinationHeld => {
+            if standing.destination.starts_with(MESH_PREFIX) {
+                return Some("it waited for a member of the mesh to come for it, which has not come".to_owned());
+            }
             let user = turn::user_of(&standing.destination)?;
             Some(format!("it waited for {user} to fetch it, who has not come"))
         }

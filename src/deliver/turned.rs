@@ -1,4 +1,5 @@
-//! Connections that customers have reversed (RFC 2645), between two messages.
+//! Connections that customers have reversed (RFC 2645), between two messages, and what they have in common
+//! with those of members of the mesh ([`Callers`](super::callers::Callers)).
 //!
 //! A customer's domains are held destinations of one site with one session. They are released for as
 //! long as a connection is here that may carry their mail, so that waiting for a customer is neither an
@@ -20,12 +21,13 @@ use super::attempt::{Ended, Task};
 use super::dispatcher::Core;
 use super::remote::{Lane, Result, Sent, session_timeouts};
 use super::transport::{Connection, Target};
-use crate::config::{Config, Turn};
+use crate::config::{self, Config};
 use crate::memory::{Held, SESSION_OCTETS};
 use crate::metrics::Open;
 use crate::net::Address;
 use crate::route::{TurnHop, turn};
-use crate::turn::{Grant, Place, Turned};
+use crate::tls::node::server_name;
+use crate::turn::{Grant, Guest, Place, Turned};
 
 /// How long one is kept at least whose next message cannot start yet.
 const IDLE_MIN: Duration = Duration::from_secs(1);
@@ -34,17 +36,18 @@ const IDLE_MIN: Duration = Duration::from_secs(1);
 #[derive(Default)]
 pub struct TurnedPool(Mutex<HashMap<String, Vec<Idle>>>);
 
-struct Idle {
-    connection: Connection,
+/// A connection without work.
+pub struct Idle {
+    pub connection: Connection,
     since: Instant,
 }
 
 /// What is known of a connection that was reversed; it goes with it.
 pub struct Ticket {
-    turn: Turn,
+    guest: Guest,
     /// Whether it stays when nothing waits.
     stays: bool,
-    /// Counts it among the customer's.
+    /// Counts it among the guest's.
     _place: Place,
     /// Counts it as open.
     _open: Open,
@@ -53,25 +56,65 @@ pub struct Ticket {
     alive: Arc<()>,
 }
 
+impl Idle {
+    pub fn new(connection: Connection) -> Idle {
+        Idle { connection, since: Instant::now() }
+    }
+
+    /// Returns whether it is the connection of which this is left.
+    pub fn is(&self, alive: &Arc<()>) -> bool {
+        self.connection.ticket().is_some_and(|ticket| Arc::ptr_eq(&ticket.alive, alive))
+    }
+
+    /// Returns how much of a time without work is left; none when it is over.
+    pub fn left(&self, limit: Duration) -> Option<Duration> {
+        limit.checked_sub(self.since.elapsed()).filter(|left| !left.is_zero())
+    }
+}
+
 impl Ticket {
+    /// Returns who has come.
+    pub fn guest(&self) -> &Guest {
+        &self.guest
+    }
+
+    /// Returns whether the connection stays when nothing waits.
+    pub fn stays(&self) -> bool {
+        self.stays
+    }
+
+    /// Returns what is gone when the connection is.
+    pub fn alive(&self) -> Weak<()> {
+        Arc::downgrade(&self.alive)
+    }
+
     /// Returns whether the customer may still have the mail of all these domains.
     fn is_granted(&self, config: &Config) -> bool {
-        let turn = config.turn(&self.turn.user);
-        turn.is_some_and(|turn| self.turn.domains.iter().all(|domain| turn.domains.contains(domain)))
+        let Guest::Customer(own) = &self.guest else { return false };
+        let turn = config.turn(&own.user);
+        turn.is_some_and(|turn| own.domains.iter().all(|domain| turn.domains.contains(domain)))
     }
 
     fn carries(&self, key: &str) -> bool {
-        keys(&self.turn).any(|own| *own == *key)
+        keys(&self.guest).any(|own| *own == *key)
     }
 }
 
 /// Returns the destinations of a customer's domains.
-fn keys(turn: &Turn) -> impl Iterator<Item = Arc<str>> {
+fn keys(guest: &Guest) -> impl Iterator<Item = Arc<str>> {
+    let turn = match guest {
+        Guest::Customer(turn) => Some(turn),
+        Guest::Member(_) => None,
+    };
+    turn.into_iter().flat_map(keys_of)
+}
+
+fn keys_of(turn: &config::Turn) -> impl Iterator<Item = Arc<str>> {
     turn.domains.iter().map(|domain| turn::key(&turn.user, domain))
 }
 
 /// What the guard of a connection finds.
-enum Look {
+pub enum Look {
     /// It is no more.
     Gone,
     /// It has work, or had it lately: look again after this time.
@@ -100,7 +143,7 @@ impl TurnedPool {
     /// does and it does not stay.
     fn put(&self, core: &Core, connection: Connection, is_new: bool) -> Option<Connection> {
         let Some(ticket) = connection.ticket() else { return Some(connection) };
-        let (user, own) = (ticket.turn.user.clone(), keys(&ticket.turn).collect::<Vec<_>>());
+        let (user, own) = (ticket.guest.name(), keys(&ticket.guest).collect::<Vec<_>>());
         let mut pool = self.lock();
         let mut ready = 0;
         {
@@ -119,14 +162,13 @@ impl TurnedPool {
             self.hold_others(core, own.into_iter(), &user);
             return Some(connection);
         }
-        pool.entry(user).or_default().push(Idle { connection, since: Instant::now() });
+        pool.entry(user).or_default().push(Idle::new(connection));
         None
     }
 
     /// A connection has failed or is closed: what no other carries is held.
-    pub fn lost(&self, core: &Core, ticket: &Ticket) {
-        info!(user = ticket.turn.user, "a reversed connection has ended");
-        self.hold_others(core, keys(&ticket.turn), &ticket.turn.user);
+    fn lost(&self, core: &Core, ticket: &Ticket) {
+        self.hold_others(core, keys(&ticket.guest), &ticket.guest.name());
     }
 
     /// Holds those of these destinations that no connection is here for.
@@ -171,9 +213,9 @@ impl TurnedPool {
         let is_carried = |key: &str| {
             pool.values().flatten().any(|one| one.connection.ticket().is_some_and(|ticket| ticket.carries(key)))
         };
-        let wanted: Vec<Arc<str>> = new.turns.iter().flat_map(keys).collect();
+        let wanted: Vec<Arc<str>> = new.turns.iter().flat_map(keys_of).collect();
         let mut schedule = core.schedule();
-        for key in old.into_iter().flat_map(|config| config.turns.iter().flat_map(keys)) {
+        for key in old.into_iter().flat_map(|config| config.turns.iter().flat_map(keys_of)) {
             if !wanted.contains(&key) {
                 schedule.release(Selector::Destination(&key));
             }
@@ -187,13 +229,9 @@ impl TurnedPool {
     /// Looks at one connection after it may have been without work for `limit`.
     fn look(&self, user: &str, alive: &Weak<()>, limit: Duration) -> Look {
         let Some(alive) = alive.upgrade() else { return Look::Gone };
-        let mut pool = self.lock();
-        let is_it = |one: &Idle| one.connection.ticket().is_some_and(|ticket| Arc::ptr_eq(&ticket.alive, &alive));
-        let Some(idle) = pool.get_mut(user) else { return Look::Later(limit) };
-        let Some(at) = idle.iter().position(is_it) else { return Look::Later(limit) };
-        match limit.checked_sub(idle[at].since.elapsed()).filter(|left| !left.is_zero()) {
-            Some(left) => Look::Later(left),
-            None => Look::Idle(Box::new(idle.remove(at).connection)),
+        match self.lock().get_mut(user) {
+            Some(idle) => look_at(idle, &alive, limit),
+            None => Look::Later(limit),
         }
     }
 
@@ -202,44 +240,64 @@ impl TurnedPool {
     }
 }
 
+/// Looks at one of these connections after it may have been without work for `limit`.
+pub fn look_at(idle: &mut Vec<Idle>, alive: &Arc<()>, limit: Duration) -> Look {
+    let Some(at) = idle.iter().position(|one| one.is(alive)) else { return Look::Later(limit) };
+    match idle[at].left(limit) {
+        Some(left) => Look::Later(left),
+        None => Look::Idle(Box::new(idle.remove(at).connection)),
+    }
+}
+
 impl Core {
-    /// Begins to carry mail over a connection that a customer has just reversed.
+    /// Begins to carry mail over a connection that a guest has just reversed.
     pub async fn carry(self: Arc<Core>, turned: Turned) {
-        let Turned { stream, peer, grant: Grant { turn, place } } = turned;
-        let target = Arc::new(self.customer(&turn.user, peer));
+        let Turned { stream, peer, grant: Grant { guest, place } } = turned;
+        let (target, user) = (Arc::new(self.target_of(&guest, peer)), guest.name());
         let mut connection = match Connection::adopt(stream, target).await {
+            Ok(connection) if connection.is_member() && !(connection.knows_us() && connection.may_stay()) => {
+                info!(user, %peer, "a member reversed the connection and does not take this host for a member yet");
+                return self.spawn(connection.quit());
+            }
             Ok(connection) => connection,
             Err(error) => {
-                info!(user = turn.user, %peer, %error, "a customer reversed the connection and takes no mail");
+                info!(user, %peer, %error, "a guest reversed the connection and takes no mail");
                 return;
             }
         };
         let config = self.routing.load().config.clone();
         let alive = Arc::new(());
-        let (stays, user) = (turn.keep && connection.may_stay(), turn.user.clone());
+        let stays = guest.keeps() && connection.may_stay();
         // What does not stay has this long until the next of its messages can start.
-        let limit = if stays { turn.keepalive } else { config.outbound.idle.max(IDLE_MIN) };
+        let limit = if stays { guest.keepalive() } else { config.outbound.idle.max(IDLE_MIN) };
         let guard = Arc::downgrade(&alive);
         connection.set_ticket(Ticket {
-            turn,
+            guest: guest.clone(),
             stays,
             _place: place,
             _open: self.metrics.turn.open_turned(),
             _held: Held::new(self.memory.clone(), SESSION_OCTETS),
             alive,
         });
-        debug!(user, %peer, stays, "a customer takes mail");
+        debug!(user, %peer, stays, "a guest takes mail");
         self.put_back(connection, true);
+        if let Guest::Member(node) = &guest {
+            self.make_due(node);
+        }
         self.start_ready();
-        self.guard(&user, &guard, limit, stays).await;
+        self.guard(&guest, &guard, limit, stays).await;
     }
 
     /// Keeps a connection from being forgotten on its way, and ends one that does not stay.
-    async fn guard(self: Arc<Core>, user: &str, alive: &Weak<()>, limit: Duration, stays: bool) {
+    async fn guard(self: Arc<Core>, guest: &Guest, alive: &Weak<()>, limit: Duration, stays: bool) {
         let mut pause = limit;
         loop {
             sleep(pause).await;
-            match self.turned.look(user, alive, limit) {
+            let found = match guest {
+                Guest::Customer(turn) => self.turned.look(&turn.user, alive, limit),
+                Guest::Member(node) => self.callers.look(node, alive, limit),
+            };
+            match found {
                 Look::Gone => return,
                 Look::Later(left) => pause = left,
                 Look::Idle(mut connection) => {
@@ -259,24 +317,45 @@ impl Core {
 
     /// Puts a reversed connection back; ends it when nothing waits for it and it does not stay.
     pub fn put_back(&self, connection: Connection, is_new: bool) {
-        if let Some(surplus) = self.turned.put(self, connection, is_new) {
+        let surplus = match connection.ticket().map(Ticket::guest) {
+            Some(Guest::Member(node)) => self.callers.put(self, *node, connection),
+            _ => self.turned.put(self, connection, is_new),
+        };
+        if let Some(surplus) = surplus {
             self.dismiss(surplus);
+        }
+    }
+
+    /// A reversed connection has failed or is closed.
+    pub fn lost(&self, ticket: &Ticket) {
+        info!(user = ticket.guest.name(), "a reversed connection has ended");
+        match &ticket.guest {
+            Guest::Customer(_) => self.turned.lost(self, ticket),
+            Guest::Member(node) => self.callers.lost(self, node, &ticket.alive),
         }
     }
 
     /// Ends a reversed connection. Its place is free at once.
     pub fn dismiss(&self, mut connection: Connection) {
         if let Some(ticket) = connection.take_ticket() {
-            self.turned.lost(self, &ticket);
+            self.lost(&ticket);
         }
         self.spawn(connection.quit());
     }
 
-    /// Returns how a customer is spoken to that has connected.
-    fn customer(&self, user: &str, peer: IpAddr) -> Target {
-        let config = &self.routing.load().config;
+    /// Returns how a guest is spoken to that has connected.
+    fn target_of(&self, guest: &Guest, peer: IpAddr) -> Target {
+        let routing = self.routing.load();
+        let config = &routing.config;
+        let (name, member) = match guest {
+            Guest::Customer(turn) => (turn.user.clone(), None),
+            Guest::Member(node) => {
+                let found = routing.router.members().and_then(|members| members.member(node));
+                (found.map_or_else(|| node.short(), ToString::to_string), Some(server_name(node)))
+            }
+        };
         Target {
-            name: user.into(),
+            name: name.into(),
             // The port it came from is of no use to anybody.
             address: Address::Tcp(SocketAddr::new(peer, 0)),
             session: client::Config {
@@ -288,7 +367,7 @@ impl Core {
             },
             implicit_tls: false,
             tls: self.tls.any_certificate().clone(),
-            member: None,
+            member,
             connect_limit: config.timeouts.connect,
         }
     }

@@ -233,7 +233,10 @@ impl Connection {
     /// each other.
     fn meet_node(&mut self) {
         let Some(node) = self.peer.node.as_deref().copied() else { return };
-        self.session.offer_link();
+        let comes = self.peer.service != Service::Fetch;
+        if comes {
+            self.session.offer_link();
+        }
         let peers = &self.context.peers;
         // Subscribed before it is asked: a change in between is not missed.
         let changed = peers.changed();
@@ -241,6 +244,9 @@ impl Connection {
         debug!(session = %self.name, %node, is_member, "a node of the mesh");
         if is_member {
             self.session.offer_mesh();
+            if comes {
+                self.session.offer_turn();
+            }
             self.members = Some(Box::new((node, changed)));
         }
     }

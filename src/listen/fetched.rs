@@ -1,6 +1,7 @@
 //! Mail that this host fetches: the server's half over a connection that it opened itself (RFC 2645).
 //!
-//! Whoever is at the other end, only mail for local domains is taken from it ([`Service::Fetch`]).
+//! Whoever is at the other end, only mail for local domains is taken from it ([`Service::Fetch`]); from a
+//! member of the mesh, what it might have sent over a connection of its own.
 
 use std::sync::Arc;
 use std::time::Duration;

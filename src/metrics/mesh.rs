@@ -15,6 +15,8 @@ pub struct MeshMetrics {
     pub members: Gauge,
     /// Links with other members.
     pub links: Gauge,
+    /// Members that are connected to be pushed their mail.
+    pub callers: Gauge,
     recipients: Family<RecipientLabel, Counter>,
 }
 
@@ -23,6 +25,7 @@ impl MeshMetrics {
         let metrics = MeshMetrics {
             members: add(to, "mesh_members", "Members of the mesh as known here", Gauge::default()),
             links: add(to, "mesh_links", "Links with other members", Gauge::default()),
+            callers: add(to, "mesh_callers", "Members that are connected to be pushed their mail", Gauge::default()),
             recipients: add(
                 to,
                 "mesh_recipients",

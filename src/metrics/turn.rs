@@ -20,8 +20,13 @@ pub struct TurnMetrics {
 impl TurnMetrics {
     pub(super) fn new(to: &mut Registry) -> TurnMetrics {
         let metrics = TurnMetrics {
-            turns: add(to, "turns", "Requests of customers to reverse the connection", Family::default()),
-            turned: add(to, "connections_turned", "Connections reversed by customers and open", Gauge::default()),
+            turns: add(to, "turns", "Requests of customers and members to reverse the connection", Family::default()),
+            turned: add(
+                to,
+                "connections_turned",
+                "Connections reversed by customers and members and open",
+                Gauge::default(),
+            ),
             fetches: add(to, "fetches", "Requests to other hosts to reverse the connection", Family::default()),
             fetching: add(to, "connections_fetching", "Connections over which mail is fetched", Gauge::default()),
         };

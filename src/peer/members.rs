@@ -268,6 +268,7 @@ fn member_view(view: &View, node: &NodeId, link: Option<&str>, claims: Vec<Strin
         link: if view.me() == Some(*node) { "self" } else { link.unwrap_or("none") }.to_owned(),
         is_refused: view.refused().contains(node),
         claims,
+        ..MemberView::default()
     }
 }
 

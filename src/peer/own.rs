@@ -1,10 +1,10 @@
 //! What this host says of itself to the mesh: its record, made from the configuration.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use postroad_mesh::node::NodeKey;
 use postroad_mesh::record::{
-    ADDRESSES_MAX, Address, DOMAINS_MAX, LABEL_OCTETS_MAX, LINKS_MAX, Link, PICKUPS_MAX, Said,
+    ADDRESSES_MAX, Address, DOMAINS_MAX, LABEL_OCTETS_MAX, LINKS_MAX, Link, PICKUPS_MAX, Reach, Said,
 };
 use postroad_mesh::{MeshId, NodeId};
 use postroad_smtp::Domain;
@@ -17,7 +17,13 @@ const NEAR_COST: u16 = 1;
 
 /// Returns what this host has to say of itself, as to a mesh that looks like this.
 pub(super) fn said(config: &Config, me: NodeKey, mesh: MeshId, view: &View) -> Said {
-    let pickups = config.mesh.pickups.iter().filter_map(|name| view.find(name).ok());
+    let named: Vec<NodeId> = config.mesh.pickups.iter().filter_map(|name| view.find(name).ok()).collect();
+    let pickups = match config.mesh.reach {
+        Reach::DialsOut | Reach::Windows if config.mesh.pickups.is_empty() => {
+            chosen_pickups(&config.mesh.site, &me.id(), view.records())
+        }
+        _ => named,
+    };
     let mut said = Said {
         label: label(config).into(),
         site: config.mesh.site.clone(),
@@ -25,7 +31,7 @@ pub(super) fn said(config: &Config, me: NodeKey, mesh: MeshId, view: &View) -> S
         reach: config.mesh.reach,
         serves: serves(config),
         egress: config.mesh.egress.clone(),
-        pickups: pickups.take(PICKUPS_MAX).collect(),
+        pickups: pickups.into_iter().take(PICKUPS_MAX).collect(),
         holds_days: config.mesh.holds_days,
         link_cost: config.mesh.link_cost,
         ..Said::new(me, mesh, 0)
@@ -72,6 +78,21 @@ fn links(config: &Config, me: &NodeId, view: &View) -> Vec<Link> {
     others.sort_by_cached_key(|id| (!is_near(id), between(me, id)));
     let cost = |id: &NodeId| if is_near(id) { NEAR_COST } else { config.mesh.link_cost };
     others.iter().take(LINKS_MAX).map(|id| Link { to: *id, cost: cost(id) }).collect()
+}
+
+/// Returns who is to hold the mail of a host that cannot be dialled and names nobody: members that can be, those
+/// first that hold mail at all, then those that were chosen before, which saves everybody a new way, then the
+/// near ones; of equals such that not all hosts choose the same. Whom there is a link with at the moment
+/// is of no matter: the links change, and others route by what is said here.
+fn chosen_pickups(site: &str, me: &NodeId, records: &BTreeMap<NodeId, Said>) -> Vec<NodeId> {
+    let before = records.get(me).map(|said| said.pickups.as_slice()).unwrap_or_default();
+    let rank = |(id, said): (&NodeId, &Said)| {
+        let is_far = site.is_empty() || *said.site != *site;
+        (said.holds_days == 0, !before.contains(id), is_far, between(me, id), *id)
+    };
+    let others = records.iter().filter(|(id, said)| *id != me && said.reach == Reach::Public);
+    let ranked: BTreeSet<_> = others.map(rank).collect();
+    ranked.into_iter().take(PICKUPS_MAX).map(|(.., id)| id).collect()
 }
 
 /// Returns octets that are the same for both ends of a link, and spread evenly over links.
@@ -122,5 +143,27 @@ mod tests {
         assert_eq!((said.label.as_ref(), said.site.as_ref(), said.holds_days), ("hq", "cellar", 2));
         assert_eq!((said.serves.len(), said.egress.len(), said.link_cost), (0, 1, 10));
         assert_eq!(said.addresses[0].to_string(), "192.0.2.1:25");
+    }
+    #[test]
+    fn who_cannot_be_dialled_and_names_nobody_leaves_its_mail_with_those_that_hold_mail() {
+        let key = |n: u8| postroad_mesh::SecretKey::from_seed(&[n; 32]).public();
+        let record = |n: u8, holds_days: u16, site: &str| {
+            let said = Said { holds_days, site: site.into(), ..Said::new(key(n), MeshId::from_octets([0; 32]), 1) };
+            (key(n).id(), said)
+        };
+        let me = key(0).id();
+        let chosen = |records: &BTreeMap<NodeId, Said>| chosen_pickups("cellar", &me, records);
+        let mut records: BTreeMap<NodeId, Said> =
+            [record(0, 0, "cellar"), record(1, 0, "attic"), record(2, 0, "cellar"), record(3, 9, "attic")].into();
+        assert_eq!(chosen(&records), [key(3).id(), key(2).id(), key(1).id()]);
+        records.get_mut(&key(2).id()).expect("it is there").reach = Reach::DialsOut;
+        assert_eq!(chosen(&records), [key(3).id(), key(1).id()], "nobody can dial that one either");
+        records.extend((4..12).map(|n| record(n, 9, "attic")));
+        let three = chosen(&records);
+        assert!(three.len() == PICKUPS_MAX && three.iter().all(|id| records[id].holds_days > 0));
+        // Once said, it stays so, whoever comes.
+        records.get_mut(&me).expect("it is there").pickups = three.clone();
+        records.extend((12..30).map(|n| record(n, 9, "cellar")));
+        assert_eq!(chosen(&records), three);
     }
 }

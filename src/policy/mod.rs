@@ -177,6 +177,14 @@ impl Policy {
         Ok(Turn { domains: domains.to_vec(), ..turn.clone() })
     }
 
+    /// Decides about ATRN of a client that proved to be this node.
+    ///
+    /// # Errors
+    /// The reply that refuses it.
+    pub fn turn_member(&self, node: &NodeId, domains: &[Domain]) -> Result<(), Reply> {
+        rules::turn_member(self.rules.load().members.as_deref(), node, domains)
+    }
+
     /// Decides about ETRN.
     ///
     /// # Errors

@@ -98,6 +98,14 @@ pub const NOTHING_KEPT: Reply = reply(450, 4, 7, 1, "no mail is kept for your lo
 pub const NOT_YOUR_DOMAIN: Reply =
     reply(450, 4, 7, 1, "not every domain that you named is kept for your login; name yours, or none for all of them");
 
+/// ATRN of a node that no record says of that it cannot be dialled.
+pub const NOT_HELD_FOR_YOU: Reply =
+    reply(450, 4, 7, 1, "this host knows of no member with your key that dials out; see reach in [mesh]");
+
+/// ATRN of a member for one domain: what goes to a node is no matter of domains.
+pub const MEMBERS_NAME_NO_DOMAIN: Reply =
+    reply(450, 4, 7, 1, "a member of the mesh gets all that goes to it and nothing else; say ATRN alone");
+
 /// ETRN of somebody who may not relay.
 pub const NODE_NOT_ALLOWED: Reply =
     reply(459, 4, 7, 1, "node not allowed: only who may relay has what waits tried at once");
@@ -128,6 +136,8 @@ mod tests {
             DOMAIN_INCOMPLETE,
             NOTHING_KEPT,
             NOT_YOUR_DOMAIN,
+            NOT_HELD_FOR_YOU,
+            MEMBERS_NAME_NO_DOMAIN,
             NODE_NOT_ALLOWED,
         ] {
             let status = reply.status.expect("every one has a status");

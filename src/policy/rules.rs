@@ -6,7 +6,7 @@
 
 use std::net::IpAddr;
 
-use postroad_mesh::Caps;
+use postroad_mesh::{Caps, NodeId};
 use postroad_queue::UnixMillis;
 use postroad_smtp::{Domain, ForwardPath, LocalPart, MailParams, Mailbox, Priority, Reply, ReversePath};
 
@@ -14,7 +14,7 @@ use super::mailboxes::{self, Directories};
 use super::replies;
 use super::users::UserList;
 use crate::config::{Config, Local, RouteMatch, Service, Turn, UserName, Via};
-use crate::route::{Route, Router};
+use crate::route::{Members, Route, Router};
 
 /// Who asks.
 #[derive(Clone, Copy, Debug)]
@@ -156,6 +156,18 @@ pub fn turn<'c>(config: &'c Config, user: Option<&str>, domains: &[Domain]) -> R
     Ok(turn)
 }
 
+/// Decides about ATRN of a client that proved to be this node: a member that cannot be dialled may have
+/// what goes to it, all of it, and nothing else.
+///
+/// # Errors
+/// The reply that refuses it. Nothing is final: this host may not have heard of it yet.
+pub fn turn_member(members: Option<&Members>, node: &NodeId, domains: &[Domain]) -> Result<(), Reply> {
+    if !members.is_some_and(|members| members.comes(node)) {
+        return Err(replies::NOT_HELD_FOR_YOU);
+    }
+    if domains.is_empty() { Ok(()) } else { Err(replies::MEMBERS_NAME_NO_DOMAIN) }
+}
+
 /// Decides about ETRN: whoever may relay may have what waits tried now, and this host itself.
 ///
 /// # Errors
@@ -220,9 +232,9 @@ fn routable(router: &Router, forward_path: &ForwardPath, grant: RelayGrant) -> R
 pub fn relay_grant(config: &Config, client: &Client<'_>) -> Option<RelayGrant> {
     match client.user {
         Some(_) => Some(RelayGrant::Login),
+        None if client.service.is_submission() => None,
         // What is fetched ends here, whatever address the other host has.
-        None if client.service.is_submission() || client.service == Service::Fetch => None,
-        None if config.relay.allows(client.peer) => Some(RelayGrant::Network),
+        None if client.service != Service::Fetch && config.relay.allows(client.peer) => Some(RelayGrant::Network),
         None => client.member.filter(|caps| caps.has(Caps::RELAY)).map(|_| RelayGrant::Member),
     }
 }

@@ -362,16 +362,17 @@ fn who_may_relay_may_have_what_waits_tried_and_so_may_this_host() {
     }
 }
 
-#[test]
-fn members_send_through_this_host_as_far_as_they_were_admitted() {
+fn node(n: u8) -> postroad_mesh::NodeKey {
+    postroad_mesh::SecretKey::from_seed(&[n; 32]).public()
+}
+
+/// A mesh of three: this host, one that dials it, and one that is dialled.
+fn mesh() -> Arc<Members> {
     use std::collections::BTreeMap;
 
+    use postroad_mesh::StatementId;
     use postroad_mesh::record::{Link, Reach, Said};
-    use postroad_mesh::{Caps, SecretKey, StatementId};
 
-    use crate::route::Members;
-
-    let node = |n: u8| SecretKey::from_seed(&[n; 32]).public();
     let said = |n: u8, serves: &[&str], other: u8| Said {
         node: node(n),
         mesh: StatementId::from_octets([0; 32]),
@@ -387,10 +388,17 @@ fn members_send_through_this_host_as_far_as_they_were_admitted() {
         links: vec![Link { to: node(other).id(), cost: 10 }],
         link_cost: 0,
     };
-    let away = Said { pickups: vec![node(1).id()], ..said(2, &["away.example"], 1) };
+    let away = Said { pickups: vec![node(1).id()], reach: Reach::DialsOut, ..said(2, &["away.example"], 1) };
     let members = [said(1, &["example.org"], 2), away, said(3, &["other.example"], 1)];
     let records: BTreeMap<_, _> = members.into_iter().map(|said| (said.node.id(), said)).collect();
-    let members = Arc::new(Members::new(node(1).id(), records, true));
+    Arc::new(Members::new(node(1).id(), records, true))
+}
+
+#[test]
+fn members_send_through_this_host_as_far_as_they_were_admitted() {
+    use postroad_mesh::Caps;
+
+    let members = mesh();
     let [policy, exchange] = [CONFIG, &format!("{CONFIG}[mesh]\nmx = true")].map(policy);
     [&policy, &exchange].into_iter().for_each(|policy| policy.set_members(Some(members.clone())));
     let ask_at = |policy: &Policy, member: Option<Caps>, recipient: &str| {
@@ -417,4 +425,34 @@ fn members_send_through_this_host_as_far_as_they_were_admitted() {
         assert_eq!(ask(Some(Caps::NONE), recipient), plain, "{recipient}");
         assert_eq!(ask(None, recipient), stranger, "{recipient}");
     }
+}
+
+#[test]
+fn a_member_that_cannot_be_dialled_has_connections_reversed_and_reverses_them() {
+    use postroad_mesh::Caps;
+
+    let policy = policy(CONFIG);
+    policy.set_members(Some(mesh()));
+    // Over a connection that this host has reversed, a member may do what it may elsewhere, and its address is nothing.
+    let text = CONFIG.replace("10.1.0.0/16", "127.0.0.0/8");
+    let (config, service) = (Config::from_str(&text, "test", Path::new("/")).expect("valid"), Service::Fetch);
+    let fetched = |peer: &str, member: Option<Caps>| {
+        let client = Client { peer: peer.parse().expect("valid"), service, user: None, member };
+        rules::relay_grant(&config, &client)
+    };
+    assert_eq!(fetched("127.0.0.1", None), None);
+    assert_eq!(fetched("127.0.0.1", Some(Caps::NONE)), None);
+    assert_eq!(fetched("127.0.0.1", Some(Caps::RELAY)), Some(RelayGrant::Member));
+    // Who cannot be dialled has the connection reversed, for all that goes to it.
+    let turn = |n: u8, domains: &[&str]| {
+        let domains: Vec<Domain> = domains.iter().map(|name| name.parse().expect("valid")).collect();
+        policy.turn_member(&node(n).id(), &domains)
+    };
+    assert_eq!(turn(2, &[]), Ok(()));
+    assert_eq!(turn(2, &["away.example"]), Err(replies::MEMBERS_NAME_NO_DOMAIN));
+    assert_eq!(turn(2, &["other.example"]), Err(replies::MEMBERS_NAME_NO_DOMAIN));
+    assert_eq!(turn(3, &[]), Err(replies::NOT_HELD_FOR_YOU), "it is dialled");
+    assert_eq!(turn(4, &[]), Err(replies::NOT_HELD_FOR_YOU), "it is no member");
+    policy.set_members(None);
+    assert_eq!(turn(2, &[]), Err(replies::NOT_HELD_FOR_YOU), "there is no mesh any more");
 }

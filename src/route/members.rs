@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use postroad_mesh::passage::ShortId;
 use postroad_mesh::path::{Choice, Goal, Health, Map, Need, Step};
-use postroad_mesh::record::{Address, Said};
+use postroad_mesh::record::{Address, Reach, Said};
 use postroad_mesh::{NodeId, Passage};
 use postroad_queue::Item;
 use postroad_smtp::Domain;
@@ -43,6 +43,8 @@ pub struct Member {
     pub label: Box<str>,
     /// Where it is reached, the best first.
     pub addresses: Vec<Address>,
+    /// Whether nobody dials it: it comes for its mail.
+    pub comes: bool,
 }
 
 /// What is looked at of a message, beside the recipient, where the mesh has more than one way.
@@ -69,7 +71,8 @@ impl Members {
     pub fn new(me: NodeId, records: BTreeMap<NodeId, Said>, relays: bool) -> Members {
         let member = |(id, said): (&NodeId, &Said)| {
             let label = if said.label.is_empty() { id.short().into() } else { said.label.clone() };
-            (*id, Arc::new(Member { node: *id, label, addresses: said.addresses.clone() }))
+            let comes = said.reach != Reach::Public;
+            (*id, Arc::new(Member { node: *id, label, addresses: said.addresses.clone(), comes }))
         };
         Members {
             me,
@@ -106,6 +109,16 @@ impl Members {
     /// Returns the nodes that serve a domain.
     pub fn homes(&self, domain: &Domain) -> Vec<NodeId> {
         self.map.homes(domain)
+    }
+
+    /// Returns a member as a next hop.
+    pub fn member(&self, node: &NodeId) -> Option<&Arc<Member>> {
+        self.members.get(node)
+    }
+
+    /// Returns whether a member comes for its mail, which nobody can dial.
+    pub fn comes(&self, node: &NodeId) -> bool {
+        self.member(node).is_some_and(|member| member.comes)
     }
 
     /// Returns what a member is called.
@@ -166,7 +179,24 @@ impl Members {
             (Step::Pass(next), Goal::Home(end) | Goal::Pickup { at: end, .. }) => next == end,
             (Step::Pass(_), Goal::Egress(_)) => false,
         });
+        if choices.iter().any(|choice| choice.step == Step::Stay) {
+            self.keep_to_pickups(&mut choices, domain);
+        }
         self.without_second_detour(choices, &visited)
+    }
+
+    /// What is held here for homes that come for it goes to nobody but those and who else holds it: that is
+    /// where they come. One of these may be connected to the home while this node is not.
+    fn keep_to_pickups(&self, choices: &mut Vec<Choice>, domain: &Domain) {
+        let homes = self.homes(domain);
+        if homes.is_empty() || !homes.iter().all(|home| self.comes(home)) {
+            return;
+        }
+        let holds = |node: &NodeId| homes.iter().any(|home| self.records[home].pickups.contains(node));
+        choices.retain(|choice| match &choice.step {
+            Step::Stay => true,
+            Step::Pass(next) => homes.contains(next) || holds(next),
+        });
     }
 
     /// A message that was next to its goal and came here instead is on a detour already: from here it

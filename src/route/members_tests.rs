@@ -209,6 +209,41 @@ fn mail_is_held_for_a_home_that_names_this_host() {
 }
 
 #[test]
+fn mail_for_a_home_that_comes_for_it_goes_to_those_that_hold_it() {
+    let mut all: Vec<Said> = (b'a'..=b'e').map(|name| Said { link_cost: 10, ..said(name, &[], b"") }).collect();
+    all[4].serves = vec!["e.example".parse().expect("valid")];
+    (all[4].reach, all[4].pickups) = (Reach::DialsOut, vec![node(b'a'), node(b'c')]);
+    let shown = |all: &[Said]| shown(&router(CONFIG, all.to_vec(), true), "u@e.example", &Mail::default());
+    // Who is dialled by it and does not hold its mail keeps it as any other: another way may be found.
+    assert_eq!(shown(&all).split(',').count(), 4, "{}", shown(&all));
+    (all[0].holds_days, all[2].holds_days) = (14, 14);
+    assert_eq!(shown(&all), "mesh:e,c");
+    all[4].pickups = vec![node(b'a')];
+    assert_eq!(shown(&all), "mesh:e", "it waits here for nobody else");
+    all[4].pickups = vec![node(b'b'), node(b'c')];
+    assert!(shown(&all).ends_with("c,b,d") || shown(&all).ends_with("b,c,d"), "{}", shown(&all));
+    // A domain with another home that can be dialled goes on as ever.
+    all[4].pickups = vec![node(b'a')];
+    all[3].serves = all[4].serves.clone();
+    assert!(shown(&all).contains("d") && shown(&all).contains("b"), "{}", shown(&all));
+    let members = members(all, true);
+    assert!(members.comes(&node(b'e')) && !members.comes(&node(b'd')) && !members.comes(&node(b'z')));
+}
+
+#[test]
+fn a_destination_tells_to_whom_it_leads() {
+    let hop = |names: &[u8]| {
+        let all = members((b'a'..=b'e').map(|name| said(name, &[], b"")).collect(), true);
+        let steps = names.iter().map(|name| all.member(&node(*name)).expect("a member").clone()).collect();
+        let target = super::super::Target::Members { steps, domain: "x.example".parse().expect("valid") };
+        super::super::NextHop::new(target, crate::config::TlsUse::Required, None, 0)
+    };
+    let leads = |key: &str, name: u8| super::super::leads_to(key, &node(name));
+    assert!(leads(hop(b"ab").key(), b'a') && leads(hop(b"ab").key(), b'b') && !leads(hop(b"ab").key(), b'c'));
+    assert!(!leads(hop(b"").key(), b'a') && !leads("mx:a.example", b'a'));
+}
+
+#[test]
 fn a_record_that_says_nothing_new_changes_no_way() {
     let (one, mut all) = (members(line(), true), line());
     all[1].sequence += 1;

@@ -32,6 +32,9 @@ pub use resolver::{Resolver, ResolverError};
 pub use router::Router;
 pub use turn::TurnHop;
 
+/// How the keys of members as destinations begin.
+pub const MESH_PREFIX: &str = "mesh:";
+
 /// Where mail for a forward-path goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Route {
@@ -138,6 +141,12 @@ impl NextHop {
         NextHop::fixed(host, port, tls, credentials, 0)
     }
 
+    /// Names one member of the mesh, by its addresses.
+    pub fn member(member: Arc<Member>, hostname: &Domain) -> NextHop {
+        let target = Target::Members { steps: vec![member], domain: hostname.clone() };
+        NextHop::new(target, TlsUse::Required, None, 0)
+    }
+
     fn fixed(host: &Host, port: u16, tls: TlsUse, credentials: Option<RouteCredentials>, pace: u16) -> NextHop {
         let target = match host {
             Host::Domain(name) => Target::Host { name: name.clone(), port },
@@ -162,6 +171,14 @@ impl NextHop {
     /// Returns what the addresses are found by.
     pub fn target(&self) -> &Target {
         &self.0.target
+    }
+
+    /// Returns the members of the mesh that it names, the best first.
+    pub fn members(&self) -> &[Arc<Member>] {
+        match &self.0.target {
+            Target::Members { steps, .. } => steps,
+            _ => &[],
+        }
     }
 
     /// Returns whether DNS says which hosts it is.
@@ -210,6 +227,12 @@ impl NextHop {
     }
 }
 
+/// Returns whether mail for a destination may go to this member of the mesh.
+pub fn leads_to(key: &str, node: &NodeId) -> bool {
+    let wanted = ShortId::from(node).to_string();
+    key.strip_prefix(MESH_PREFIX).is_some_and(|ids| ids.split(',').any(|id| id == wanted))
+}
+
 /// The policy belongs to the key: a connection is reused for all mail of one key, and mail that
 /// insists on a verified host must not go over one that was not.
 fn key_of(target: &Target, credentials: Option<&RouteCredentials>, policy: &str) -> Arc<str> {
@@ -218,11 +241,11 @@ fn key_of(target: &Target, credentials: Option<&RouteCredentials>, policy: &str)
         Target::Mx(domain) => format!("mx:{user}{domain}{policy}").into(),
         Target::Host { name, port } => format!("host:{user}{name}:{port}{policy}").into(),
         Target::Address(addr) | Target::Literal(addr) => format!("host:{user}{addr}{policy}").into(),
-        Target::Members { steps, domain } if steps.is_empty() => format!("mesh:{domain}").into(),
+        Target::Members { steps, domain } if steps.is_empty() => format!("{MESH_PREFIX}{domain}").into(),
         // So much of an id that nobody makes another with the same beginning.
         Target::Members { steps, .. } => {
             let ids: Vec<String> = steps.iter().map(|step| ShortId::from(&step.node).to_string()).collect();
-            format!("mesh:{}", ids.join(",")).into()
+            format!("{MESH_PREFIX}{}", ids.join(",")).into()
         }
     }
 }

@@ -252,7 +252,8 @@ impl Resolver {
             return Err(ResolveError::NoMember { domain: domain.clone() });
         }
         let mut hops = Vec::new();
-        for member in steps {
+        // Whoever comes for its mail is not dialled, whatever addresses it states.
+        for member in steps.iter().filter(|member| !member.comes) {
             for address in &member.addresses {
                 let found = match (address.host.parse::<IpAddr>(), address.host.parse::<Domain>()) {
                     (Ok(ip), _) => vec![ip],

@@ -38,6 +38,8 @@ pub struct Router {
     allow_loopback: bool,
     /// Where no route says otherwise.
     patience: Patience,
+    /// The limits of members that come for their mail, as [`NextHop::pace`] has it.
+    comers_pace: u16,
     /// The mesh, of which this host is a member.
     members: Option<Arc<Members>>,
 }
@@ -92,6 +94,7 @@ impl Router {
             tls: config.outbound.tls,
             allow_loopback: config.outbound.allow_loopback,
             patience: config.queue.patience(),
+            comers_pace: pace_behind_routes(config, 2),
             members,
         };
         for (route, number) in config.routes.iter().zip(1..) {
@@ -235,8 +238,9 @@ impl Router {
         match way {
             Way::Stay => None,
             Way::Pass(steps) => {
+                let pace = if steps.first().is_some_and(|step| step.comes) { self.comers_pace } else { 0 };
                 let target = Target::Members { steps, domain: domain.clone() };
-                Some(NextHop::new(target, TlsUse::Required, None, 0))
+                Some(NextHop::new(target, TlsUse::Required, None, pace))
             }
         }
     }
@@ -324,7 +328,7 @@ fn without_postmaster(config: &Config) -> HashSet<Domain> {
 
 /// What waits for customers. All of them have the limits that stand behind those of the routes.
 fn turns(config: &Config) -> HashMap<Domain, Turn> {
-    let pace = u16::try_from(config.routes.len() + 1).unwrap_or(u16::MAX);
+    let pace = pace_behind_routes(config, 1);
     let of_user = |turn: &config::Turn| {
         let (user, patience, line) = (turn.user.clone(), turn.patience, turn.line);
         let entry =
@@ -332,6 +336,11 @@ fn turns(config: &Config) -> HashMap<Domain, Turn> {
         turn.domains.iter().map(entry).collect::<Vec<_>>()
     };
     config.turns.iter().flat_map(of_user).collect()
+}
+
+/// Returns the number of limits that stand so far behind those of the routes.
+fn pace_behind_routes(config: &Config, place: usize) -> u16 {
+    u16::try_from(config.routes.len() + place).unwrap_or(u16::MAX)
 }
 
 fn fixed_hop(route: &config::Route, pace: u16) -> Option<NextHop> {

@@ -1,12 +1,17 @@
-//! The side that fetches (RFC 2645): for each `[[fetch]]` a task that has the connection made and
-//! reversed, gives it to the server's half, and comes again.
+//! The side that fetches (RFC 2645): for each `[[fetch]]`, and for each member of the mesh that holds mail
+//! for this host, a task that has the connection made and reversed, gives it to the server's half, and
+//! comes again.
 //!
 //! It decides only when. How a host is reached and logged in to is for its [`Caller`] to know, and
 //! what is accepted for its [`Host`].
 
+use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use postroad_mesh::NodeId;
 use postroad_smtp::Reply;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -21,11 +26,27 @@ use crate::net::Stream;
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// A connection that stayed less long than this counts as one that failed.
 const STAY_MIN: Duration = Duration::from_secs(60);
+/// The longest pause before a member of the mesh is dialled again: mail waits there.
+const MEMBER_PAUSE_MAX: Duration = Duration::from_secs(60);
+
+/// Where mail is fetched.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Source {
+    /// At a host that the configuration names.
+    Host(Fetch),
+    /// At a member of the mesh.
+    Member {
+        /// Which one.
+        node: NodeId,
+        /// Tells connections to one member apart.
+        number: u32,
+    },
+}
 
 /// Reaches the host that keeps mail.
 pub trait Caller: Clone + Send + Sync + 'static {
     /// Connects, logs in and has the connection reversed.
-    fn reverse(&self, fetch: &Fetch) -> impl Future<Output = Result<Reversed, NotReversed>> + Send;
+    fn reverse(&self, source: &Source) -> impl Future<Output = Result<Reversed, NotReversed>> + Send;
 }
 
 /// Takes mail over a connection that was reversed.
@@ -60,9 +81,17 @@ pub struct Fetches<C, H> {
 
 #[derive(Default)]
 struct Running {
-    /// What each is told, and how it is stopped.
-    known: Vec<(Fetch, watch::Sender<bool>)>,
+    known: Vec<Known>,
     tasks: JoinSet<()>,
+}
+
+/// A task that fetches.
+struct Known {
+    source: Source,
+    /// Stops it.
+    stop: watch::Sender<bool>,
+    /// Whether its connection is reversed now.
+    is_open: Arc<AtomicBool>,
 }
 
 impl<C: Caller, H: Host> Fetches<C, H> {
@@ -72,41 +101,52 @@ impl<C: Caller, H: Host> Fetches<C, H> {
     }
 
     /// Fetches from these and no others from now on. What stays the same goes on undisturbed.
-    pub fn apply(&self, fetches: &[Fetch]) {
-        // Where it stands in the file is of no matter.
-        let wanted: Vec<Fetch> = fetches.iter().map(|fetch| Fetch { line: 0, ..fetch.clone() }).collect();
+    pub fn apply(&self, sources: impl IntoIterator<Item = Source>) {
+        let wanted: Vec<Source> = sources.into_iter().map(Source::without_place).collect();
         let mut running = self.running();
-        running.known.retain(|(fetch, stop)| {
-            let stays = wanted.contains(fetch);
+        running.known.retain(|known| {
+            let stays = wanted.contains(&known.source);
             if !stays {
-                stop.send_replace(true);
+                known.stop.send_replace(true);
             }
             stays
         });
-        for fetch in wanted {
-            if running.known.iter().any(|(known, _)| *known == fetch) {
+        for source in wanted {
+            if running.known.iter().any(|known| known.source == source) {
                 continue;
             }
-            let stop = watch::Sender::new(false);
+            let (stop, is_open) = (watch::Sender::new(false), Arc::new(AtomicBool::new(false)));
             let task = Task {
                 caller: self.caller.clone(),
                 host: self.host.clone(),
                 metrics: self.metrics.clone(),
-                fetch: fetch.clone(),
+                source: source.clone(),
                 stop: stop.subscribe(),
+                is_open: is_open.clone(),
             };
-            running.known.push((fetch, stop));
+            running.known.push(Known { source, stop, is_open });
             running.tasks.spawn(task.run());
         }
         while running.tasks.try_join_next().is_some() {}
+    }
+
+    /// Returns the members of the mesh that can push mail to this host now.
+    pub fn open_members(&self) -> BTreeSet<NodeId> {
+        let running = self.running();
+        let open = running.known.iter().filter(|known| known.is_open.load(Ordering::Relaxed));
+        open.filter_map(|known| match known.source {
+            Source::Member { node, .. } => Some(node),
+            Source::Host(_) => None,
+        })
+        .collect()
     }
 
     /// Stops all of them and waits for their sessions to end.
     pub async fn drain(&self) {
         let mut tasks = {
             let mut running = self.running();
-            for (_, stop) in running.known.drain(..) {
-                stop.send_replace(true);
+            for known in running.known.drain(..) {
+                known.stop.send_replace(true);
             }
             std::mem::take(&mut running.tasks)
         };
@@ -118,13 +158,49 @@ impl<C: Caller, H: Host> Fetches<C, H> {
     }
 }
 
-/// One `[[fetch]]`.
+impl Source {
+    /// Where it stands in the file is of no matter.
+    fn without_place(self) -> Source {
+        match self {
+            Source::Host(fetch) => Source::Host(Fetch { line: 0, ..fetch }),
+            member @ Source::Member { .. } => member,
+        }
+    }
+
+    /// Returns whether the connection is to stay open for new mail.
+    fn keeps(&self) -> bool {
+        match self {
+            Source::Host(fetch) => fetch.keep,
+            Source::Member { .. } => true,
+        }
+    }
+
+    /// Returns the longest pause between two fetches.
+    fn every(&self) -> Duration {
+        match self {
+            Source::Host(fetch) => fetch.every,
+            Source::Member { .. } => MEMBER_PAUSE_MAX,
+        }
+    }
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Source::Host(fetch) => write!(f, "{}:{}", fetch.host, fetch.port),
+            Source::Member { node, .. } => write!(f, "the member {}", node.short()),
+        }
+    }
+}
+
+/// One connection that is made again and again.
 struct Task<C, H> {
     caller: C,
     host: H,
     metrics: Arc<Metrics>,
-    fetch: Fetch,
+    source: Source,
     stop: watch::Receiver<bool>,
+    is_open: Arc<AtomicBool>,
 }
 
 impl<C: Caller, H: Host> Task<C, H> {
@@ -133,12 +209,12 @@ impl<C: Caller, H: Host> Task<C, H> {
         let mut failures = 0;
         loop {
             let made = tokio::select! {
-                made = self.caller.reverse(&self.fetch) => made,
+                made = self.caller.reverse(&self.source) => made,
                 _ = stop.wait_for(|stopped| *stopped) => return,
             };
             failures = if self.served(made).await { 0 } else { failures + 1 };
-            let pause = pause(&self.fetch, failures, fastrand::f64());
-            debug!(host = %self.fetch.host, pause_ms = pause.as_millis(), "comes again");
+            let pause = pause(&self.source, failures, fastrand::f64());
+            debug!(host = %self.source, pause_ms = pause.as_millis(), "comes again");
             tokio::select! {
                 () = sleep(pause) => {}
                 _ = stop.wait_for(|stopped| *stopped) => return,
@@ -148,17 +224,19 @@ impl<C: Caller, H: Host> Task<C, H> {
 
     /// Serves what was made. Returns whether all is well.
     async fn served(&mut self, made: Result<Reversed, NotReversed>) -> bool {
-        let host = format!("{}:{}", self.fetch.host, self.fetch.port);
+        let (host, keeps) = (self.source.to_string(), self.source.keeps());
         match made {
             Ok(reversed) => {
                 self.metrics.turn.count_fetch(metrics::Turn::Done);
                 let _open = self.metrics.turn.open_fetch();
                 let since = Instant::now();
-                info!(host, address = %reversed.peer, keep = self.fetch.keep, "fetching mail");
-                self.host.serve(reversed, self.fetch.keep, self.stop.clone()).await;
+                info!(host, address = %reversed.peer, keep = keeps, "fetching mail");
+                self.is_open.store(true, Ordering::Relaxed);
+                self.host.serve(reversed, keeps, self.stop.clone()).await;
+                self.is_open.store(false, Ordering::Relaxed);
                 let stayed = since.elapsed();
                 info!(host, seconds = stayed.as_secs(), "no longer fetching mail");
-                !self.fetch.keep || stayed >= STAY_MIN
+                !keeps || stayed >= STAY_MIN
             }
             Err(NotReversed { reply, .. }) if reply.code.get() == 453 => {
                 debug!(host, "no mail to fetch");
@@ -177,9 +255,9 @@ impl<C: Caller, H: Host> Task<C, H> {
 /// Returns how long to wait before the next fetch, after so many failures in a row; `random` is from 0
 /// to 1. Where the connection is to stay, the first tries follow soon. Many customers whose provider was
 /// away do not all come at once.
-fn pause(fetch: &Fetch, failures: u32, random: f64) -> Duration {
+fn pause(source: &Source, failures: u32, random: f64) -> Duration {
     let soon = FIRST_PAUSE.saturating_mul(1 << failures.saturating_sub(1).min(20));
-    let pause = if fetch.keep { soon.min(fetch.every) } else { fetch.every };
+    let pause = if source.keeps() { soon.min(source.every()) } else { source.every() };
     pause.mul_f64(0.5_f64.mul_add(random, 0.75))
 }
 
@@ -190,18 +268,20 @@ mod tests {
     use super::*;
     use crate::config::Config;
 
-    fn fetch(more: &str) -> Fetch {
+    fn fetch(more: &str) -> Source {
         let text = format!(
             "[[local]]\ndomain = \"b.example\"\nmaildir = \"/m/{{user}}\"\n[[fetch]]\nhost = \"relay.example\"\n\
              user = \"b\"\npassword_file = \"p\"\n{more}"
         );
         let config = Config::from_str(&text, "test", Path::new("/")).unwrap_or_else(|faults| panic!("{faults}"));
-        config.fetches[0].clone()
+        Source::Host(config.fetches[0].clone())
     }
 
     #[test]
     fn a_lost_connection_is_made_again_soon_and_then_less_often() {
-        let pauses = |fetch: &Fetch| [0, 1, 2, 3, 9, 99].map(|failures| pause(fetch, failures, 0.5).as_secs());
+        let pauses = |source: &Source| [0, 1, 2, 3, 9, 99].map(|failures| pause(source, failures, 0.5).as_secs());
+        let member = Source::Member { node: NodeId::from_octets([1; 32]), number: 0 };
+        assert_eq!(pauses(&member), [1, 1, 2, 4, 60, 60]);
         assert_eq!(pauses(&fetch("keep = true\nevery = \"1m\"")), [1, 1, 2, 4, 60, 60]);
         assert_eq!(pauses(&fetch("every = \"10s\"")), [10; 6]);
         let jitter = [0.0, 1.0].map(|random| pause(&fetch("every = \"100s\""), 0, random).as_secs());
@@ -213,7 +293,7 @@ mod tests {
     struct Nobody(watch::Sender<usize>);
 
     impl Caller for Nobody {
-        async fn reverse(&self, _: &Fetch) -> Result<Reversed, NotReversed> {
+        async fn reverse(&self, _: &Source) -> Result<Reversed, NotReversed> {
             self.0.send_modify(|count| *count += 1);
             std::future::pending().await
         }
@@ -229,11 +309,12 @@ mod tests {
         let mut calls = nobody.0.subscribe();
         let fetches = Fetches::new(nobody.clone(), nobody, Arc::default());
         let (a, b) = (fetch(""), fetch("every = \"7s\""));
-        fetches.apply(std::slice::from_ref(&a));
-        fetches.apply(&[Fetch { line: 99, ..a.clone() }, b]);
+        fetches.apply([a.clone()]);
+        let Source::Host(moved) = a.clone() else { unreachable!("it is of a [[fetch]]") };
+        fetches.apply([Source::Host(Fetch { line: 99, ..moved }), b]);
         calls.wait_for(|count| *count == 2).await.expect("the sender lives");
         assert_eq!(fetches.running().known.len(), 2);
-        fetches.apply(&[a]);
+        fetches.apply([a]);
         assert_eq!(fetches.running().known.len(), 1);
         fetches.drain().await;
         assert_eq!((*calls.borrow(), fetches.running().known.len()), (2, 0));

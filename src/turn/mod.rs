@@ -4,6 +4,9 @@
 //! On the side that keeps mail, `listen` hears ATRN and hands the connection to a [`Carrier`], which
 //! `deliver` is. On the side that fetches, [`fetch`] has the connection made, and hands it to `listen`.
 //! Neither half names the other. Who may fetch what is for `policy` to say.
+//!
+//! Members of a mesh that cannot be dialled come in the same way to those that hold their mail: their key
+//! stands for the login, and they stay.
 
 pub mod fetch;
 mod places;
@@ -11,7 +14,9 @@ mod places;
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
+use postroad_mesh::NodeId;
 use postroad_smtp::{Node, Reply, Status};
 
 use crate::config::Turn;
@@ -25,13 +30,21 @@ const TOO_MANY: Reply =
     Reply::of(451, Some(Status::new(4, 3, 2)), "your earlier connections are still in use; try again later");
 const NOT_YET: Reply = Reply::of(451, Some(Status::new(4, 3, 2)), "this host is starting or stopping; try again later");
 
+/// Connections that one member of the mesh keeps with each of those that hold its mail: while one waits for
+/// the other side's disk, the next message is on its way over another.
+pub const MEMBER_CONNECTIONS: u32 = 2;
+/// Connections of one member at a time: those of before its address changed may still be there.
+const MEMBER_CONNECTIONS_MAX: u32 = 2 * MEMBER_CONNECTIONS;
+/// How often something is said to a member over a connection without work.
+const MEMBER_KEEPALIVE: Duration = Duration::from_secs(240);
+
 /// Who carries mail over reversed connections.
 pub trait Carrier: Send + Sync {
     /// Returns how many messages wait for the domains of a customer.
     fn waiting(&self, turn: &Turn) -> usize;
 
-    /// Closes the connection of a customer that has been without work longest. Returns whether there was one.
-    fn close_idle(&self, user: &str) -> bool;
+    /// Closes the connection of a guest that has been without work longest. Returns whether there was one.
+    fn close_idle(&self, guest: &Guest) -> bool;
 
     /// Takes a connection over: its peer is about to greet.
     fn carry(&self, turned: Turned);
@@ -53,10 +66,61 @@ pub struct Turned {
 
 /// What ATRN was answered with 250 for.
 pub struct Grant {
-    /// The customer, with the domains that are fetched now.
-    pub turn: Turn,
+    /// Who has come.
+    pub guest: Guest,
     /// Counts the connection for as long as it lasts.
     pub place: Place,
+}
+
+/// Who comes for mail.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Guest {
+    /// A customer, with the domains that are fetched now.
+    Customer(Turn),
+    /// A member of the mesh, for all that goes to it.
+    Member(NodeId),
+}
+
+impl Guest {
+    /// Returns its name, for people.
+    pub fn name(&self) -> String {
+        match self {
+            Guest::Customer(turn) => turn.user.clone(),
+            Guest::Member(node) => node.short(),
+        }
+    }
+
+    /// Returns what its connections are counted by.
+    fn key(&self) -> String {
+        match self {
+            Guest::Customer(turn) => turn.user.clone(),
+            // No user's name has a control character in it.
+            Guest::Member(node) => format!("\n{node}"),
+        }
+    }
+
+    /// Returns whether a connection stays open when nothing waits, if the guest asks for that.
+    pub fn keeps(&self) -> bool {
+        match self {
+            Guest::Customer(turn) => turn.keep,
+            Guest::Member(_) => true,
+        }
+    }
+
+    /// Returns how often something is said over a connection without work.
+    pub fn keepalive(&self) -> Duration {
+        match self {
+            Guest::Customer(turn) => turn.keepalive,
+            Guest::Member(_) => MEMBER_KEEPALIVE,
+        }
+    }
+
+    fn connections_max(&self) -> u32 {
+        match self {
+            Guest::Customer(turn) => turn.connections_max,
+            Guest::Member(_) => MEMBER_CONNECTIONS_MAX,
+        }
+    }
 }
 
 /// Where the halves meet. Clones are the same place.
@@ -76,19 +140,22 @@ impl Meeting {
         let _ = self.0.carrier.set(Box::new(carrier));
     }
 
-    /// Decides whether there is reason and room for one more connection of a customer who may fetch.
+    /// Decides whether there is reason and room for one more connection of somebody who may fetch.
     ///
     /// # Errors
     /// The reply to ATRN: 453 when nothing waits, 451 when it has too many connections already.
-    pub fn admit(&self, turn: Turn) -> Result<Grant, Reply> {
+    pub fn admit(&self, guest: Guest) -> Result<Grant, Reply> {
         let carrier = self.0.carrier.get().ok_or(NOT_YET)?;
-        if !turn.keep && carrier.waiting(&turn) == 0 {
+        if let Guest::Customer(turn) = &guest
+            && !turn.keep
+            && carrier.waiting(turn) == 0
+        {
             return Err(NO_MAIL);
         }
-        let enter = || self.0.places.enter(&turn.user, turn.connections_max);
-        // One that is left over from before the customer's address changed is of no use to it.
-        let place = enter().or_else(|| if carrier.close_idle(&turn.user) { enter() } else { None });
-        place.map(|place| Grant { turn, place }).ok_or(TOO_MANY)
+        let enter = || self.0.places.enter(&guest.key(), guest.connections_max());
+        // One that is left over from before the guest's address changed is of no use to it.
+        let place = enter().or_else(|| if carrier.close_idle(&guest) { enter() } else { None });
+        place.map(|place| Grant { guest, place }).ok_or(TOO_MANY)
     }
 
     /// Hands a connection over.
@@ -144,7 +211,7 @@ mod tests {
             self.0
         }
 
-        fn close_idle(&self, _: &str) -> bool {
+        fn close_idle(&self, _: &Guest) -> bool {
             self.1.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |idle| idle.checked_sub(1)).is_ok()
         }
 
@@ -161,10 +228,10 @@ mod tests {
         meeting
     }
 
-    fn turn(more: &str) -> Turn {
+    fn turn(more: &str) -> Guest {
         let text = format!("[[turn]]\nuser = \"branch\"\ndomains = [\"branch.example\"]\n{more}");
         let config = Config::from_str(&text, "test", Path::new("/")).unwrap_or_else(|faults| panic!("{faults}"));
-        config.turns[0].clone()
+        Guest::Customer(config.turns[0].clone())
     }
 
     #[test]
@@ -189,6 +256,17 @@ mod tests {
         assert_eq!(idle.load(Ordering::SeqCst), 0);
         drop(kept);
         assert_eq!(meeting.connections(), 0);
+    }
+
+    #[test]
+    fn a_member_stays_and_is_counted_apart() {
+        let idle = Arc::new(AtomicUsize::new(0));
+        let meeting = meeting(0, &idle);
+        let node = Guest::Member(NodeId::from_octets([7; 32]));
+        let kept: Vec<_> = (0..MEMBER_CONNECTIONS_MAX).map(|_| meeting.admit(node.clone())).collect();
+        assert!(kept.iter().all(Result::is_ok), "nothing waits, and it stays for what comes");
+        assert_eq!(meeting.admit(node).err(), Some(TOO_MANY));
+        assert!(meeting.admit(Guest::Member(NodeId::from_octets([8; 32]))).is_ok());
     }
 
     #[test]

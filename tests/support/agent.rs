@@ -61,6 +61,12 @@ impl Builder {
             .set("timeouts.drain", "\"5s\"")
     }
 
+    /// Gives it another address, in a network that the test has made.
+    pub fn at(mut self, ip: IpAddr) -> Builder {
+        self.ip = ip;
+        self.set("listen.smtp", &format!("[\"{ip}:2525\"]"))
+    }
+
     /// Lets it find next hops through this name server, in the clear and on the tests' port.
     pub fn by_dns(self, dns: &Dns) -> Builder {
         self.set("dns.servers", &dns.servers())
@@ -206,6 +212,11 @@ impl Agent {
     /// Returns its process id.
     pub fn pid(&self) -> u32 {
         self.child.as_ref().expect("it runs").id()
+    }
+
+    /// From the next start on, this program stands around it.
+    pub fn wrap(&mut self, words: Vec<String>) {
+        self.wrapper = words;
     }
 
     /// From the next start on, no other program stands around it.

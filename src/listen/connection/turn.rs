@@ -1,5 +1,5 @@
-//! What a session offers to customers who come for their mail (RFC 2645), and to those who have what
-//! waits tried now (RFC 1985).
+//! What a session offers to customers and members who come for their mail (RFC 2645), and to those who
+//! have what waits tried now (RFC 1985).
 
 use postroad_smtp::server::Verdict;
 use postroad_smtp::{Domain, Reply};
@@ -11,15 +11,15 @@ use crate::listen::Context;
 use crate::metrics;
 use crate::net::Stream;
 use crate::policy::{self, Authenticated, Client};
-use crate::turn::{Grant, NO_MAIL, Turned};
+use crate::turn::{Grant, Guest, NO_MAIL, Turned};
 
 impl Connection {
     /// Hands the connection to whoever carries mail over it.
     pub(super) fn hand_over(self, stream: Stream) {
         let Connection { context, peer, name, grant, .. } = self;
         if let Some(grant) = grant {
-            info!(session = %name, peer = %peer.ip, user = grant.turn.user, "connection reversed");
-            // Its place among the sessions is free again; among those of the customer it has another.
+            info!(session = %name, peer = %peer.ip, user = grant.guest.name(), "connection reversed");
+            // Its place among the sessions is free again; among those of the guest it has another.
             context.turn.carry(Turned { stream, peer: peer.ip, grant: *grant });
         }
     }
@@ -60,8 +60,11 @@ impl Asking<'_> {
     /// Answers ATRN: the policy says who may, and what waits says whether there is reason.
     pub(super) fn turn(&self, peer: &Peer, grant: &mut Option<Box<Grant>>, domains: &[Domain]) -> Verdict {
         let Context { policy, metrics, turn, .. } = self.context;
-        let user = self.facts.user.as_deref();
-        let (outcome, verdict) = match policy.turn(user, domains).and_then(|found| turn.admit(found)) {
+        let found = match (self.facts.user.as_deref(), peer.node.as_deref()) {
+            (None, Some(node)) => policy.turn_member(node, domains).map(|()| Guest::Member(*node)),
+            (user, _) => policy.turn(user, domains).map(Guest::Customer),
+        };
+        let (outcome, verdict) = match found.and_then(|guest| turn.admit(guest)) {
             Ok(admitted) => {
                 *grant = Some(Box::new(admitted));
                 (metrics::Turn::Done, Verdict::Accept)

@@ -1,0 +1,490 @@
+//! Members of a mesh that nobody can dial: they dial those that hold their mail and are pushed it. Agents as
+//! processes of their own, and one in a network of its own.
+
+mod support;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::process::Command;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use postroad::tls::{NodeTls, node};
+use postroad_mesh::{NodeId, SecretKey};
+use serde_json::Value;
+use support::agent::{Agent, Builder, items, make_maildir};
+use support::client::{Client, Way};
+use support::ledger::{Ledger, number_of};
+use support::net::{SOON, wait_until};
+use support::sink::{Sink, without_received};
+use support::{note, skip};
+
+const CONTENT: &[u8] = b"From: <a@away.test>\r\nSubject: turn\r\n\r\nbody\r\n";
+
+/// A host that can be dialled; with `holds`, one that holds mail for those that cannot.
+fn host(name: &str, holds: &str) -> Builder {
+    let builder = Builder::new();
+    let (ip, mail) = (builder.ip(), builder.path("mail"));
+    make_maildir(&mail.join("user"));
+    let local = format!("domain = \"{name}.example\"\nmaildir = \"{}/{{user}}\"", mail.display());
+    named(builder, name)
+        .set("mesh.addresses", &format!("[\"{ip}:2525\"]"))
+        .set("mesh.holds", &format!("{holds:?}"))
+        .table("local", &local)
+}
+
+/// A host with mailboxes at a sink that says of itself that it only dials; where it says it could be dialled,
+/// nobody listens.
+fn sleeper(name: &str, mailboxes: &Sink) -> Builder {
+    mailboxes.behave(|sink| sink.lmtp = true);
+    let local = format!("domain = \"{name}.example\"\nlmtp = \"{}\"\nrecipients = [\"user\"]", mailboxes.address());
+    named(Builder::new(), name)
+        .set("mesh.addresses", "[\"127.0.0.1:9\"]")
+        .set("mesh.reach", "\"dials-out\"")
+        .table("local", &local)
+}
+
+fn named(builder: Builder, name: &str) -> Builder {
+    builder.set("hostname", &format!("\"{name}.test\"")).set("mesh.label", &format!("{name:?}"))
+}
+
+fn join(founder: &Agent, agent: &Agent, serves: &str) {
+    let token = founder.ok(&["mesh", "invite", "--serves", serves]);
+    agent.ok(&["mesh", "join", token.trim()]);
+}
+
+/// Returns what an agent knows of a member.
+fn member(agent: &Agent, label: &str) -> Value {
+    let status = agent.json(&["mesh", "status", "--json"]);
+    let members = status["members"].as_array().expect("a list");
+    members.iter().find(|member| member["label"] == label).cloned().unwrap_or_default()
+}
+
+/// Waits until a member is connected to be pushed its mail, and both ends say so.
+fn wait_here(at: &Agent, at_label: &str, agent: &Agent, label: &str) {
+    wait_until(&format!("{label} has come to {at_label}"), 2 * SOON, || {
+        member(at, label)["connections"].as_u64() >= Some(2) && member(agent, at_label)["pushes"] == true
+    });
+}
+
+/// Waits until an agent knows the way to a domain, by these words of `explain`.
+fn wait_way(agent: &Agent, to: &str, words: &str) {
+    wait_until(&format!("the way to {to} is known: {words}"), 2 * SOON, || {
+        String::from_utf8_lossy(&agent.cli(&["explain", to]).stdout).contains(words)
+    });
+}
+
+fn send(agent: &Agent, to: &str, content: &[u8]) -> String {
+    let mut client = Client::connect(agent.smtp());
+    client.ehlo();
+    let reply = client.deliver("sender@client.test", &[to], content, Way::Bdat(usize::MAX));
+    assert_eq!(reply.code, 250, "{}", reply.text());
+    client.quit();
+    reply.queue_id()
+}
+
+/// Sends many messages over one session.
+fn send_all(agent: &Agent, to: &str, numbers: std::ops::Range<u64>) {
+    let mut client = Client::connect(agent.smtp());
+    client.ehlo();
+    for number in numbers {
+        let content = Ledger::content(number, 2_000);
+        let reply = client.deliver("sender@client.test", &[to], &content, Way::Bdat(usize::MAX));
+        assert_eq!(reply.code, 250, "{}", reply.text());
+    }
+}
+
+/// Counts what arrived, and that it is what was sent.
+fn collect(mailboxes: &Sink, arrived: &mut BTreeMap<u64, usize>) {
+    for message in mailboxes.take() {
+        let number = number_of(&message.content);
+        assert!(without_received(&message.content).ends_with(&Ledger::content(number, 2_000)), "message {number}");
+        *arrived.entry(number).or_default() += 1;
+    }
+}
+
+#[test]
+fn a_node_that_only_dials_out_is_pushed_its_mail_at_once() {
+    const MESSAGES: u64 = 200;
+    const INTERVAL: Duration = Duration::from_millis(50);
+    let mailboxes = Sink::new();
+    let (keeper, away) = (host("keeper", "14d").start(), sleeper("away", &mailboxes).start());
+    join(&keeper, &away, "away.example");
+    wait_here(&keeper, "keeper", &away, "away");
+    wait_way(&keeper, "user@away.example", "to the home away");
+    let (mut arrived, mut took) = (BTreeMap::new(), Vec::new());
+    let mut client = Client::connect(keeper.smtp());
+    client.ehlo();
+    for number in 0..MESSAGES {
+        let content = Ledger::content(number, 2_000);
+        let reply = client.deliver("sender@client.test", &["user@away.example"], &content, Way::Bdat(usize::MAX));
+        assert_eq!(reply.code, 250, "{}", reply.text());
+        let sent = Instant::now();
+        wait_until("it is pushed", SOON, || {
+            collect(&mailboxes, &mut arrived);
+            arrived.contains_key(&number)
+        });
+        took.push(sent.elapsed());
+        std::thread::sleep(INTERVAL.saturating_sub(sent.elapsed()));
+    }
+    took.sort();
+    note(format_args!("pushed within {:?} (median), {:?} (99 of 100), {:?}", took[99], took[197], took[199]));
+    assert!(took[197] <= Duration::from_secs(5), "{took:?}");
+    assert!(arrived.values().all(|copies| *copies == 1), "{arrived:?}");
+    assert!(!keeper.log().contains("deferred"), "nothing was tried in vain: {}", keeper.log());
+    // The other way it sends as everybody does.
+    send(&away, "user@keeper.example", CONTENT);
+    wait_until("it is in the mailbox", SOON, || {
+        std::fs::read_dir(keeper.path("mail/user/new")).expect("a Maildir").count() == 1
+    });
+}
+
+#[test]
+fn what_comes_while_it_sleeps_is_held_and_goes_as_soon_as_it_wakes() {
+    const MESSAGES: u64 = 400;
+    let mailboxes = Sink::new();
+    let (keeper, sender) = (host("keeper", "14d").start(), host("sender", "0d").start());
+    let mut away = sleeper("away", &mailboxes).set("mesh.pickups", "[\"keeper\"]").start();
+    join(&keeper, &sender, "sender.example");
+    join(&keeper, &away, "away.example");
+    wait_here(&keeper, "keeper", &away, "away");
+    // Not to it, which cannot be dialled: to where it comes.
+    wait_way(&sender, "user@away.example", "by the mesh: keeper");
+    assert!(away.stop().success());
+    send_all(&sender, "user@away.example", 0..MESSAGES);
+    sender.wait_empty(2 * SOON);
+    wait_until("all of it is held", SOON, || keeper.queued() as u64 == MESSAGES);
+    wait_until("and waits for nothing else", SOON, || {
+        let id = items(&keeper.ok(&["queue", "list", "--json"]))[0]["id"].as_str().expect("an id").to_owned();
+        keeper.ok(&["queue", "why", &id]).contains("waits for a member of the mesh to come for it")
+    });
+    assert!(!keeper.log().contains("deferred"), "nothing was tried: {}", keeper.log());
+    assert_eq!(member(&keeper, "away")["connections"], 0);
+    away.start();
+    let mut arrived = BTreeMap::new();
+    let mut begun = None;
+    wait_until("all of it is there", 4 * SOON, || {
+        collect(&mailboxes, &mut arrived);
+        if !arrived.is_empty() {
+            begun.get_or_insert_with(Instant::now);
+        }
+        arrived.len() as u64 == MESSAGES
+    });
+    let took = begun.map_or(Duration::ZERO, |begun| begun.elapsed());
+    note(format_args!("{MESSAGES} messages in {took:?}: {:.0}/s", MESSAGES as f64 / took.as_secs_f64()));
+    assert!(arrived.values().all(|copies| *copies == 1), "{arrived:?}");
+    keeper.wait_empty(SOON);
+    // Those that hold it may go as well.
+    let mut keeper = keeper;
+    keeper.restart();
+    wait_here(&keeper, "keeper", &away, "away");
+    send_all(&keeper, "user@away.example", MESSAGES..MESSAGES + 1);
+    wait_until("it is pushed again", SOON, || {
+        collect(&mailboxes, &mut arrived);
+        arrived.contains_key(&MESSAGES)
+    });
+}
+
+/// Returns what to start an agent through for a clock that is so far ahead. The library itself: the program
+/// `faketime` stands between the agent and signals.
+fn ahead(time: &str) -> Option<Vec<String>> {
+    let libraries = std::fs::read_dir("/usr/lib").expect("it is there").flatten();
+    let path = libraries.map(|entry| entry.path().join("faketime/libfaketime.so.1")).find(|path| path.exists())?;
+    let preload = format!("LD_PRELOAD={}", path.display());
+    Some(["env", &preload, "FAKETIME_DONT_FAKE_MONOTONIC=1", &format!("FAKETIME={time}")].map(str::to_owned).into())
+}
+
+/// Fourteen days pass for the one that holds the mail; the sender's own five are over long before.
+#[test]
+fn what_is_held_does_not_go_back_before_its_time() {
+    let (Some(later), Some(last)) = (ahead("+13d"), ahead("+28d")) else {
+        return skip("libfaketime is not installed");
+    };
+    let (mailboxes, senders) = (Sink::new(), Sink::new());
+    let mut keeper = host("keeper", "14d").route("client.test", senders.address()).start();
+    let mut away = sleeper("away", &mailboxes).start();
+    join(&keeper, &away, "away.example");
+    wait_here(&keeper, "keeper", &away, "away");
+    assert!(away.stop().success());
+    let id = send(&keeper, "user@away.example", &Ledger::content(1, 2_000));
+    assert!(keeper.stop().success());
+    // A clock that is thirteen days ahead reads what it finds as old.
+    keeper.wrap(later.clone());
+    keeper.start();
+    let notice = |count: usize| {
+        let notices = senders.expect(count, 3 * SOON);
+        String::from_utf8(notices[count - 1].content.clone()).expect("ASCII")
+    };
+    let said = notice(1);
+    assert!(said.contains("Action: delayed"), "{said}");
+    // Longer than the sweep takes that would give it up.
+    std::thread::sleep(Duration::from_secs(3));
+    let held = items(&keeper.ok(&["queue", "list", "--json"]));
+    assert!(held.iter().any(|item| item["id"] == id.as_str()), "it is held: {held:?}");
+    away.wrap(later);
+    away.start();
+    let mut arrived = BTreeMap::new();
+    wait_until("it is there", 4 * SOON, || {
+        collect(&mailboxes, &mut arrived);
+        arrived.len() == 1
+    });
+    assert!(away.stop().success());
+    send(&keeper, "user@away.example", CONTENT);
+    assert!(keeper.stop().success());
+    keeper.wrap(last);
+    keeper.start();
+    let said = notice(2);
+    assert!(said.contains("Action: failed") && said.contains("it waited for a member of the mesh to come"), "{said}");
+}
+
+/// Returns a session with an agent under TLS, with the key of another agent.
+fn session_as(of: &Agent, with: &Agent) -> Client {
+    let key = std::fs::read(of.path("state/mesh/key.der")).expect("it has a key");
+    session_with(&SecretKey::from_pkcs8(&key).expect("a key"), with)
+}
+
+fn session_with(key: &SecretKey, with: &Agent) -> Client {
+    let tls = NodeTls::new(key).expect("a key for TLS");
+    let status = with.json(&["mesh", "status", "--json"]);
+    let node: NodeId = status["node"].as_str().expect("a text").parse().expect("an id");
+    let mut client = Client::connect(with.smtp());
+    client.ehlo();
+    client.expect("STARTTLS", 220);
+    let secured = client.wire().connect_tls_as(tls.connector().config().clone(), node::server_name(&node));
+    secured.expect("the key is the node's");
+    client
+}
+
+/// Plays the server over a connection that was just reversed, up to where mail would begin.
+fn greet(client: &mut Client) {
+    client.send("220 away.test ready\r\n");
+    let hello = client.wire().line().expect("it speaks").expect("a line");
+    assert!(hello.starts_with(b"EHLO "), "{}", String::from_utf8_lossy(&hello));
+    client.send("250-away.test\r\n250-XKEEP\r\n250 XMESH 1\r\n");
+}
+
+#[test]
+fn who_is_no_member_or_no_more_gets_nothing_and_a_member_only_its_own() {
+    let mailboxes = Sink::new();
+    let (keeper, voice) = (host("keeper", "14d").start(), host("voice", "0d").start());
+    join(&keeper, &voice, "voice.example");
+    let mut agents = ["one", "other"].map(|name| sleeper(name, &mailboxes).set("mesh.pickups", "[\"keeper\"]").start());
+    for (agent, name) in agents.iter().zip(["one", "other"]) {
+        join(&keeper, agent, &format!("{name}.example"));
+        wait_here(&keeper, "keeper", agent, name);
+        wait_way(&keeper, &format!("user@{name}.example"), &format!("to the home {name}"));
+    }
+    for agent in &mut agents {
+        assert!(agent.stop().success());
+    }
+    let [one, other] = agents;
+    send(&keeper, "user@one.example", CONTENT);
+    wait_until("nobody is here", SOON, || {
+        ["one", "other"].iter().all(|name| member(&keeper, name)["connections"] == 0)
+    });
+    let mut stranger = session_with(&SecretKey::from_seed(&[9; 32]), &keeper);
+    assert!(!stranger.ehlo().offers("ATRN"));
+    stranger.expect("ATRN", 502);
+    let mut dialled = session_as(&voice, &keeper);
+    dialled.ehlo();
+    dialled.expect("ATRN", 450);
+    let mut session = session_as(&other, &keeper);
+    assert!(session.ehlo().offers("ATRN"));
+    session.expect("ATRN one.example", 450);
+    session.expect("ATRN other.example", 450);
+    session.expect("ATRN", 250);
+    greet(&mut session);
+    wait_until("it is here", SOON, || member(&keeper, "other")["connections"] == 1);
+    // What waits is another's. The first thing said is about its own.
+    send(&keeper, "user@other.example", CONTENT);
+    let mail = session.wire().line().expect("it speaks").expect("a line");
+    let mail = String::from_utf8(mail).expect("ASCII");
+    assert!(mail.starts_with("MAIL FROM:<sender@client.test>") && mail.contains("XMESH="), "{mail}");
+    session.send("250 ok\r\n");
+    let rcpt = session.wire().line().expect("it speaks").expect("a line");
+    assert_eq!(rcpt, b"RCPT TO:<user@other.example>");
+    session.send("451 4.3.0 not now\r\n");
+    assert_eq!(session.wire().line().expect("it speaks").expect("a line"), b"RSET");
+    session.send("250 ok\r\n");
+    // Who is revoked loses the connection, and with it what would have come.
+    for agent in [&keeper, &voice] {
+        agent.ok(&["mesh", "revoke", "other", "--reason", "stolen"]);
+    }
+    wait_until("it is no member any more", 2 * SOON, || member(&keeper, "other").is_null());
+    session.set_timeout(SOON);
+    let rest = String::from_utf8_lossy(&session.wire().rest()).into_owned();
+    assert!(!rest.contains("RCPT") && !rest.contains("Subject"), "{rest}");
+    let mut again = session_as(&other, &keeper);
+    assert!(!again.ehlo().offers("ATRN"));
+    again.expect("ATRN", 502);
+    // The one that it was for gets it.
+    let mut one = one;
+    one.start();
+    wait_until("it is there", 4 * SOON, || mailboxes.count() == 1);
+}
+
+#[test]
+fn mail_takes_the_pickup_that_is_connected() {
+    let mailboxes = Sink::new();
+    let (first, second) = (host("first", "14d").start(), host("second", "14d").start());
+    join(&first, &second, "second.example");
+    let away = sleeper("away", &mailboxes).start();
+    // It names nobody: it takes both.
+    join(&first, &away, "away.example");
+    wait_here(&first, "first", &away, "away");
+    wait_here(&second, "second", &away, "away");
+    wait_way(&first, "user@away.example", "to the home away");
+    // It cannot get at the first any more, which others can.
+    let node = member(&away, "first")["node"].as_str().expect("an id").to_owned();
+    away.edit_config("reach = \"dials-out\"", "reach = \"dials-out\"\npickups = [\"second\"]");
+    away.ok(&["reload"]);
+    wait_until("it comes to the second alone", 2 * SOON, || {
+        member(&first, "away")["connections"] == 0 && member(&second, "away")["connections"] == 2
+    });
+    wait_way(&first, "user@away.example", "by the mesh: second");
+    assert_eq!(member(&away, "first")["pushes"], false, "{node}");
+    send(&first, "user@away.example", CONTENT);
+    wait_until("it is there", 2 * SOON, || mailboxes.count() == 1);
+    // Who can be dialled after all is dialled.
+    away.edit_config("\nreach = \"dials-out\"", "");
+    away.edit_config("addresses = [\"127.0.0.1:9\"]", &format!("addresses = [\"{}\"]", away.smtp()));
+    away.ok(&["reload"]);
+    wait_until("it comes no more", 2 * SOON, || member(&second, "away")["connections"] == 0);
+    wait_way(&first, "user@away.example", "by the mesh: away");
+    send(&first, "user@away.example", CONTENT);
+    wait_until("it is there", 2 * SOON, || mailboxes.count() == 2);
+}
+
+/// Two networks that know nothing of each other, and this host between them, which forwards no packets. What
+/// begins in the inner one it passes on as its own, as address translation does.
+struct Networks {
+    id: u32,
+    passed: Arc<Mutex<Vec<TcpStream>>>,
+}
+
+const OUTER: u8 = 1;
+const INNER: u8 = 2;
+
+impl Networks {
+    fn make() -> Networks {
+        let networks = Networks { id: std::process::id(), passed: Arc::default() };
+        for net in [OUTER, INNER] {
+            let (space, device) = (networks.space(net), networks.device(net));
+            let (here, there) = (networks.address(net, 254), networks.address(net, 1));
+            for line in [
+                format!("netns add {space}"),
+                format!("link add {device} type veth peer name eth0 netns {space}"),
+                format!("address add {here}/24 dev {device}"),
+                format!("link set {device} up"),
+                format!("-n {space} address add {there}/24 dev eth0"),
+                format!("-n {space} link set eth0 up"),
+                format!("-n {space} link set lo up"),
+            ] {
+                ip(&line);
+            }
+        }
+        networks
+    }
+
+    /// Passes connections from the inner network on to a host of the outer one.
+    fn translate(&self, to: SocketAddr) {
+        let from = SocketAddr::new(self.address(INNER, 254), to.port());
+        let listener = TcpListener::bind(from).expect("the address is ours");
+        let passed = self.passed.clone();
+        std::thread::spawn(move || {
+            for client in listener.incoming().flatten() {
+                let Ok(server) = TcpStream::connect(to) else { continue };
+                for (mut from, mut to) in [(&client, &server), (&server, &client)]
+                    .map(|(from, to)| (from.try_clone().expect("a handle"), to.try_clone().expect("a handle")))
+                {
+                    std::thread::spawn(move || {
+                        let _ = io::copy(&mut from, &mut to);
+                        let _ = to.shutdown(Shutdown::Both);
+                    });
+                }
+                passed.lock().expect("not poisoned").extend([client, server]);
+            }
+        });
+    }
+
+    /// Forgets all connections, as a router that is switched off and on.
+    fn forget(&self) {
+        for stream in self.passed.lock().expect("not poisoned").drain(..) {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+    }
+
+    fn space(&self, net: u8) -> String {
+        format!("postroad-{}-{net}", self.id)
+    }
+
+    fn device(&self, net: u8) -> String {
+        format!("pr{}-{net}", self.id)
+    }
+
+    fn address(&self, net: u8, host: u8) -> IpAddr {
+        let [.., high, low] = self.id.to_be_bytes();
+        // 198.18.0.0/15 is for tests of networks (RFC 2544).
+        Ipv4Addr::new(198, 18 + net % 2, high.wrapping_mul(7).wrapping_add(low), host).into()
+    }
+
+    /// A host in one of the networks.
+    fn host(&self, net: u8, builder: Builder) -> Builder {
+        builder.at(self.address(net, 1)).wrapped(&["ip", "netns", "exec", &self.space(net)])
+    }
+}
+
+impl Drop for Networks {
+    fn drop(&mut self) {
+        for net in [OUTER, INNER] {
+            // What is in it goes with it, its end of the cable too.
+            let _ = Command::new("ip").args(["netns", "delete", &self.space(net)]).status();
+        }
+    }
+}
+
+fn ip(line: &str) {
+    let output = Command::new("ip").args(line.split(' ')).output().expect("ip, of the package iproute2, is there");
+    assert!(output.status.success(), "ip {line}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+#[ignore = "needs root and ip (iproute2) for networks of its own; .ci/run has a step for it"]
+fn a_node_behind_address_translation_is_pushed_its_mail() {
+    let networks = Networks::make();
+    // It delivers within its own network, where the test has an address.
+    let mailboxes = Sink::start_at(SocketAddr::new(networks.address(INNER, 254), 2524), Default::default());
+    let keeper = networks.host(OUTER, host("keeper", "14d")).set("relay.networks", "[\"198.18.0.0/15\"]");
+    let keeper = keeper.set("mesh.addresses", &format!("[\"{}:2525\"]", networks.address(INNER, 254))).start();
+    networks.translate(keeper.smtp());
+    let own = networks.address(INNER, 1);
+    let away = networks.host(INNER, sleeper("away", &mailboxes)).set("mesh.addresses", &format!("[\"{own}:2525\"]"));
+    let away = away.start();
+    join(&keeper, &away, "away.example");
+    wait_here(&keeper, "keeper", &away, "away");
+    wait_way(&keeper, "user@away.example", "to the home away");
+    let unreachable = Command::new("ip")
+        .args(["-n", &networks.space(OUTER), "route", "get", &own.to_string()])
+        .output()
+        .expect("ip is there");
+    assert!(
+        !unreachable.status.success(),
+        "the keeper has a way to it: {}",
+        String::from_utf8_lossy(&unreachable.stdout)
+    );
+    let mut arrived = BTreeMap::new();
+    for number in 0..100 {
+        send_all(&keeper, "user@away.example", number..number + 1);
+        if number % 40 == 20 {
+            networks.forget();
+        }
+    }
+    wait_until("all of it is there", 4 * SOON, || {
+        collect(&mailboxes, &mut arrived);
+        arrived.len() == 100
+    });
+    let twice: BTreeSet<u64> = arrived.iter().filter(|(_, copies)| **copies > 1).map(|(number, _)| *number).collect();
+    assert!(twice.is_empty(), "{twice:?}");
+    keeper.wait_empty(SOON);
+}

@@ -30,7 +30,7 @@ impl Caps {
     pub const ADMIT: Caps = Caps(2);
     /// To follow messages of others.
     pub const TRACE: Caps = Caps(4);
-    /// To look into and steer the queues of others.
+    /// To look into the queues of others; to steer one is for its own host to allow.
     pub const QUEUE: Caps = Caps(8);
     /// To keep copies for others.
     pub const CUSTODY: Caps = Caps(16);

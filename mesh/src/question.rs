@@ -20,6 +20,9 @@ pub mod kind {
     pub const TRACE: u8 = 1;
     /// Whether a recipient exists there; question and answer are [`recipient`](crate::recipient)'s.
     pub const RECIPIENT: u8 = 2;
+    /// A look into the queue, or a change of it; question and answer are JSON. Each carries a word that
+    /// the answerer gave the asker before and takes once, so that nobody on the way can ask again.
+    pub const QUEUE: u8 = 3;
 }
 
 /// A question.

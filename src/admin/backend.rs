@@ -10,7 +10,7 @@ use postroad_queue::{Item, QueueId, UnixMillis};
 
 use super::filter::Filter;
 use super::mesh::MeshRequest;
-use super::request::{Action, Failure};
+use super::request::{Action, Done, Failure, Request};
 use super::trace::{SilentView, TraceView};
 use super::view::{StatusView, TotalsView};
 use crate::journal::{Found, Question};
@@ -95,6 +95,13 @@ pub trait AdminBackend: Send + Sync + 'static {
 
     /// Does something to the mesh, or asks something of it; returns the view to be shown.
     fn mesh(&self, request: MeshRequest) -> impl Future<Output = Result<serde_json::Value, Failure>> + Send;
+
+    /// Asks another member of the mesh about its queue, or to change it; returns its items and its end.
+    fn ask_peer(
+        &self,
+        node: &str,
+        request: Request,
+    ) -> impl Future<Output = Result<(Vec<serde_json::Value>, Done), Failure>> + Send;
 
     /// Reads the configuration again and uses it if it is valid. Returns a sentence for people.
     fn reload(&self) -> impl Future<Output = Result<String, Failure>> + Send;

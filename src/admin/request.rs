@@ -41,6 +41,14 @@ pub enum Request {
         /// What.
         request: MeshRequest,
     },
+    /// A request about the queue of another member of the mesh. Items and end are those of that request.
+    #[serde(rename = "peer")]
+    Peer {
+        /// Its label, its id, or what its id begins with.
+        node: String,
+        /// One of those that begin with `queue.`.
+        request: Box<Request>,
+    },
     /// The messages that a filter selects, oldest first.
     #[serde(rename = "queue.list")]
     List {
@@ -312,6 +320,7 @@ mod tests {
             Request::Reload {},
             Request::List { filter: filter.clone(), after: Some(id()), limit: Some(5) },
             Request::Show { id: id() },
+            Request::Peer { node: "lab".to_owned(), request: Box::new(Request::Show { id: id() }) },
             Request::Stats { by: By::Site, limit: Some(20) },
             Request::Trace { what: "<1.2@app.example>".to_owned(), since_ms: Some(7), limit: None },
             Request::Act { action: Action::Bounce, filter, dry_run: true, limit: None },

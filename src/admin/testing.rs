@@ -10,7 +10,7 @@ use postroad_smtp::{Envelope, MailParams, Recipient, Reply, ReversePath, Status}
 use super::backend::{AdminBackend, Entry, Target};
 use super::filter::Filter;
 use super::mesh::MeshRequest;
-use super::request::{Action, Failure};
+use super::request::{Action, Done, Failure, Request};
 use super::trace::{SilentView, TraceView};
 use super::view::{StatusView, TotalsView};
 use crate::journal::{Event, Found, Key, Kind, Message, Question};
@@ -202,6 +202,10 @@ impl AdminBackend for Memory {
     }
 
     async fn mesh(&self, _: MeshRequest) -> Result<serde_json::Value, Failure> {
+        Err(Failure::new("a queue in memory is in no mesh", ""))
+    }
+
+    async fn ask_peer(&self, _: &str, _: Request) -> Result<(Vec<serde_json::Value>, Done), Failure> {
         Err(Failure::new("a queue in memory is in no mesh", ""))
     }
 

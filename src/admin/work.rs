@@ -60,6 +60,7 @@ pub async fn perform<B: AdminBackend>(
             work.item(&work.backend.mesh(request).await?).await?;
             Ok(Done::default())
         }
+        Request::Peer { node, request } => work.peer(&node, *request).await,
         Request::List { filter, after, limit } => work.list(filter, after, limit).await,
         Request::Show { id } => work.show(id).await,
         Request::Why { id } => work.why(id).await,
@@ -90,6 +91,31 @@ impl<B: AdminBackend> Work<B> {
             }
         }
         Ok(walk.finish(done))
+    }
+
+    /// Hands on what another member says, page by page.
+    async fn peer(&self, node: &str, mut request: Request) -> Result<Done, Stop> {
+        let mut sum = Done::default();
+        loop {
+            let (items, done) = self.backend.ask_peer(node, request.clone()).await?;
+            for item in items {
+                self.send(Line::Item(item)).await?;
+            }
+            let (matched, missing) = (sum.matched + done.matched, [sum.missing, done.missing.clone()].concat());
+            let page = done.matched;
+            sum = Done { matched, missing, ..done };
+            let Request::List { after, limit, .. } = &mut request else { return Ok(sum) };
+            if let Some(limit) = limit {
+                *limit = limit.saturating_sub(page);
+            }
+            // A member that leads nowhere is not followed.
+            let is_onward = |next: &Id| after.is_none_or(|after| *next > after);
+            let next = sum.next.filter(is_onward).filter(|_| *limit != Some(0));
+            match next {
+                Some(next) => *after = Some(next),
+                None => return Ok(sum),
+            }
+        }
     }
 
     async fn act(&self, action: Action, filter: Filter, dry_run: bool, limit: Option<u64>) -> Result<Done, Stop> {

@@ -7,11 +7,11 @@ use std::sync::Arc;
 use postroad_queue::schedule::{DestinationStats, Standing};
 use postroad_queue::{Item, QueueId, UnixMillis};
 
-use super::{Agent, trace};
+use super::{Agent, fleet, trace};
 use crate::admin::mesh::{MeshRequest, MeshView};
 use crate::admin::trace::{SilentView, TraceView};
 use crate::admin::view::{MemoryView, StatusView, Time, TotalsView};
-use crate::admin::{Action, AdminBackend, Entry, Failure, Filter, Target};
+use crate::admin::{Action, AdminBackend, Done, Entry, Failure, Filter, Request, Target};
 use crate::config::CONFIG_FILE_DEFAULT;
 use crate::journal::{Found, Question};
 
@@ -123,6 +123,10 @@ impl AdminBackend for Backend {
         let mut view: MeshView = serde_json::from_value(answer).map_err(wrong)?;
         self.0.add_pushes(&mut view);
         serde_json::to_value(view).map_err(wrong)
+    }
+
+    async fn ask_peer(&self, node: &str, request: Request) -> Result<(Vec<serde_json::Value>, Done), Failure> {
+        fleet::ask(&self.0, node, request).await
     }
 
     async fn reload(&self) -> Result<String, Failure> {

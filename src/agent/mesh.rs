@@ -9,7 +9,7 @@ use postroad_mesh::{Caps, NodeId};
 use tokio::sync::watch;
 use tracing::{error, info};
 
-use super::{Agent, recipient, trace};
+use super::{Agent, fleet, recipient, trace};
 use crate::admin::mesh::MeshView;
 use crate::config::Config;
 use crate::peer::{self, FileError, View};
@@ -40,6 +40,7 @@ impl Agent {
     /// can repeat it. Returns what follows the mesh from there on, and never ends.
     pub(super) async fn begin_mesh(self: Arc<Agent>) -> impl Future<Output = ()> {
         trace::answer(&self);
+        fleet::answer(&self);
         recipient::answer(&self);
         let changed = self.context.peers.changed();
         let view = self.context.peers.view();

@@ -5,6 +5,7 @@
 
 mod backend;
 mod descriptors;
+mod fleet;
 mod mesh;
 mod recipient;
 mod reload;

@@ -67,6 +67,32 @@ pub fn ask<T: DeserializeOwned>(
     })
 }
 
+/// Whose queue is meant.
+#[derive(Clone, Copy, Debug)]
+pub struct At<'a> {
+    /// The configuration of the agent that is asked.
+    pub config: &'a Config,
+    /// Another member of the mesh, which that agent asks.
+    pub peer: Option<&'a str>,
+}
+
+impl At<'_> {
+    /// Asks as [`ask`] does.
+    ///
+    /// # Errors
+    /// As [`ask`].
+    pub fn ask<T: DeserializeOwned>(
+        &self,
+        request: Request,
+        each: impl FnMut(T) -> Result<(), Failure>,
+    ) -> Result<Done, Trouble> {
+        match self.peer {
+            None => ask(self.config, &request, each),
+            Some(node) => ask(self.config, &Request::Peer { node: node.to_owned(), request: Box::new(request) }, each),
+        }
+    }
+}
+
 /// Splits a filter with very many ids into several that fit a request.
 pub fn split(filter: Filter) -> Vec<Filter> {
     if filter.ids.len() <= REQUEST_IDS_MAX {

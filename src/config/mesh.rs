@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use postroad_mesh::NodeId;
 use postroad_mesh::record::{
     ADDRESSES_MAX, Address, DOMAINS_MAX, EGRESS_MAX, Egress, LABEL_OCTETS_MAX, PICKUPS_MAX, Reach,
 };
@@ -48,6 +49,10 @@ pub struct Mesh {
     pub pickups: Vec<Box<str>>,
     /// How long it holds mail for members that name it in `pickups`, in days; default 0: not at all.
     pub holds_days: u16,
+    /// Members that may look into its queue, beside those with the right to; default none.
+    pub readers: Vec<NodeId>,
+    /// Members that may also steer its queue; default none.
+    pub operators: Vec<NodeId>,
     /// What its links to other sites cost; default 10. Within a site it is 1.
     pub link_cost: u16,
 }
@@ -70,6 +75,8 @@ pub(super) fn mesh(mut s: Section<'_>, faults: &Faults) -> Mesh {
         mx: s.or("mx", false, value::boolean),
         pickups: few(&mut s, "pickups", PICKUPS_MAX, faults, label).unwrap_or_default(),
         holds_days: whole_days(s.or("holds", Duration::ZERO, value::duration(Duration::ZERO..=holds_max()))),
+        readers: s.list("readers", node).map(plain).unwrap_or_default(),
+        operators: s.list("operators", node).map(plain).unwrap_or_default(),
         link_cost: s.or("link_cost", LINK_COST_DEFAULT, cost(1)),
     };
     s.finish();
@@ -137,6 +144,16 @@ fn label(found: &DeValue<'_>) -> Read<Box<str>> {
         Some(text) if text.len() <= LABEL_OCTETS_MAX && !text.chars().any(char::is_control) => Ok(text.into()),
         Some(_) => value::refuse(format!("it is longer than {LABEL_OCTETS_MAX} octets"), "write a shorter name"),
         None => value::refuse("expected a text", "write for example \"hq\""),
+    }
+}
+
+/// A node by its whole id: names are what members call themselves.
+fn node(found: &DeValue<'_>) -> Read<NodeId> {
+    let remedy = "write the whole id, as `postroad mesh status --json` has it";
+    match found.as_str().map(str::parse) {
+        Some(Ok(node)) => Ok(node),
+        Some(Err(_)) => value::refuse("this is no id of a node", remedy),
+        None => value::refuse("expected a text", remedy),
     }
 }
 

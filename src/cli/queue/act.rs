@@ -7,9 +7,8 @@ use super::screen::{Look, Screen};
 use super::select::Select;
 use crate::admin::view::ActView;
 use crate::admin::{Action, Done, Filter, Request};
-use crate::cli::ask::{add, ask, split};
+use crate::cli::ask::{At, add, split};
 use crate::cli::{Context, Failure, exit};
-use crate::config::Config;
 use crate::telemetry::escaped;
 
 /// Which messages, and how.
@@ -29,23 +28,20 @@ pub struct Act {
 }
 
 /// Does `action` to the messages selected.
-pub fn act(
-    config: &Config,
-    screen: &mut Screen,
-    action: Action,
-    args: Act,
-    context: &mut Context,
-) -> Result<(), Failure> {
+pub fn act(at: At<'_>, screen: &mut Screen, action: Action, args: Act, context: &mut Context) -> Result<(), Failure> {
     let Act { select, dry_run, yes, limit } = args;
     let filter = select.filter();
     if action.is_final() && !dry_run && !yes && io::stdin().is_terminal() {
-        let count = each(config, action, &filter, true, limit, |_| Ok(()))?.matched;
+        let count = each(at, action, &filter, true, limit, |_| Ok(()))?.matched;
         if count > 1 && !confirmed(action, count)? {
             return Err(Failure::new(exit::FAILED, "nothing was changed"));
         }
     }
-    let done = each(config, action, &filter, dry_run, limit, |act| show(screen, context, &act, dry_run))?;
+    let done = each(at, action, &filter, dry_run, limit, |act| show(screen, context, &act, dry_run))?;
     screen.end_messages(context.out())?;
+    if let (Some(_), Some(peer), None) = (done.next, at.peer, limit) {
+        context.warn(format_args!("{peer} does so many at a time: say it again for the others"));
+    }
     if screen.look == Look::Table {
         context.line(summary(action, &done, dry_run))?;
     }
@@ -58,7 +54,7 @@ pub fn act(
 }
 
 fn each(
-    config: &Config,
+    at: At<'_>,
     action: Action,
     filter: &Filter,
     dry_run: bool,
@@ -69,7 +65,7 @@ fn each(
     for filter in split(filter.clone()) {
         let limit = limit.map(|limit| limit - sum.matched);
         let request = Request::Act { action, filter, dry_run, limit };
-        add(&mut sum, ask(config, &request, &mut show)?);
+        add(&mut sum, at.ask(request, &mut show)?);
         if limit.is_some_and(|limit| sum.matched >= limit) {
             break;
         }

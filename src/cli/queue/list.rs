@@ -6,16 +6,17 @@ use super::screen::{Look, Screen};
 use crate::admin::standing::{DestinationView, WaitView};
 use crate::admin::view::MessageView;
 use crate::admin::{AskError, By, Done, Filter, Id, Request};
-use crate::cli::ask::{Trouble, add, ask, split};
+use crate::cli::ask::{At, Trouble, add, split};
 use crate::cli::{Context, Failure, exit};
 use crate::config::Config;
+use crate::telemetry::escaped;
 
 /// Destinations shown on a terminal unless told otherwise.
-const STATS_SHOWN: u64 = 20;
+pub const STATS_SHOWN: u64 = 20;
 
 /// Lists messages; an empty list is an answer, not a failure.
 pub fn list(
-    config: &Config,
+    at: At<'_>,
     screen: &mut Screen,
     filter: Filter,
     limit: Option<u64>,
@@ -25,10 +26,10 @@ pub fn list(
     for filter in split(filter) {
         let limit = limit.map(|limit| limit - sum.matched);
         let request = Request::List { filter: filter.clone(), after: None, limit };
-        let asked = ask(config, &request, |message| screen.message(context.out(), &message));
+        let asked = at.ask(request, |message| screen.message(context.out(), &message));
         let done = match asked {
-            Err(Trouble::Ask(AskError::Down(_))) => {
-                let spool = opened(&mut spool, config, context)?;
+            Err(Trouble::Ask(AskError::Down(_))) if at.peer.is_none() => {
+                let spool = opened(&mut spool, at.config, context)?;
                 spool.list(&filter, limit, context, |context, message| screen.message(context.out(), message))?
             }
             asked => asked?,
@@ -46,12 +47,12 @@ pub fn list(
 }
 
 /// Shows messages with all their recipients.
-pub fn show(config: &Config, screen: &mut Screen, ids: &[Id], context: &mut Context) -> Result<(), Failure> {
+pub fn show(at: At<'_>, screen: &mut Screen, ids: &[Id], context: &mut Context) -> Result<(), Failure> {
     let mut spool = None;
     each_id(ids, context, |id, context| {
-        let asked = ask(config, &Request::Show { id }, |message: MessageView| screen.details(context.out(), &message));
-        let Err(Trouble::Ask(AskError::Down(_))) = asked else { return Ok(asked.map(drop)?) };
-        match opened(&mut spool, config, context)?.show(id, context) {
+        let asked = at.ask(Request::Show { id }, |message: MessageView| screen.details(context.out(), &message));
+        let (Err(Trouble::Ask(AskError::Down(_))), None) = (&asked, at.peer) else { return Ok(asked.map(drop)?) };
+        match opened(&mut spool, at.config, context)?.show(id, context) {
             Some(message) => screen.details(context.out(), &message),
             None => missing(&[id]),
         }
@@ -67,37 +68,51 @@ fn opened<'s>(spool: &'s mut Option<Spool>, config: &Config, context: &mut Conte
 }
 
 /// Says what each part of a message waits for.
-pub fn why(config: &Config, screen: &Screen, ids: &[Id], context: &mut Context) -> Result<(), Failure> {
+pub fn why(at: At<'_>, screen: &Screen, ids: &[Id], context: &mut Context) -> Result<(), Failure> {
     each_id(ids, context, |id, context| {
         let mut waits = Vec::new();
-        let done = ask(config, &Request::Why { id }, |wait: WaitView| {
-            waits.push(wait);
+        let done = at.ask(Request::Why { id }, |wait: WaitView| {
+            let command = wait.remedy.clone();
+            let there = |peer| {
+                command.filter(|said| said.starts_with("postroad queue ")).map(|said| format!("{said} --peer {peer}"))
+            };
+            waits.push(match at.peer {
+                Some(peer) => WaitView { remedy: there(peer), ..wait },
+                None => wait,
+            });
             Ok(())
         })?;
         screen.why(context.out(), done.message.as_deref(), &waits)?;
         match (done.text, screen.look) {
-            (Some(text), Look::Table | Look::Plain) => context.line(text),
+            (Some(text), Look::Table | Look::Plain) => context.line(escaped(&text)),
             _ => Ok(()),
         }
     })
 }
 
 /// Shows totals and destinations: on a terminal the first as a table, else all that are asked for.
-pub fn stats(config: &Config, screen: &Screen, args: &Stats, context: &mut Context) -> Result<(), Failure> {
+pub fn stats(at: At<'_>, screen: &Screen, args: &Stats, context: &mut Context) -> Result<(), Failure> {
     let is_table = screen.look == Look::Table;
     let limit = args.limit.or(is_table.then_some(STATS_SHOWN));
     let by = if args.sites { By::Site } else { By::Destination };
     let mut shown = Vec::new();
-    let done = ask(config, &Request::Stats { by, limit }, |destination: DestinationView| match is_table {
+    let done = at.ask(Request::Stats { by, limit }, |destination: DestinationView| match is_table {
         true => {
             shown.push(destination);
             Ok(())
         }
         false => screen.destination(context.out(), &destination),
     })?;
+    end_stats(screen, &shown, done, context)
+}
+
+/// Shows the totals, and on a terminal the destinations.
+pub fn end_stats(screen: &Screen, shown: &[DestinationView], done: Done, context: &mut Context) -> Result<(), Failure> {
     done.totals.map_or(Ok(()), |totals| screen.totals(context.out(), &totals))?;
     match done.sum {
-        Some(sum) if is_table && sum.destinations > 0 => screen.destinations(context.out(), &shown, &sum, done.matched),
+        Some(sum) if screen.look == Look::Table && sum.destinations > 0 => {
+            screen.destinations(context.out(), shown, &sum, done.matched)
+        }
         _ => Ok(()),
     }
 }

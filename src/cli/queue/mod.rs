@@ -5,6 +5,7 @@
 //! JSON object a line (JSON Lines: a queue of a million messages streams).
 
 mod act;
+mod everywhere;
 mod list;
 mod offline;
 mod screen;
@@ -15,7 +16,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use postroad_queue::UnixMillis;
 
-use super::{Context, Failure};
+use super::ask::At;
+use super::{Context, Failure, exit};
 use crate::admin::{Action, Id};
 use act::Act;
 pub(super) use offline::Spool;
@@ -36,11 +38,21 @@ Examples:
   postroad queue retry --domain example.com        The other side is back
   postroad queue bounce --domain dead.example --dry-run
   postroad queue remove --from '*@app.example.org' --older 2d --yes
+  postroad queue list --mesh                       What waits on every member of the mesh
+  postroad queue retry --peer lab --domain example.com
 
 A filter on recipients (--to, --domain, --destination, --attempts, --deferred, --reply) selects
 pending recipients; retry, remove and bounce concern those alone, hold and release the whole
-message.")]
+message. With --peer the queue of another member of the mesh is meant, as far as that one lets this
+host; with --mesh those of all: the member comes first in each line, and one that does not tell is
+named on standard error (exit code 1).")]
 pub(super) struct Args {
+    /// The queue of this member of the mesh: its label, its id, or what its id begins with
+    #[arg(long, global = true, value_name = "NAME", conflicts_with = "mesh")]
+    peer: Option<String>,
+    /// The queues of all members of the mesh: for list and stats
+    #[arg(long, global = true)]
+    mesh: bool,
     #[command(subcommand)]
     action: Command,
 }
@@ -142,18 +154,29 @@ struct Ids {
 pub(super) fn run(args: Args, context: &mut Context) -> Result<(), Failure> {
     let config = context.config()?;
     let mut screen = Screen::new(context.is_json(), now());
+    let at = At { config: &config, peer: args.peer.as_deref() };
     match args.action {
-        Command::List(args) => list::list(&config, &mut screen, args.select.filter(), args.limit, context),
-        Command::Show(args) => list::show(&config, &mut screen, &args.ids, context),
-        Command::Why(args) => list::why(&config, &screen, &args.ids, context),
+        Command::List(list) if args.mesh => {
+            everywhere::list(&config, &mut screen, &list.select.filter(), list.limit, context)
+        }
+        Command::Stats(stats) if args.mesh => everywhere::stats(&config, &mut screen, &stats, context),
+        _ if args.mesh => Err(Failure::new(exit::USAGE, "--mesh is for `queue list` and `queue stats`")
+            .with_remedy("name the member whose queue is meant: --peer NAME")),
+        Command::List(args) => list::list(at, &mut screen, args.select.filter(), args.limit, context),
+        Command::Show(args) => list::show(at, &mut screen, &args.ids, context),
+        Command::Why(args) => list::why(at, &screen, &args.ids, context),
+        Command::Verify | Command::Repair { .. } if at.peer.is_some() => {
+            let message = "verify and repair read the disk of this host";
+            Err(Failure::new(exit::USAGE, message).with_remedy("say it on the other one"))
+        }
         Command::Verify => offline::verify(&config, &screen, context),
         Command::Repair { dry_run } => offline::repair(&config, &screen, dry_run, context),
-        Command::Stats(args) => list::stats(&config, &screen, &args, context),
-        Command::Hold(args) => act::act(&config, &mut screen, Action::Hold, args, context),
-        Command::Release(args) => act::act(&config, &mut screen, Action::Release, args, context),
-        Command::Retry(args) => act::act(&config, &mut screen, Action::Retry, args, context),
-        Command::Remove(args) => act::act(&config, &mut screen, Action::Remove, args, context),
-        Command::Bounce(args) => act::act(&config, &mut screen, Action::Bounce, args, context),
+        Command::Stats(args) => list::stats(at, &screen, &args, context),
+        Command::Hold(args) => act::act(at, &mut screen, Action::Hold, args, context),
+        Command::Release(args) => act::act(at, &mut screen, Action::Release, args, context),
+        Command::Retry(args) => act::act(at, &mut screen, Action::Retry, args, context),
+        Command::Remove(args) => act::act(at, &mut screen, Action::Remove, args, context),
+        Command::Bounce(args) => act::act(at, &mut screen, Action::Bounce, args, context),
     }
 }
 

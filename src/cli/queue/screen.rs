@@ -45,12 +45,15 @@ pub struct Screen {
     /// How output is wanted.
     pub look: Look,
     pub(super) now: UnixMillis,
+    /// The member of the mesh that is told of, where there are several.
+    pub(super) node: Option<String>,
     /// Columns of the terminal; found out by itself when `None`.
     width: Option<u16>,
     rows: Vec<Vec<String>>,
     drawn: bool,
 }
 
+const NODE_MESSAGE_HEAD: &[&str] = &["NODE", "ID", "AGE", "SIZE", "STATE", "TRIES", "NEXT", "FROM", "TO", "LAST REPLY"];
 const MESSAGE_HEAD: &[&str] = &["ID", "AGE", "SIZE", "STATE", "TRIES", "NEXT", "FROM", "TO", "LAST REPLY"];
 
 /// Columns that give way on a narrow terminal.
@@ -65,15 +68,15 @@ impl Screen {
 
     /// A screen that looks as told.
     pub fn with_look(look: Look, now: UnixMillis, width: Option<u16>) -> Screen {
-        Screen { look, now, width, rows: Vec::new(), drawn: false }
+        Screen { look, now, node: None, width, rows: Vec::new(), drawn: false }
     }
 
     /// Shows a message in a list.
     pub fn message(&mut self, out: &mut dyn Write, message: &MessageView) -> Result<(), Failure> {
         match self.look {
-            Look::Json => json(out, message),
-            Look::Plain => line(out, plain_message(message)),
-            Look::Table => self.row(out, MESSAGE_HEAD, message_row(message, self.now)),
+            Look::Json => self.json(out, message),
+            Look::Plain => self.plain(out, plain_message(message)),
+            Look::Table => self.row(out, message_row(message, self.now)),
         }
     }
 
@@ -85,7 +88,7 @@ impl Screen {
                 let outcome = serde_json::to_value(act.outcome).expect("an outcome is a word");
                 line(out, format_args!("{}\t{}", act.message.id, outcome.as_str().unwrap_or_default()))
             }
-            Look::Table => self.row(out, MESSAGE_HEAD, message_row(&act.message, self.now)),
+            Look::Table => self.row(out, message_row(&act.message, self.now)),
         }
     }
 
@@ -97,14 +100,37 @@ impl Screen {
         }
     }
 
-    fn row(&mut self, out: &mut dyn Write, head: &[&str], row: Vec<String>) -> Result<(), Failure> {
-        self.rows.push(row);
-        if self.rows.len() >= TABLE_ROWS { self.draw(out, head) } else { Ok(()) }
+    /// Prints a value, with the member that it is of where there are several.
+    pub(super) fn json(&self, out: &mut dyn Write, value: &impl Serialize) -> Result<(), Failure> {
+        let Some(node) = &self.node else { return json(out, value) };
+        let mut value = serde_json::to_value(value).expect("a view is plain JSON");
+        if let Some(fields) = value.as_object_mut() {
+            fields.insert("node".to_owned(), node.as_str().into());
+        }
+        json(out, &value)
+    }
+
+    /// Prints a line for a pipe, behind the member that it is of where there are several.
+    pub(super) fn plain(&self, out: &mut dyn Write, text: impl std::fmt::Display) -> Result<(), Failure> {
+        match &self.node {
+            Some(node) => line(out, format_args!("{}\t{text}", escaped(node))),
+            None => line(out, text),
+        }
+    }
+
+    fn head(&self) -> &'static [&'static str] {
+        if self.node.is_some() { NODE_MESSAGE_HEAD } else { MESSAGE_HEAD }
+    }
+
+    fn row(&mut self, out: &mut dyn Write, row: Vec<String>) -> Result<(), Failure> {
+        let node = self.node.iter().map(|node| escaped(node));
+        self.rows.push(node.chain(row).collect());
+        if self.rows.len() >= TABLE_ROWS { self.draw(out, self.head()) } else { Ok(()) }
     }
 
     /// Draws the messages that wait to be drawn.
     pub fn end_messages(&mut self, out: &mut dyn Write) -> Result<(), Failure> {
-        self.draw(out, MESSAGE_HEAD)
+        self.draw(out, self.head())
     }
 
     fn draw(&mut self, out: &mut dyn Write, head: &[&str]) -> Result<(), Failure> {

@@ -43,16 +43,17 @@ impl Screen {
             totals: &'a TotalsView,
         }
         match self.look {
-            Look::Json => json(out, &Totals { totals }),
-            _ => line(out, totals_line(totals)),
+            Look::Json => self.json(out, &Totals { totals }),
+            Look::Plain => self.plain(out, totals_line(totals)),
+            Look::Table => line(out, totals_line(totals)),
         }
     }
 
     /// Shows how a destination stands, where that is not a table.
     pub fn destination(&self, out: &mut dyn Write, destination: &DestinationView) -> Result<(), Failure> {
         match self.look {
-            Look::Json => json(out, destination),
-            _ => line(out, plain_destination(destination, self.now)),
+            Look::Json => self.json(out, destination),
+            _ => self.plain(out, plain_destination(destination, self.now)),
         }
     }
 

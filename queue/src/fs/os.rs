@@ -110,9 +110,9 @@ fn take_lock(root: &OwnedFd, path: &Path) -> Result<File, OpenError> {
         }
         Err(e) => return Err(failed(e)),
     }
-    // The words only help people; the lock itself is the kernel's and ends with the process.
-    let _ = file.set_len(0);
-    let _ = file.write_all(format!("process {}\n", std::process::id()).as_bytes());
+    // The words only help people; the lock itself is the kernel's and ends with the process. They are as
+    // long as those of the process before: to cut the file could wait for the file system's own journal.
+    let _ = file.write_all(format!("process {:<10}\n", std::process::id()).as_bytes());
     Ok(file)
 }
 

@@ -4,6 +4,7 @@
 //! with `time`, `level`, `target`, `message` and the fields beside them.
 
 use std::fmt::{self, Write};
+use std::ops::Range;
 use std::sync::Arc;
 
 use tracing::field::{Field, Visit};
@@ -13,6 +14,9 @@ use tracing_subscriber::layer::{Context, Layer};
 use tracing_subscriber::registry::LookupSpan;
 
 use super::escape::{push_escaped, push_quoted, push_value};
+
+/// Room for the values of one line.
+const TEXTS_OCTETS: usize = 256;
 
 /// How a line is written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -74,10 +78,8 @@ impl LineLayer {
             line.push(' ');
             line.push_str(name);
             line.push('=');
-            match value {
-                Value::Text(text) => push_value(line, text),
-                Value::Bare(text) => line.push_str(text),
-            }
+            let text = fields.text_of(value);
+            if value.is_bare { line.push_str(text) } else { push_value(line, text) }
         }
     }
 
@@ -90,10 +92,8 @@ impl LineLayer {
             line.push(',');
             push_quoted(line, name);
             line.push(':');
-            match value {
-                Value::Text(text) => push_quoted(line, text),
-                Value::Bare(text) => line.push_str(text),
-            }
+            let text = fields.text_of(value);
+            if value.is_bare { line.push_str(text) } else { push_quoted(line, text) }
         }
         line.push('}');
     }
@@ -120,9 +120,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for LineLayer {
         // The nearest wins when two speak of the same field.
         for span in context.event_scope(event).into_iter().flatten() {
             if let Some(around) = span.extensions().get::<Fields>() {
-                for (name, value) in &around.pairs {
-                    fields.add_missing(name, value);
-                }
+                fields.add_missing(around);
             }
         }
         let metadata = event.metadata();
@@ -130,70 +128,84 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for LineLayer {
     }
 }
 
-/// The message and the fields of an event or span, in the order they were written.
+/// The message and the fields of an event or span, in the order they were written. Their texts stand
+/// behind one another: a line costs few allocations.
 #[derive(Debug, Default)]
 struct Fields {
     message: String,
     pairs: Vec<(&'static str, Value)>,
+    texts: String,
 }
 
+/// Where a value stands among the texts.
 #[derive(Clone, Debug)]
-enum Value {
-    /// Somebody's text: escaped when it is written.
-    Text(String),
-    /// A number or a boolean, the same in both formats.
-    Bare(String),
+struct Value {
+    place: Range<usize>,
+    /// It is a number or a boolean, the same in both formats. Else it is somebody's text, which is escaped
+    /// when it is written.
+    is_bare: bool,
 }
 
 impl Fields {
-    fn set(&mut self, field: &Field, value: Value) {
-        match (field.name(), self.pairs.iter_mut().find(|(name, _)| *name == field.name())) {
-            ("message", _) => self.message = value.into_text(),
-            (_, Some((_, old))) => *old = value,
-            (name, None) => self.pairs.push((name, value)),
+    fn set(&mut self, field: &Field, is_bare: bool, value: fmt::Arguments<'_>) {
+        if field.name() == "message" {
+            self.message.clear();
+            return self.message.write_fmt(value).expect("writing to a string cannot fail");
+        }
+        let value = self.put(is_bare, value);
+        match self.pairs.iter_mut().find(|(name, _)| *name == field.name()) {
+            Some((_, old)) => *old = value,
+            None => self.pairs.push((field.name(), value)),
         }
     }
 
-    fn add_missing(&mut self, name: &'static str, value: &Value) {
-        if !self.pairs.iter().any(|(present, _)| *present == name) {
-            self.pairs.push((name, value.clone()));
+    fn put(&mut self, is_bare: bool, value: fmt::Arguments<'_>) -> Value {
+        if self.texts.capacity() == 0 {
+            self.texts.reserve(TEXTS_OCTETS);
         }
+        let start = self.texts.len();
+        self.texts.write_fmt(value).expect("writing to a string cannot fail");
+        Value { place: start..self.texts.len(), is_bare }
     }
-}
 
-impl Value {
-    fn into_text(self) -> String {
-        match self {
-            Value::Text(text) | Value::Bare(text) => text,
+    fn text_of(&self, value: &Value) -> &str {
+        &self.texts[value.place.clone()]
+    }
+
+    fn add_missing(&mut self, around: &Fields) {
+        for (name, value) in &around.pairs {
+            if !self.pairs.iter().any(|(present, _)| present == name) {
+                let value = self.put(value.is_bare, format_args!("{}", around.text_of(value)));
+                self.pairs.push((name, value));
+            }
         }
     }
 }
 
 impl Visit for Fields {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        self.set(field, Value::Text(format!("{value:?}")));
+        self.set(field, false, format_args!("{value:?}"));
     }
 
     fn record_str(&mut self, field: &Field, value: &str) {
-        self.set(field, Value::Text(value.to_owned()));
+        self.set(field, false, format_args!("{value}"));
     }
 
     fn record_u64(&mut self, field: &Field, value: u64) {
-        self.set(field, Value::Bare(value.to_string()));
+        self.set(field, true, format_args!("{value}"));
     }
 
     fn record_i64(&mut self, field: &Field, value: i64) {
-        self.set(field, Value::Bare(value.to_string()));
+        self.set(field, true, format_args!("{value}"));
     }
 
     fn record_bool(&mut self, field: &Field, value: bool) {
-        self.set(field, Value::Bare(value.to_string()));
+        self.set(field, true, format_args!("{value}"));
     }
 
     fn record_f64(&mut self, field: &Field, value: f64) {
         // JSON knows no infinity and no NaN.
-        let text = value.to_string();
-        self.set(field, if value.is_finite() { Value::Bare(text) } else { Value::Text(text) });
+        self.set(field, value.is_finite(), format_args!("{value}"));
     }
 }
 

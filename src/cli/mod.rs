@@ -19,6 +19,7 @@ mod send;
 mod trace;
 mod user;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -65,14 +66,36 @@ Exit codes:
 #[derive(Debug, Parser)]
 #[command(name = "postroad", version, after_help = EXAMPLES, disable_help_subcommand = true)]
 struct Cli {
+    #[command(flatten)]
+    common: Common,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What every command takes.
+#[derive(Debug, clap::Args)]
+struct Common {
     /// The configuration; without it /etc/postroad/postroad.toml, which need not exist
     #[arg(long, global = true, env = "POSTROAD_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
     /// Print JSON for programs instead of text for people
     #[arg(long, global = true)]
     json: bool,
+}
+
+/// The arguments when the command is `run`: an agent that starts need not hear of all the others, which
+/// it would keep in memory for as long as it runs.
+#[derive(Debug, Parser)]
+struct Agent {
+    #[command(flatten)]
+    common: Common,
     #[command(subcommand)]
-    command: Command,
+    command: Only,
+}
+
+#[derive(Debug, Subcommand)]
+enum Only {
+    Run(run::Args),
 }
 
 #[derive(Debug, Subcommand)]
@@ -112,18 +135,48 @@ fn dispatch(command: Command, context: &mut Context) -> Result<(), Failure> {
 
 /// Runs the command that the arguments name and returns its exit code.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
-    let mut context = Context::new(cli.config, cli.json);
-    let result = dispatch(cli.command, &mut context).and_then(|()| context.flush());
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    let Cli { common, command } = parse_run(&arguments).unwrap_or_else(|| Cli::parse_from(&arguments));
+    let mut context = Context::new(common.config, common.json);
+    let result = dispatch(command, &mut context).and_then(|()| context.flush());
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => context.fail(&failure),
     }
 }
 
+/// Reads the arguments of `run`; none of any other command, and where something is to be said about them.
+fn parse_run(arguments: &[OsString]) -> Option<Cli> {
+    let is_run = arguments.iter().any(|argument| argument == "run");
+    let Agent { common, command: Only::Run(args) } = is_run.then(|| Agent::try_parse_from(arguments).ok()).flatten()?;
+    Some(Cli { common, command: Command::Run(args) })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_agent_is_started_by_the_same_arguments_as_all_commands() {
+        for (line, is_quick) in [
+            ("postroad run", true),
+            ("postroad --config x run", true),
+            ("postroad run --config x --json", true),
+            ("postroad --config=run --json run", true),
+            ("postroad run --help", false),
+            ("postroad run x", false),
+            ("postroad --config run check", false),
+            ("postroad check", false),
+        ] {
+            let arguments: Vec<OsString> = line.split(' ').map(OsString::from).collect();
+            let quick = parse_run(&arguments);
+            assert_eq!(quick.is_some(), is_quick, "{line}");
+            if let Some(quick) = quick {
+                let full = Cli::try_parse_from(&arguments).expect("it is right");
+                assert_eq!(format!("{quick:?}"), format!("{full:?}"), "{line}");
+            }
+        }
+    }
 
     #[test]
     fn the_arguments_are_consistent_and_every_command_has_examples() {

@@ -90,6 +90,11 @@ fn a_message_is_followed_over_four_hops_and_who_is_gone_is_named() {
         assert_eq!(view["mesh"]["id"], views[0]["mesh"]["id"], "the same message everywhere");
     }
     assert_eq!(views[2]["events"][1]["reply"], "250 2.0.0 Taken", "the words of the host outside");
+    // As spans of one trace, each hop behind the one before.
+    let spans: Value = serde_json::from_str(&a.ok(&["trace", &id, "--otlp", "-"])).expect("one line of JSON");
+    let span = |at: usize| &spans["resourceSpans"][at]["scopeSpans"][0]["spans"][0];
+    assert_eq!([&span(1)["parentSpanId"], &span(2)["parentSpanId"]], [&span(0)["spanId"], &span(1)["spanId"]]);
+    assert!(span(0)["traceId"] == span(2)["traceId"] && span(0)["parentSpanId"].is_null(), "{spans}");
     let best = (0..5).map(|_| follow(&a, &id).1).min().expect("some");
     assert!(best <= FOLLOWED, "{best:?}");
     // By its name in the mesh, from the middle: the member that invited everybody has every right.

@@ -4,7 +4,10 @@
 //! Output: a timeline for each message on a terminal; tab-separated lines in a pipe; with `--json` one
 //! JSON object for each message. What a stranger wrote is escaped.
 
+mod otlp;
+
 use std::io::Write;
+use std::path::{Path, PathBuf};
 
 use postroad_queue::UnixMillis;
 
@@ -33,6 +36,7 @@ Examples:
   postroad trace 0MCC5RM000007
   postroad trace '<20261122.1234@app.example.org>'
   postroad trace bob@example.com --since 2d
+  postroad trace bob@example.com --otlp spans.json       OTLP in JSON, for the file receiver of a collector
   postroad trace bob@example.com --json | jq -r '.events[] | select(.what == \"failed\") | .reply'")]
 pub(super) struct Args {
     /// A queue id, a Message-ID, an id in the mesh or an address
@@ -44,6 +48,9 @@ pub(super) struct Args {
     /// Show at most so many messages, the newest; 20 unless told otherwise
     #[arg(long, value_name = "N")]
     limit: Option<u64>,
+    /// Append OpenTelemetry spans to this file instead, a trace for each message; - is standard output
+    #[arg(long, value_name = "FILE")]
+    otlp: Option<PathBuf>,
 }
 
 pub(super) fn run(args: Args, context: &mut Context) -> Result<(), Failure> {
@@ -59,8 +66,10 @@ pub(super) fn run(args: Args, context: &mut Context) -> Result<(), Failure> {
         Err(Trouble::Ask(AskError::Down(_))) => offline(&config, &args, now, &mut found, context)?,
         asked => asked?.searched.map(|searched| *searched).unwrap_or_default(),
     };
-    for story in stories(&found, &searched.silent) {
-        show(context.out(), look, &story, now)?;
+    let told = stories(&found, &searched.silent);
+    match &args.otlp {
+        Some(file) if !told.is_empty() => export(file, &told, context)?,
+        _ => told.iter().try_for_each(|story| show(context.out(), look, story, now))?,
     }
     if found.is_empty() {
         return Err(nothing(&args, &searched, &config));
@@ -81,6 +90,23 @@ pub(super) fn run(args: Args, context: &mut Context) -> Result<(), Failure> {
 pub(super) fn print(views: &[TraceView], context: &mut Context) -> Result<(), Failure> {
     let now = now();
     stories(views, &[]).iter().try_for_each(|story| show(context.out(), Look::Table, story, now))
+}
+
+/// Appends a line for each message: collectors follow a file that grows.
+fn export(file: &Path, told: &[Story<'_>], context: &mut Context) -> Result<(), Failure> {
+    let lines: String = told.iter().map(|story| format!("{}\n", otlp::request(&story.views))).collect();
+    if file == Path::new("-") {
+        return Ok(context.out().write_all(lines.as_bytes())?);
+    }
+    let opened = std::fs::OpenOptions::new().create(true).append(true).open(file);
+    let written = opened.and_then(|mut file| file.write_all(lines.as_bytes()));
+    written.map_err(|error| Failure::new(exit::FAILED, format!("{}: {error}", file.display())))?;
+    let messages = told.len();
+    let value = serde_json::json!({ "appended": file, "messages": messages });
+    context.say(
+        &value,
+        format_args!("appended to {}: {messages} message{}", file.display(), if messages == 1 { "" } else { "s" }),
+    )
 }
 
 /// Reads journal and queue from disk.

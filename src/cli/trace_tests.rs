@@ -160,7 +160,7 @@ fn what_several_hosts_say_is_one_timeline_and_who_is_silent_is_named() {
 
 #[test]
 fn nothing_found_says_what_was_searched() {
-    let args = Args { what: "\u{1b}bob@example.com".into(), since: None, limit: None };
+    let args = Args { what: "\u{1b}bob@example.com".into(), since: None, limit: None, otlp: None };
     let config = Config::default();
     let searched = SearchedView {
         host: "mx.example.org".into(),
@@ -176,4 +176,50 @@ fn nothing_found_says_what_was_searched() {
     assert!(nothing(&args, &empty, &config).message().ends_with("the journal of mx.example.org is empty"));
     let off = nothing(&args, &SearchedView::default(), &config);
     assert!(off.message().ends_with("the journal is off"));
+}
+
+#[test]
+fn spans_are_one_trace_in_which_each_hop_follows_from_the_one_before() {
+    let mesh_id = "agraitbkbdpfqsm3lx7yc3wu2u";
+    let passage = PassageView { id: mesh_id.into(), origin: "o".into(), visited: Vec::new() };
+    let first = TraceView {
+        host: "a.test".into(),
+        mesh: Some(passage.clone()),
+        events: vec![
+            event(0, "accepted", &["bob@b.example"]),
+            EventView {
+                remote: Some("b (7luypcad) [192.0.2.2:25]".into()),
+                reply: Some("250 2.0.0 Ok".into()),
+                ms: Some(12),
+                ..event(20, "delivered", &["bob@b.example"])
+            },
+            event(20, "retired", &[]),
+        ],
+        ..view()
+    };
+    let second = TraceView {
+        id: "0000000000002".parse().expect("valid"),
+        host: "b".into(),
+        mesh: Some(passage),
+        events: vec![event(15, "accepted", &["bob@b.example"]), event(30, "failed", &["bob@b.example"])],
+        ..view()
+    };
+    let request = otlp::request(&[&first, &second]);
+    let span = |at: usize| &request["resourceSpans"][at]["scopeSpans"][0]["spans"][0];
+    let id: postroad_mesh::MeshMessageId = mesh_id.parse().expect("an id");
+    let hex: String = id.octets().iter().map(|octet| format!("{octet:02x}")).collect();
+    assert_eq!([&span(0)["traceId"], &span(1)["traceId"]], [&hex.as_str(), &hex.as_str()]);
+    assert_eq!((hex.len(), span(0)["spanId"].as_str().map(str::len)), (32, Some(16)));
+    assert_eq!((&span(1)["parentSpanId"], &span(0)["parentSpanId"]), (&span(0)["spanId"], &serde_json::Value::Null));
+    assert_eq!((&span(0)["status"]["code"], &span(1)["status"]["code"]), (&1.into(), &2.into()));
+    let from = u128::from(NOW.0) * 1_000_000;
+    assert_eq!(span(0)["startTimeUnixNano"], from.to_string().as_str());
+    assert_eq!(span(0)["endTimeUnixNano"], (from + 20_000_000).to_string().as_str());
+    assert_eq!(span(0)["events"][1]["attributes"][2]["value"]["stringValue"], "250 2.0.0 Ok");
+    assert_eq!(request["resourceSpans"][1]["resource"]["attributes"][1]["value"]["stringValue"], "b");
+    // What never was in a mesh has a trace of its own, the same whenever it is asked for.
+    let alone =
+        |view: &TraceView| otlp::request(&[view])["resourceSpans"][0]["scopeSpans"][0]["spans"][0]["traceId"].clone();
+    assert_eq!(alone(&view()), alone(&view()));
+    assert_ne!(alone(&view()), alone(&TraceView { host: "other.test".into(), ..view() }));
 }

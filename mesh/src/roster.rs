@@ -338,7 +338,8 @@ impl Roster {
         revoked: &BTreeMap<NodeId, Revoked>,
     ) -> BTreeMap<NodeId, Member> {
         let stands = |grant: &&Grant<'_>| {
-            guests.contains_key(&grant.by)
+            // By whom it is nobody's to give, it is worth nothing: no caps, and no domains.
+            guests.get(&grant.by).is_some_and(|signer| grant.caps(signer.caps).is_some())
                 && revoked.get(&grant.by).is_none_or(|revoked| revoked.stands.contains(&grant.statement.id()))
         };
         let mut members = BTreeMap::new();

@@ -88,6 +88,18 @@ fn a_member_admits_and_grants_no_more_than_it_has() {
     assert!(mesh.roster.gone().is_empty());
 }
 
+/// A member without the right to admit that admits itself once more, with a domain.
+#[test]
+fn who_may_not_admit_grants_no_domain_either() {
+    let mut mesh = Mesh::founded(Policy::DEFAULT);
+    mesh.admits(A, D, MEMBER);
+    let before = mesh.roster.member(&mesh.id(D)).expect("admitted").clone();
+    let serves = vec!["bank.example".parse().expect("a domain")];
+    let what = What::Admit { node: mesh.keys[D].public(), caps: Caps::ALL, serves, label: "bank".into() };
+    mesh.says(D, what);
+    assert_eq!(mesh.roster.member(&mesh.id(D)), Some(&before));
+}
+
 #[test]
 fn strangers_say_nothing() {
     let mut mesh = Mesh::of_five();

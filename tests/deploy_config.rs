@@ -81,6 +81,7 @@ fn no_key_is_missing_in_it() {
         "[metrics]",
         "[control]",
         "[mesh]",
+        "[mesh.quota]",
         "[[mesh.egress]]",
         "[[local]]",
         "[[route]]",
@@ -91,7 +92,8 @@ fn no_key_is_missing_in_it() {
         let faults = Config::from_str(&format!("{section}\nqqqq = 1\n"), "t", Path::new(BASE)).expect_err("unknown");
         let remedy = faults.faults().iter().find_map(|fault| fault.remedy.strip_prefix("possible keys: "));
         for key in remedy.expect("an unknown key is answered with the known ones").split(", ") {
-            let place = [format!("# {key} = "), format!("\n[{key}]"), format!("# [[{key}]]")];
+            let place =
+                [format!("# {key} = "), format!("\n[{key}]"), format!("\n[mesh.{key}]"), format!("# [[{key}]]")];
             let optional = key == "tls" && *section == "[[route]]";
             assert!(optional || place.iter().any(|place| EXAMPLE.contains(place)), "{section} {key}");
         }

@@ -11,8 +11,8 @@ use crate::invite::{INVITATIONS_MAX, Invitations, Open};
 use crate::node::NodeId;
 use crate::record::Record;
 use crate::roster::Roster;
-use crate::statement::{GRANTED_DOMAINS_MAX, Statement, StatementId};
-use crate::wire::{NOT_CBOR, Wrong, domains, few};
+use crate::statement::{GRANTED_DOMAINS_MAX, Statement, StatementId, TEXT_OCTETS_MAX};
+use crate::wire::{NOT_CBOR, Wrong, domains, few, text};
 
 /// The format described here.
 const VERSION: u8 = 1;
@@ -35,6 +35,22 @@ pub struct Own {
     pub invitations: Invitations,
     /// Who is no member to it, whatever the others say.
     pub refused: Vec<NodeId>,
+    /// Whose mail leaves the mesh here as a trickle.
+    pub contained: Vec<Contained>,
+}
+
+/// The most that are contained.
+pub const CONTAINED_MAX: usize = 256;
+
+/// A member whose mail leaves the mesh here as a trickle.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Contained {
+    /// Which.
+    pub node: NodeId,
+    /// Only what comes by this other member in its name; none: whatever way it comes.
+    pub via: Option<NodeId>,
+    /// Why, for people.
+    pub why: Box<str>,
 }
 
 #[derive(Encode, Decode)]
@@ -59,6 +75,19 @@ struct WireOwn {
     invitations: Vec<WireOpen>,
     #[n(2)]
     refused: Vec<ByteArray<32>>,
+    #[n(3)]
+    contained: Option<Vec<WireContained>>,
+}
+
+#[derive(Encode, Decode)]
+#[cbor(map)]
+struct WireContained {
+    #[n(0)]
+    node: ByteArray<32>,
+    #[n(1)]
+    via: Option<ByteArray<32>>,
+    #[n(2)]
+    why: String,
 }
 
 #[derive(Encode, Decode)]
@@ -119,10 +148,16 @@ impl Own {
             caps: open.caps.bits(),
             serves: open.serves.iter().map(Domain::to_string).collect(),
         };
+        let contained = |contained: &Contained| WireContained {
+            node: (*contained.node.octets()).into(),
+            via: contained.via.map(|via| (*via.octets()).into()),
+            why: contained.why.to_string(),
+        };
         let wire = WireOwn {
             version: VERSION,
             invitations: self.invitations.open().iter().map(open).collect(),
             refused: self.refused.iter().map(|id| (*id.octets()).into()).collect(),
+            contained: (!self.contained.is_empty()).then(|| self.contained.iter().map(contained).collect()),
         };
         minicbor::to_vec(wire).expect("memory takes what is written")
     }
@@ -141,7 +176,13 @@ impl Own {
             // What has ended since goes when the next one is added.
             invitations.add(Open { secret: *open.secret, until: open.until, uses: open.uses, caps, serves }, 0);
         }
-        Ok(Own { invitations, refused: wire.refused.iter().map(|id| NodeId::from_octets(**id)).collect() })
+        let mut contained = Vec::new();
+        for WireContained { node, via, why } in few(wire.contained.unwrap_or_default(), CONTAINED_MAX)? {
+            let via = via.map(|via| NodeId::from_octets(*via));
+            contained.push(Contained { node: NodeId::from_octets(*node), via, why: text(Some(why), TEXT_OCTETS_MAX)? });
+        }
+        let refused = wire.refused.iter().map(|id| NodeId::from_octets(**id)).collect();
+        Ok(Own { invitations, refused, contained })
     }
 }
 
@@ -207,7 +248,10 @@ mod tests {
         let serves = vec!["lab.example".parse().expect("a domain")];
         own.invitations.add(Open { secret: [7; 16], until: 99, uses: 2, caps: Caps::RELAY, serves }, 5);
         let octets = own.to_octets();
-        assert_eq!(Own::from_octets(&octets), Ok(own));
+        assert_eq!(Own::from_octets(&octets), Ok(own.clone()));
+        let by_way = |via| Contained { node: key(4).public().id(), via, why: "spam".into() };
+        own.contained = vec![by_way(None), by_way(Some(key(5).public().id()))];
+        assert_eq!(Own::from_octets(&own.to_octets()), Ok(own));
         let mut later = octets;
         // A map, the key 0, the version.
         assert_eq!(later[..3], [0xa3, 0, VERSION]);

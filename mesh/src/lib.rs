@@ -18,6 +18,7 @@ pub mod node;
 pub mod passage;
 pub mod path;
 pub mod question;
+pub mod quota;
 pub mod recipient;
 pub mod record;
 pub mod roster;

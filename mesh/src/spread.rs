@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use crate::difference::{Range, Said, begin, compare};
-use crate::directory::{Directory, Taken};
+use crate::directory::{Directory, RecordRefused, Taken};
 use crate::frame::{ASKED_MAX, Frame, ITEMS_MAX, Item, ShortId};
 use crate::node::NodeId;
 use crate::record::{Reach, Record};
@@ -66,6 +66,16 @@ pub struct Spread {
     /// Of the sessions, the one that was compared with last.
     compared: Option<NodeId>,
     refused: u64,
+    faults: BTreeMap<Fault, u64>,
+}
+
+/// What is wrong with what a member passes on: no honest one would have taken it in itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Fault {
+    /// It is damaged, or its signature is not by whom it says.
+    Unsound,
+    /// It was said in another mesh.
+    OtherMesh,
 }
 
 #[derive(Clone, Debug)]
@@ -96,6 +106,7 @@ impl Spread {
             next_compare: 0,
             compared: None,
             refused: 0,
+            faults: BTreeMap::new(),
         };
         spread.next_compare = now.saturating_add(spread.jittered(spread.profile.interval_ms()));
         spread
@@ -114,6 +125,11 @@ impl Spread {
     /// Returns how many statements and records were not taken in because something is wrong with them.
     pub fn refused(&self) -> u64 {
         self.refused
+    }
+
+    /// Takes what was wrong with what [`Spread::received`] got since this was asked last, and how often.
+    pub fn take_faults(&mut self) -> BTreeMap<Fault, u64> {
+        std::mem::take(&mut self.faults)
     }
 
     /// Notes that a session with a member is open. The side that dialled it compares at once.
@@ -239,6 +255,8 @@ impl Spread {
         }
         let merged = self.directory.take_statements(statements.clone());
         self.refused += merged.refused.len() as u64;
+        let replayed = merged.refused.iter().filter(|(_, error)| *error == MergeError::OtherMesh).count() as u64;
+        self.fault(Fault::OtherMesh, replayed);
         // By guests of whom the next frame tells, when all is told to one who knows nothing yet: what is
         // lacking is asked for again. Each time something was learned, so it ends.
         let is_early = merged.refused.iter().any(|(_, error)| *error == MergeError::Stranger);
@@ -252,7 +270,11 @@ impl Spread {
             match taken {
                 Ok(Taken::New) => new.push(Item::Record(record.to_octets().into())),
                 Ok(Taken::Known | Taken::TooSoon { .. }) => {}
-                Err(_) => self.refused += 1,
+                Err(RecordRefused::OtherMesh) => {
+                    self.refused += 1;
+                    self.fault(Fault::OtherMesh, 1);
+                }
+                Err(RecordRefused::Stranger) => self.refused += 1,
             }
         }
         let others: Vec<NodeId> = self.sessions.keys().filter(|node| Some(**node) != from).copied().collect();
@@ -263,7 +285,14 @@ impl Spread {
 
     fn sound<T>(&mut self, item: Option<T>) -> Option<T> {
         self.refused += u64::from(item.is_none());
+        self.fault(Fault::Unsound, u64::from(item.is_none()));
         item
+    }
+
+    fn fault(&mut self, fault: Fault, times: u64) {
+        if times > 0 {
+            *self.faults.entry(fault).or_default() += times;
+        }
     }
 
     fn give(&mut self, to: NodeId, items: Vec<Item>) {

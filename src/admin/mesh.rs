@@ -75,6 +75,14 @@ pub enum MeshRequest {
         #[serde(default)]
         lift: bool,
     },
+    /// Let of a member's mail only a trickle leave the mesh here. Shows a [`MeshView`].
+    Contain {
+        /// Which.
+        node: String,
+        /// No longer.
+        #[serde(default)]
+        lift: bool,
+    },
     /// Leave the mesh and forget it. Shows a [`MeshView`].
     Leave {},
     /// Go on under a new key. Shows a [`MeshView`].
@@ -162,6 +170,52 @@ pub struct MeshView {
     pub open_invitations: u64,
     /// Statements and records that were not taken in because something is wrong with them.
     pub refused_items: u64,
+    /// Members whose mail leaves the mesh here as a trickle.
+    pub contained: Vec<ContainedView>,
+    /// Members that were told to come again lately, having handed over too much.
+    pub over_quota: Vec<OverView>,
+    /// What members tried that no honest member does.
+    pub misdeeds: Vec<MisdeedView>,
+}
+
+/// A member whose mail leaves the mesh here as a trickle.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ContainedView {
+    /// Its id.
+    pub node: String,
+    /// What it is called.
+    pub label: String,
+    /// What the member is called over which its mail has to come for that; none: any.
+    pub via: Option<String>,
+    /// Why.
+    pub why: String,
+}
+
+/// A member that handed over more than its quota.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct OverView {
+    /// Its id.
+    pub node: String,
+    /// What it is called.
+    pub label: String,
+    /// How often it was told to come again, within the last hour or two.
+    pub times: u64,
+}
+
+/// What a member tried.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct MisdeedView {
+    /// Its id.
+    pub node: String,
+    /// What it is called.
+    pub label: String,
+    /// What: `unsound`, `other_mesh`, `origin` or `flood`.
+    pub what: String,
+    /// How often since the agent started.
+    pub times: u64,
 }
 
 /// A member.

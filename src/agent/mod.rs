@@ -247,6 +247,7 @@ impl Agent {
         metrics.queue_octets.set(gauge(self.queue.content_octets()));
         metrics.queue_disk_octets.set(gauge(self.queue.disk_octets()));
         metrics.mesh.members.set(gauge(self.context.peers.view().members().count() as u64));
+        metrics.mesh.contained.set(gauge(self.context.peers.view().contained().len() as u64));
         metrics.mesh.links.set(gauge(self.context.peers.link_count() as u64));
         metrics.mesh.callers.set(gauge(self.delivery.callers().len() as u64));
         let memory = &self.context.memory;

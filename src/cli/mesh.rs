@@ -128,6 +128,14 @@ Examples:
         #[arg(long)]
         lift: bool,
     },
+    /// Let of a member's mail only a trickle leave the mesh here; within the mesh it goes on
+    Contain {
+        /// Its label, its id, or what its id begins with
+        node: String,
+        /// Let its mail leave again
+        #[arg(long)]
+        lift: bool,
+    },
     /// Go on under a new key: when somebody may have read the old one, or as a habit
     Rotate,
     /// Leave the mesh and forget it
@@ -197,6 +205,10 @@ fn run_parting(action: Action, context: &mut Context) -> Result<(), Failure> {
         }
         Action::Refuse { node, lift } => {
             let view: MeshView = request(context, MeshRequest::Refuse { node, lift })?;
+            print(context, &view, status)
+        }
+        Action::Contain { node, lift } => {
+            let view: MeshView = request(context, MeshRequest::Contain { node, lift })?;
             print(context, &view, status)
         }
         Action::Rotate => {
@@ -303,10 +315,33 @@ fn status(view: &MeshView) -> Vec<String> {
     for node in &view.contradicting {
         lines.push(format!("says different things to different members: {}", escaped(node)));
     }
+    lines.extend(conduct(view));
     if view.open_invitations > 0 {
         lines.push(format!("invitations open here: {}", view.open_invitations));
     }
     lines
+}
+
+/// Says who is contained, who hands over too much, and who tried what it may not.
+fn conduct(view: &MeshView) -> Vec<String> {
+    let contained = view.contained.iter().map(|one| {
+        let via = one.via.as_ref().map(|via| format!(", as {} hands it over", escaped(via))).unwrap_or_default();
+        let (label, node, why) = (escaped(&one.label), short(&one.node), escaped(&one.why));
+        format!("contained: {label}{via} ({why})\n  to let its mail leave again: postroad mesh contain {node} --lift")
+    });
+    let over =
+        view.over_quota.iter().map(|one| format!("over its quota: {}, {} times", escaped(&one.label), one.times));
+    let misdeeds = view.misdeeds.iter().map(|one| {
+        let what = match one.what.as_str() {
+            "unsound" => "passed on what is forged or damaged",
+            "other_mesh" => "passed on what was said in another mesh",
+            "origin" => "handed over mail in another member's name",
+            "flood" => "flooded its link",
+            other => other,
+        };
+        format!("suspicious: {} {}, {} times", escaped(&one.label), escaped(what), one.times)
+    });
+    contained.chain(over).chain(misdeeds).collect()
 }
 
 /// Says which domains no mail comes for, and what to do about it.

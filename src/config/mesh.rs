@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use postroad_mesh::NodeId;
+use postroad_mesh::quota::Quota;
 use postroad_mesh::record::{
     ADDRESSES_MAX, Address, DOMAINS_MAX, EGRESS_MAX, Egress, LABEL_OCTETS_MAX, PICKUPS_MAX, Reach,
 };
@@ -55,6 +56,8 @@ pub struct Mesh {
     pub operators: Vec<NodeId>,
     /// What its links to other sites cost; default 10. Within a site it is 1.
     pub link_cost: u16,
+    /// What each member may hand over for outside the mesh, in an hour.
+    pub quota: Quota,
 }
 
 const PROFILES: &[(&str, Profile)] =
@@ -78,9 +81,23 @@ pub(super) fn mesh(mut s: Section<'_>, faults: &Faults) -> Mesh {
         readers: s.list("readers", node).map(plain).unwrap_or_default(),
         operators: s.list("operators", node).map(plain).unwrap_or_default(),
         link_cost: s.or("link_cost", LINK_COST_DEFAULT, cost(1)),
+        quota: quota(s.section("quota")),
     };
     s.finish();
     mesh
+}
+
+/// `[mesh.quota]`: generous to people and their programs, not to who writes to the whole world.
+fn quota(mut s: Section<'_>) -> Quota {
+    let count = || value::integer(1..=1 << 40);
+    let quota = Quota {
+        messages: s.or("messages", 5_000, count()),
+        octets: s.or("data", 5_000_000_000, value::size(1..=1 << 50)),
+        recipients: s.or("recipients", 10_000, count()),
+        new_domains: s.or("new_domains", 1_000, count()),
+    };
+    s.finish();
+    quota
 }
 
 /// A list that fits the record.

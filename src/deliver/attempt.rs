@@ -105,6 +105,7 @@ impl<'a> Begun<'a> {
         }
         // In memory, and first: that it left the queue comes behind why.
         note::outcomes(core, item, &outcomes, started.elapsed());
+        note::outside(core, item, &self.route, &outcomes);
         retire_delivered(core, &self.active, &outcomes).await;
         report(core, item, attempt.destination(), &outcomes, started.elapsed());
         match (settle(core, &self.active, &self.places, outcomes, &self.routing).await, ended) {

@@ -8,6 +8,7 @@ use super::dispatcher::Core;
 use super::outcome::Outcome;
 use crate::clock::millis;
 use crate::journal::{Kind, Note};
+use crate::route::{Route, Target};
 
 /// Notes what an attempt came to for each of its recipients.
 pub fn outcomes(core: &Core, item: &Item, outcomes: &[(usize, Outcome)], took: Duration) {
@@ -29,6 +30,22 @@ pub fn outcomes(core: &Core, item: &Item, outcomes: &[(usize, Outcome)], took: D
         let note = Note { places: &places, remote, reply, took_ms, ..Note::default() };
         core.journal.note(report.at, item.id, kind, &note);
     }
+}
+
+/// Tells the mesh what hosts outside said to mail that came through it.
+pub fn outside(core: &Core, item: &Item, route: &Route, outcomes: &[(usize, Outcome)]) {
+    if !matches!(route, Route::Smtp(hop) if !matches!(hop.target(), Target::Members { .. })) {
+        return;
+    }
+    let Some(passage) = item.envelope.params.passage.as_ref().and_then(|token| token.as_str().parse().ok()) else {
+        return;
+    };
+    let count = |is: fn(&Outcome) -> bool| {
+        u32::try_from(outcomes.iter().filter(|(_, one)| is(one)).count()).unwrap_or(u32::MAX)
+    };
+    let delivered = count(|outcome| matches!(outcome, Outcome::Delivered { .. }));
+    let refused = count(|outcome| matches!(outcome, Outcome::Failed(_)));
+    core.peers.note_outside(&passage, delivered, refused);
 }
 
 fn is_same(one: &Outcome, other: &Outcome) -> bool {

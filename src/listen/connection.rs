@@ -8,6 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use postroad_mesh::quota::Way;
 use postroad_mesh::{NodeId, Passage};
 use postroad_queue::{Committed, Origin, UnixMillis};
 use postroad_smtp::line::Input;
@@ -100,6 +101,8 @@ struct Transaction {
     passage: Option<Box<Passage>>,
     /// Counts its envelope.
     envelope: Option<Held>,
+    /// The way it came, where a member hands it over and it has recipients outside the mesh.
+    outside: Option<Box<Way>>,
 }
 
 /// Serves one connection to its end; once `drain` says so, to the end of its transaction.
@@ -289,7 +292,10 @@ impl Connection {
 
     /// Makes the message durable; the reply says whether it is.
     async fn commit(&mut self, mut envelope: Envelope) -> Reply {
-        let Transaction { intake: Some(mut intake), begun, passage, .. } = std::mem::take(&mut self.transaction) else {
+        let is_notice = self.transaction.is_notice();
+        let Transaction { intake: Some(mut intake), begun, passage, outside, .. } =
+            std::mem::take(&mut self.transaction)
+        else {
             unreachable!("content is committed only behind an accepted Content question");
         };
         let config = self.context.config.load();
@@ -326,6 +332,9 @@ impl Connection {
                 info!(queue_id = %committed.id(), session = %self.name, %from, recipients, octets, mid, "accepted");
                 if self.facts.tls.is_none() {
                     self.context.metrics.count_plaintext(Direction::In);
+                }
+                if let Some(way) = outside {
+                    self.context.peers.charge_octets(*way, is_notice, octets);
                 }
                 self.context.metrics.accepted.inc();
                 self.context.metrics.accepted_octets.inc_by(octets);

@@ -6,6 +6,7 @@
 use std::io;
 
 use postroad_mesh::passage::Naming;
+use postroad_mesh::quota::{Over, Way};
 use postroad_mesh::{Caps, NodeId, Passage};
 use postroad_queue::UnixMillis;
 use postroad_smtp::{Envelope, PassageToken, Reply, Status};
@@ -13,12 +14,19 @@ use tracing::{error, warn};
 
 use super::Context;
 use crate::history::{Claim, Claimed};
+use crate::metrics::Misdeed;
 
 /// Said of a message that was taken already.
 pub const DUPLICATE: Reply = Reply::of(250, Some(Status::new(2, 0, 0)), "duplicate: it was taken before");
 const BUSY: Reply = Reply::of(451, Some(Status::new(4, 3, 2)), "another session is sending this message; try again");
 const LOOP: Reply =
     Reply::of(451, Some(Status::new(4, 4, 6)), "this message was here before: the mesh passes it in a circle");
+const OVER_QUOTA: Reply = Reply::of(450, Some(Status::new(4, 7, 28)), "");
+const NOT_ITS_OWN: Reply = Reply::of(
+    451,
+    Some(Status::new(4, 7, 1)),
+    "XMESH says that this message came another way than it does, or began at another member",
+);
 const NO_PASSAGE: Reply = Reply::of(501, Some(Status::new(5, 5, 4)), "XMESH is NAME:ORIGIN:NODE,NODE");
 const UNKNOWN: Reply = Reply::of(451, Some(Status::new(4, 3, 0)), "this host cannot tell repeats from new mail now");
 
@@ -35,11 +43,44 @@ pub fn member(context: &Context, node: Option<&NodeId>) -> Option<Caps> {
     context.peers.view().member(node?).map(|member| member.caps)
 }
 
+/// Returns which way mail of a member came: where its passage says another origin, that is believed only to
+/// the cost of who says it.
+pub fn way(from: NodeId, passage: Option<&Passage>) -> Way {
+    Way { from, origin: passage.map_or(from, |passage| passage.origin) }
+}
+
+/// Says to a member that it has handed over too much of something.
+pub fn over_quota(over: Over) -> Reply {
+    let text = "too much mail of this member leaves the mesh here";
+    OVER_QUOTA.with_text(&format!("{text} (quota of {over} in an hour); come again later"))
+}
+
 /// Reads the passage that a member says in MAIL.
 ///
 /// # Errors
-/// The reply that refuses the message: it was here before, or this is no passage.
-pub fn read(me: Option<NodeId>, token: Option<&PassageToken>) -> Result<Option<Box<Passage>>, Reply> {
+/// The reply that refuses the message: it was here before, is not what it says, or this is no passage.
+pub fn read_from(context: &Context, from: Option<&NodeId>, token: Option<&PassageToken>) -> Read {
+    let passage = read(context.peers.me(), token)?;
+    let (Some(said), Some(from)) = (&passage, from) else { return Ok(passage) };
+    let view = context.peers.view();
+    if !is_true(said, from, &|node| view.is_member(node)) {
+        context.peers.report(*from, Misdeed::Origin, &format!("XMESH={said}"));
+        return Err(NOT_ITS_OWN);
+    }
+    Ok(passage)
+}
+
+type Read = Result<Option<Box<Passage>>, Reply>;
+
+/// Returns whether a passage can be what it says: its first node is its origin, and its last one is the
+/// member that says it. An origin that is no member now may have changed its key since.
+fn is_true(passage: &Passage, from: &NodeId, is_member: &dyn Fn(&NodeId) -> bool) -> bool {
+    let visited = passage.visited();
+    let begins_there = visited.first() == Some(&(&passage.origin).into()) || !is_member(&passage.origin);
+    begins_there && visited.last() == Some(&from.into())
+}
+
+fn read(me: Option<NodeId>, token: Option<&PassageToken>) -> Read {
     let (Some(me), Some(token)) = (me, token) else { return Ok(None) };
     let passage: Passage = token.as_str().parse().map_err(|_| NO_PASSAGE)?;
     if passage.has_visited(&me) { Err(LOOP) } else { Ok(Some(Box::new(passage))) }
@@ -95,6 +136,21 @@ mod tests {
     use postroad_mesh::MeshMessageId;
 
     use super::*;
+
+    #[test]
+    fn a_passage_is_by_whom_it_says() {
+        let node = |n: u8| NodeId::from_octets([n; 32]);
+        let begun = |origin| Passage::new(MeshMessageId::new(1, &[b"x"]), node(origin));
+        let by = |passage: Passage, n| passage.by_way_of(&node(n)).expect("room");
+        let is_true = |passage: &Passage, from| is_true(passage, &node(from), &|id| *id != node(9));
+        assert!(is_true(&by(begun(1), 1), 1) && is_true(&by(by(begun(1), 1), 2), 2));
+        assert!(!is_true(&by(begun(1), 1), 2), "it did not come from there");
+        assert!(!is_true(&by(begun(1), 2), 2), "it began elsewhere");
+        assert!(!is_true(&begun(1), 1), "it was nowhere");
+        assert!(is_true(&by(begun(9), 1), 1), "its origin has another key now");
+        let reply = over_quota(Over::Messages).to_string();
+        assert!(reply.starts_with("450 4.7.28 ") && reply.contains("quota of messages"), "{reply}");
+    }
 
     #[test]
     fn what_was_here_before_is_refused_and_what_is_no_passage_too() {

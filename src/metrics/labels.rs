@@ -142,6 +142,23 @@ label! {
     }
 }
 
+label! {
+    /// What a member of the mesh tried that it may not.
+    #[derive(PartialOrd, Ord)]
+    Misdeed {
+        /// It passed on a statement or record that is forged or damaged.
+        Unsound = "unsound",
+        /// It passed on what was said in another mesh.
+        OtherMesh = "other_mesh",
+        /// It handed over mail in another member's name.
+        Origin = "origin",
+        /// It said more over its link than a member has to say.
+        Flood = "flood",
+        /// It handed over more than its quota.
+        OverQuota = "over_quota",
+    }
+}
+
 impl Refusal {
     /// Returns the reason behind one of our own replies, read from its enhanced status.
     pub fn of(reply: &Reply) -> Refusal {
@@ -189,6 +206,11 @@ pub(super) struct DirectionLabel {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct TurnLabel {
     pub outcome: Turn,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct MisdeedLabel {
+    pub what: Misdeed,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]

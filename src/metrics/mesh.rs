@@ -5,8 +5,8 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
-use super::labels::RecipientLabel;
-use super::{Recipient, add};
+use super::labels::{MisdeedLabel, RecipientLabel};
+use super::{Misdeed, Recipient, add};
 
 /// The mesh, as this member of it has it.
 #[derive(Debug)]
@@ -17,7 +17,10 @@ pub struct MeshMetrics {
     pub links: Gauge,
     /// Members that are connected to be pushed their mail.
     pub callers: Gauge,
+    /// Members whose mail leaves the mesh here as a trickle.
+    pub contained: Gauge,
     recipients: Family<RecipientLabel, Counter>,
+    misdeeds: Family<MisdeedLabel, Counter>,
 }
 
 impl MeshMetrics {
@@ -32,11 +35,21 @@ impl MeshMetrics {
                 "Recipients looked up at their home in the mesh, by what it said",
                 Family::default(),
             ),
+            contained: add(to, "mesh_contained", "Members whose mail leaves here as a trickle", Gauge::default()),
+            misdeeds: add(to, "mesh_misdeeds", "What members tried that they may not", Family::default()),
         };
+        for what in Misdeed::ALL {
+            metrics.misdeeds.get_or_create_owned(&MisdeedLabel { what });
+        }
         for answer in Recipient::ALL {
             metrics.recipients.get_or_create_owned(&RecipientLabel { answer });
         }
         metrics
+    }
+
+    /// Counts what a member tried.
+    pub fn count_misdeed(&self, what: Misdeed, times: u64) {
+        self.misdeeds.get_or_create(&MisdeedLabel { what }).inc_by(times);
     }
 
     /// Counts a recipient that was not known, by what its home said.

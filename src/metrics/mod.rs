@@ -16,7 +16,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Metric, Registry, Unit};
 
 pub use http::serve;
-pub use labels::{Direction, DsnKind, Handshake, Recipient, Refusal, Service, Transport, Turn};
+pub use labels::{Direction, DsnKind, Handshake, Misdeed, Recipient, Refusal, Service, Transport, Turn};
 pub use mesh::MeshMetrics;
 pub use turn::TurnMetrics;
 

@@ -32,6 +32,9 @@ impl Peers {
     /// Takes over a session behind XLINK. `ahead` is what was read behind it already.
     pub async fn serve(&self, stream: Stream, ahead: Vec<u8>, key: NodeKey) {
         let node = key.id();
+        if self.is_shut(&node) {
+            return;
+        }
         if self.view().is_member(&node) {
             if let Some(hold) = self.hold(node, false, false) {
                 self.serve_link(stream, ahead, node, hold).await;

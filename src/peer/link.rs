@@ -2,7 +2,7 @@
 //! both have much to say do not wait for each other.
 
 use std::io::{self, Cursor};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use postroad_mesh::NodeId;
 use postroad_mesh::link::{LENGTH_OCTETS, MESSAGE_OCTETS_MAX, Message, message_octets};
@@ -17,6 +17,9 @@ use crate::net::Stream;
 
 /// How long the other side may take to read a message.
 const WRITE_LIMIT: Duration = Duration::from_secs(60);
+/// The most messages of one link in so long. To tell a mesh of a thousand nodes takes some hundreds.
+const PACE_MESSAGES_MAX: u32 = 2_000;
+const PACE_WINDOW: Duration = Duration::from_secs(10);
 
 impl Peers {
     /// Serves a link to its end. `ahead` is what was read behind XLINK already.
@@ -45,10 +48,32 @@ impl Peers {
     }
 
     async fn hear(&self, mut reader: impl AsyncRead + Unpin, node: NodeId) -> io::Result<()> {
+        let mut pace = Pace { since: Instant::now(), messages: 0 };
         while let Some(message) = read(&mut reader, MESSAGE_OCTETS_MAX).await? {
+            if !pace.step(Instant::now()) {
+                self.shut(node);
+                return Err(io::Error::new(io::ErrorKind::QuotaExceeded, "it says more than a member has to say"));
+            }
             self.heard(node, message);
         }
         Ok(())
+    }
+}
+
+/// How much was heard lately.
+struct Pace {
+    since: Instant,
+    messages: u32,
+}
+
+impl Pace {
+    /// Counts a message; returns whether there are not too many.
+    fn step(&mut self, now: Instant) -> bool {
+        if now.saturating_duration_since(self.since) >= PACE_WINDOW {
+            *self = Pace { since: now, messages: 0 };
+        }
+        self.messages += 1;
+        self.messages <= PACE_MESSAGES_MAX
     }
 }
 

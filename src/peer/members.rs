@@ -66,6 +66,10 @@ impl Peers {
                 self.refuse(&node, lift).await?;
                 Ok(shown(serde_json::to_value(self.mesh_view())))
             }
+            MeshRequest::Contain { node, lift } => {
+                self.contain(&node, lift).await?;
+                Ok(shown(serde_json::to_value(self.mesh_view())))
+            }
             MeshRequest::Leave {} => {
                 self.leave().await?;
                 Ok(shown(serde_json::to_value(self.mesh_view())))
@@ -234,6 +238,9 @@ impl Peers {
             contradicting: contradicting.map(|node| view.label(&node)).collect(),
             open_invitations: open,
             refused_items,
+            contained: self.contained_views(),
+            over_quota: self.over_views(),
+            misdeeds: self.misdeed_views(),
         }
     }
 

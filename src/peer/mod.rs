@@ -4,6 +4,7 @@
 //! last whatever becomes of the links. Who is a member the crate `postroad-mesh` decides; this room has the
 //! files, the sockets and the clock. A host that is in no mesh has no key, and nothing here wakes up.
 
+mod conduct;
 mod dial;
 mod driver;
 mod files;
@@ -35,6 +36,8 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::tls::{self, NodeTls, ServerTls, node};
+use conduct::Conduct;
+pub use conduct::Outside;
 pub use files::FileError;
 use files::Files;
 pub use questions::{Answerer, AskError};
@@ -92,6 +95,7 @@ struct Shared {
     /// Held by whoever opens a link for a question.
     linking: Mutex<HashMap<NodeId, Arc<tokio::sync::Mutex<()>>>>,
     answerers: ArcSwap<BTreeMap<u8, Arc<dyn Answerer>>>,
+    conduct: Mutex<Conduct>,
 }
 
 /// Who this host is.
@@ -136,6 +140,7 @@ impl Peers {
             answering: Arc::new(Semaphore::new(questions::ANSWERING_MAX)),
             linking: Mutex::default(),
             answerers: ArcSwap::default(),
+            conduct: Mutex::default(),
         }));
         peers.reopen()?;
         Ok(peers)
@@ -199,6 +204,10 @@ impl Peers {
         self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn conduct(&self) -> MutexGuard<'_, Conduct> {
+        self.0.conduct.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn use_identity(&self, key: SecretKey) -> Result<Arc<Identity>, rustls::Error> {
         let identity = Arc::new(Identity { tls: NodeTls::new(&key)?, key });
         let before = self.0.identity.swap(Some(identity.clone()));
@@ -231,9 +240,11 @@ impl Peers {
         match message {
             Message::Spread(frame) => {
                 let now = self.now();
-                if let Some(state) = self.state().as_mut() {
+                let faults = self.state().as_mut().map(|state| {
                     state.spread.received(node, frame, now);
-                }
+                    state.spread.take_faults()
+                });
+                self.report_faults(node, faults.unwrap_or_default());
                 self.0.wake.notify_one();
             }
             Message::Ask(question) => self.asked(node, question),

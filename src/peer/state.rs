@@ -122,13 +122,14 @@ impl State {
     pub fn view(&mut self) -> Option<Arc<View>> {
         let keys = self.spread.directory().keys(&BTreeSet::new());
         let is_shown = self.shown.as_ref().is_some_and(|shown| Arc::ptr_eq(shown, &keys));
-        if is_shown && self.shown_refused == self.own.refused {
+        if is_shown && self.shown_refused == self.own.refused && self.view.contained() == self.own.contained {
             return None;
         }
         self.shown = Some(keys);
         self.shown_refused.clone_from(&self.own.refused);
         let refused = self.own.refused.iter().copied().collect();
-        let view = Arc::new(View::new(self.identity.id(), self.spread.directory(), refused));
+        let view = View::new(self.identity.id(), self.spread.directory(), refused);
+        let view = Arc::new(view.containing(self.own.contained.clone()));
         self.view = view.clone();
         let gone: Vec<NodeId> = self.links.keys().filter(|node| !view.is_member(node)).copied().collect();
         for node in gone {

@@ -4,7 +4,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use postroad_mesh::archive::Contained;
+use postroad_mesh::passage::ShortId;
 use postroad_mesh::path::Map;
+use postroad_mesh::quota::Way;
 use postroad_mesh::record::Said;
 use postroad_mesh::roster::Member;
 use postroad_mesh::{Directory, MeshId, NodeId, Roster};
@@ -19,6 +22,7 @@ pub struct View {
     map: Option<Map>,
     refused: BTreeSet<NodeId>,
     unfounded: BTreeMap<NodeId, Vec<Domain>>,
+    contained: Vec<Contained>,
 }
 
 /// A name that does not say which member is meant.
@@ -48,7 +52,31 @@ impl View {
             map,
             refused,
             unfounded: directory.unfounded(),
+            contained: Vec::new(),
         }
+    }
+
+    /// The same with those whose mail leaves the mesh here as a trickle.
+    pub fn containing(self, contained: Vec<Contained>) -> View {
+        View { contained, ..self }
+    }
+
+    /// Returns those whose mail leaves the mesh here as a trickle.
+    pub fn contained(&self) -> &[Contained] {
+        &self.contained
+    }
+
+    /// Returns whether mail that came this way leaves the mesh here as a trickle.
+    pub fn is_contained(&self, way: &Way) -> bool {
+        self.contained.iter().any(|contained| match contained.via {
+            Some(via) => contained.node == way.origin && via == way.from,
+            None => contained.node == way.origin || contained.node == way.from,
+        })
+    }
+
+    /// Returns the member that the beginning of an id means.
+    pub fn by_short(&self, short: &ShortId) -> Option<NodeId> {
+        self.members().map(|(id, _)| *id).find(|id| ShortId::from(id) == *short)
     }
 
     /// Returns which node this host is; `None` while it is no member of a mesh.

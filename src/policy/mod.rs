@@ -159,6 +159,13 @@ impl Policy {
         rules::ending((config, router), &*self.directories, forward_path)
     }
 
+    /// Returns whether mail for a forward-path that does not end here leaves the mesh.
+    pub fn leaves_mesh(&self, forward_path: &ForwardPath) -> bool {
+        let Rules { config, router, .. } = &**self.rules.load();
+        let is_kept = |domain: &Domain| config.turns.iter().any(|turn| turn.domains.contains(domain));
+        !forward_path.domain().is_some_and(|domain| router.has_home(domain) || is_kept(domain))
+    }
+
     /// Returns the other members of the mesh that mail for a forward-path ends at, where it goes there by
     /// the mesh.
     pub fn homes(&self, forward_path: &ForwardPath) -> Vec<NodeId> {

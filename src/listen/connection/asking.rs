@@ -40,7 +40,9 @@ impl Asking<'_> {
             Question::Mail { reverse_path, params, .. } => {
                 let admitted = self.context.memory.admit_mail();
                 let allowed = admitted.and_then(|()| policy.mail(&client, reverse_path, params, now));
-                match allowed.and_then(|()| passing::read(self.context.peers.me(), params.passage.as_ref())) {
+                match allowed
+                    .and_then(|()| passing::read_from(self.context, peer.node.as_deref(), params.passage.as_ref()))
+                {
                     Ok(passage) => {
                         let priority = policy.priority(&client, params.priority);
                         *transaction = Transaction::begin(now, reverse_path, params.smtputf8, priority);
@@ -59,6 +61,7 @@ impl Asking<'_> {
                     Ok(Accepted::Relay(grant)) if member.is_none() => {
                         self.exists_at_home(&mut peer.asked, grant, &recipient.forward_path).await
                     }
+                    Ok(Accepted::Relay(_)) => self.charge(peer, transaction, &recipient.forward_path),
                     allowed => allowed.map(drop),
                 };
                 exists.map(|()| transaction.add(self.context, recipient, accepted))

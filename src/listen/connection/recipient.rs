@@ -5,9 +5,14 @@ use tracing::debug;
 
 use super::super::Context;
 use super::super::homes::Known;
-use super::{Asking, Transaction};
+use super::super::passing;
+use super::{Asking, Peer, Transaction};
 use crate::memory::{self, Held};
+use crate::peer::Outside;
 use crate::policy::{RelayGrant, replies};
+
+/// From this priority on a message is a notice that no quota of mail holds up (RFC 6710).
+const URGENT_MIN: i8 = 4;
 
 impl Asking<'_> {
     /// Asks the home of a recipient whether it exists, where that is another member of the mesh. Members
@@ -39,7 +44,38 @@ impl Asking<'_> {
     }
 }
 
+impl Asking<'_> {
+    /// Counts a recipient outside the mesh for the member that hands its mail over.
+    ///
+    /// # Errors
+    /// The reply that puts it off: the member has handed over as much as it may.
+    pub(super) fn charge(
+        &self,
+        peer: &Peer,
+        transaction: &mut Transaction,
+        forward_path: &ForwardPath,
+    ) -> Result<(), Reply> {
+        let Some(node) = peer.node.as_deref().filter(|_| self.context.policy.leaves_mesh(forward_path)) else {
+            return Ok(());
+        };
+        let outside = Outside {
+            way: passing::way(*node, transaction.passage.as_deref()),
+            domain: &forward_path.mailbox().map(|mailbox| mailbox.host.to_string()).unwrap_or_default(),
+            is_first: transaction.outside.is_none(),
+            is_notice: transaction.is_notice(),
+        };
+        self.context.peers.charge(&outside).map_err(passing::over_quota)?;
+        transaction.outside = Some(Box::new(outside.way));
+        Ok(())
+    }
+}
+
 impl Transaction {
+    /// Returns whether its message is from nobody, or urgent.
+    pub(super) fn is_notice(&self) -> bool {
+        self.reverse_path.is_none() || self.priority.is_some_and(|priority| priority.get() >= URGENT_MIN)
+    }
+
     /// Takes note of a recipient, behind so many others.
     pub(super) fn add(&mut self, context: &Context, recipient: &Recipient, before: usize) {
         self.recipient = (before == 0).then(|| recipient.forward_path.clone());

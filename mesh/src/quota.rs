@@ -1,0 +1,347 @@
+//! How much mail for outside the mesh a member may hand over, and when it is to be contained.
+//!
+//! Each member has an account; so has each origin behind it, as the member names it, with half as
+//! much: nobody behind a hub takes all of what the hub may send, and whoever lies about an origin spends its
+//! own. What was used runs off evenly within an hour. Notices (from nobody, or urgent) have a tenth beside
+//! that, which containment leaves alone. Times are milliseconds of a clock that never goes back.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+
+use crate::node::{NodeId, sha256};
+
+const HOUR_MS: u64 = 3_600_000;
+/// The part of the quota that an origin behind another member has.
+const ORIGIN_SHARE: f64 = 0.5;
+/// The part of the quota that notices have beside it.
+const NOTICES_SHARE: f64 = 0.1;
+/// The part of the quota that a contained member has.
+const CONTAINED_SHARE: f64 = 0.01;
+/// How long a domain is not new to a member, and the most that are remembered of one.
+const DOMAIN_AGE_MS: u64 = 7 * 24 * HOUR_MS;
+const DOMAINS_MAX: usize = 5_000;
+/// The most accounts; the one that was quiet longest is closed for a new one.
+const ACCOUNTS_MAX: usize = 1_000;
+/// A member is contained when, within an hour, so many recipients outside refused its mail for good, and
+/// these are at least so many of a hundred that answered.
+pub const REFUSED_MIN: u32 = 50;
+/// See [`REFUSED_MIN`].
+pub const REFUSED_PERCENT: u32 = 25;
+
+/// What a member may hand over in an hour of mail that leaves the mesh.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Quota {
+    /// Messages.
+    pub messages: u64,
+    /// Octets of content.
+    pub octets: u64,
+    /// Recipients.
+    pub recipients: u64,
+    /// Domains that it has not written to within a week.
+    pub new_domains: u64,
+}
+
+/// Which way mail came: over whom, and from where.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Way {
+    /// The member that handed it over, as its key proves.
+    pub from: NodeId,
+    /// Where it came into the mesh, as that member says.
+    pub origin: NodeId,
+}
+
+/// What there was too much of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Over {
+    /// Messages.
+    Messages,
+    /// Octets of content.
+    Octets,
+    /// Recipients.
+    Recipients,
+    /// Domains it never wrote to.
+    NewDomains,
+}
+
+/// A recipient outside the mesh.
+#[derive(Clone, Copy, Debug)]
+pub struct Foreign<'a> {
+    /// The domain, or an address literal.
+    pub domain: &'a str,
+    /// Whether it is the first one of its message.
+    pub is_first: bool,
+    /// Whether it is from nobody, or urgent.
+    pub is_notice: bool,
+    /// Whether the member is contained.
+    pub is_contained: bool,
+}
+
+/// What members used of their quotas.
+#[derive(Clone, Debug, Default)]
+pub struct Accounts(HashMap<(NodeId, Option<NodeId>), Account>);
+
+#[derive(Clone, Debug, Default)]
+struct Account {
+    mail: Used,
+    notices: Used,
+    domains: BTreeMap<[u8; 8], u64>,
+    outcomes: Outcomes,
+    /// How often it was told to come again within the hour of `outcomes`.
+    over: u64,
+    last: u64,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Used {
+    messages: f64,
+    octets: f64,
+    recipients: f64,
+    new_domains: f64,
+    at: u64,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Outcomes {
+    since: u64,
+    delivered: u32,
+    refused: u32,
+}
+
+impl Accounts {
+    /// Counts a recipient for whoever handed it over, or says what there is too much of: then nothing is
+    /// counted.
+    ///
+    /// # Errors
+    /// What is over its quota.
+    pub fn recipient(&mut self, way: Way, mail: Foreign<'_>, quota: &Quota, now: u64) -> Result<(), Over> {
+        let parts = parts(way);
+        let over = parts.iter().find_map(|(name, share)| self.account(*name, now).has_room(mail, quota, *share).err());
+        for (name, _) in parts {
+            match over {
+                None => self.account(name, now).add(mail, now),
+                Some(_) => self.account(name, now).over += 1,
+            }
+        }
+        over.map_or(Ok(()), Err)
+    }
+
+    /// Counts the octets of a message that was taken.
+    pub fn octets(&mut self, way: Way, is_notice: bool, octets: u64, now: u64) {
+        for (name, _) in parts(way) {
+            self.account(name, now).used(is_notice).octets += octets as f64;
+        }
+    }
+
+    /// Counts what recipients outside said to mail of this way, within the hour; `Some`: there are so many
+    /// refusals that it is to be contained, in words.
+    pub fn outcomes(&mut self, way: Way, delivered: u32, refused: u32, now: u64) -> Option<String> {
+        let name = (way.from, Some(way.origin).filter(|origin| *origin != way.from));
+        let outcomes = &mut self.account(name, now).outcomes;
+        outcomes.delivered = outcomes.delivered.saturating_add(delivered);
+        outcomes.refused = outcomes.refused.saturating_add(refused);
+        let answered = u64::from(outcomes.delivered) + u64::from(outcomes.refused);
+        let is_too_many = outcomes.refused >= REFUSED_MIN
+            && u64::from(outcomes.refused) * 100 >= answered * u64::from(REFUSED_PERCENT);
+        is_too_many.then(|| {
+            let said = format!("{} of {answered} recipients outside refused its mail within an hour", outcomes.refused);
+            *outcomes = Outcomes { since: now, ..Outcomes::default() };
+            said
+        })
+    }
+
+    /// Returns the members that were told to come again within the last hour or two, and how often.
+    pub fn over(&self) -> BTreeMap<NodeId, u64> {
+        let own = self.0.iter().filter(|((_, origin), account)| origin.is_none() && account.over > 0);
+        own.map(|((from, _), account)| (*from, account.over)).collect()
+    }
+
+    fn account(&mut self, name: (NodeId, Option<NodeId>), now: u64) -> &mut Account {
+        if self.0.len() >= ACCOUNTS_MAX && !self.0.contains_key(&name) {
+            let quiet = self.0.iter().min_by_key(|(_, account)| account.last).map(|(name, _)| *name);
+            quiet.and_then(|quiet| self.0.remove(&quiet));
+        }
+        let account = self.0.entry(name).or_default();
+        account.last = now;
+        if now.saturating_sub(account.outcomes.since) >= HOUR_MS {
+            account.outcomes = Outcomes { since: now, ..Outcomes::default() };
+            account.over = 0;
+        }
+        account
+    }
+}
+
+/// Returns the accounts that mail of a way is charged to, each with its part of the quota.
+fn parts(way: Way) -> Vec<((NodeId, Option<NodeId>), f64)> {
+    let own = ((way.from, None), 1.0);
+    match way.origin == way.from {
+        true => vec![own],
+        false => vec![own, ((way.from, Some(way.origin)), ORIGIN_SHARE)],
+    }
+}
+
+impl Account {
+    fn used(&mut self, is_notice: bool) -> &mut Used {
+        if is_notice { &mut self.notices } else { &mut self.mail }
+    }
+
+    fn has_room(&mut self, mail: Foreign<'_>, quota: &Quota, share: f64) -> Result<(), Over> {
+        let now = self.last;
+        let share = match (mail.is_notice, mail.is_contained) {
+            (true, _) => share * NOTICES_SHARE,
+            (false, true) => share * CONTAINED_SHARE,
+            (false, false) => share,
+        };
+        let is_new = self.is_new(mail.domain, now);
+        let used = self.used(mail.is_notice);
+        used.run_off(quota, share, now);
+        // However small the part, one of each is in it.
+        let is_full = |used: f64, quota: u64| used + 1.0 > (quota as f64 * share).max(1.0);
+        match () {
+            () if mail.is_first && is_full(used.messages, quota.messages) => Err(Over::Messages),
+            () if used.octets >= quota.octets as f64 * share => Err(Over::Octets),
+            () if is_full(used.recipients, quota.recipients) => Err(Over::Recipients),
+            () if is_new && is_full(used.new_domains, quota.new_domains) => Err(Over::NewDomains),
+            () => Ok(()),
+        }
+    }
+
+    fn add(&mut self, mail: Foreign<'_>, now: u64) {
+        let is_new = self.is_new(mail.domain, now);
+        if is_new && self.domains.len() >= DOMAINS_MAX {
+            let oldest = self.domains.iter().min_by_key(|(_, at)| **at).map(|(name, _)| *name);
+            oldest.and_then(|oldest| self.domains.remove(&oldest));
+        }
+        self.domains.insert(short(mail.domain), now);
+        let used = self.used(mail.is_notice);
+        used.messages += f64::from(u8::from(mail.is_first));
+        used.recipients += 1.0;
+        used.new_domains += f64::from(u8::from(is_new));
+    }
+
+    fn is_new(&self, domain: &str, now: u64) -> bool {
+        self.domains.get(&short(domain)).is_none_or(|at| now.saturating_sub(*at) >= DOMAIN_AGE_MS)
+    }
+}
+
+impl Used {
+    fn run_off(&mut self, quota: &Quota, share: f64, now: u64) {
+        let part = now.saturating_sub(self.at) as f64 / HOUR_MS as f64 * share;
+        let off = |used: f64, quota: u64| (used - quota as f64 * part).max(0.0);
+        *self = Used {
+            messages: off(self.messages, quota.messages),
+            octets: off(self.octets, quota.octets),
+            recipients: off(self.recipients, quota.recipients),
+            new_domains: off(self.new_domains, quota.new_domains),
+            at: now,
+        };
+    }
+}
+
+impl fmt::Display for Over {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Over::Messages => "messages",
+            Over::Octets => "data",
+            Over::Recipients => "recipients",
+            Over::NewDomains => "new_domains",
+        })
+    }
+}
+
+fn short(domain: &str) -> [u8; 8] {
+    *sha256(&[domain.as_bytes()]).first_chunk().expect("a hash is longer")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const QUOTA: Quota = Quota { messages: 100, octets: 1_000, recipients: 200, new_domains: 20 };
+    const MAIL: Foreign<'_> = Foreign { domain: "x.example", is_first: true, is_notice: false, is_contained: false };
+
+    fn node(n: u8) -> NodeId {
+        NodeId::from_octets([n; 32])
+    }
+
+    fn way(from: u8, origin: u8) -> Way {
+        Way { from: node(from), origin: node(origin) }
+    }
+
+    fn taken(accounts: &mut Accounts, way: Way, mail: Foreign<'_>, now: u64) -> usize {
+        (0..1_000).take_while(|_| accounts.recipient(way, mail, &QUOTA, now).is_ok()).count()
+    }
+
+    #[test]
+    fn what_was_used_runs_off_within_an_hour() {
+        let mut accounts = Accounts::default();
+        assert_eq!(taken(&mut accounts, way(1, 1), MAIL, 0), 100);
+        assert_eq!(accounts.recipient(way(1, 1), MAIL, &QUOTA, 0), Err(Over::Messages));
+        assert_eq!(accounts.over(), BTreeMap::from([(node(1), 2)]));
+        assert_eq!(taken(&mut accounts, way(1, 1), MAIL, HOUR_MS / 4), 25);
+        assert_eq!(taken(&mut accounts, way(1, 1), MAIL, 9 * HOUR_MS), 100);
+        assert_eq!(taken(&mut accounts, way(2, 2), MAIL, 0), 100, "others are not concerned");
+    }
+
+    #[test]
+    fn recipients_octets_and_new_domains_are_counted() {
+        let mut accounts = Accounts::default();
+        let more = Foreign { is_first: false, ..MAIL };
+        assert_eq!(taken(&mut accounts, way(1, 1), more, 0), 200);
+        assert_eq!(accounts.recipient(way(1, 1), more, &QUOTA, 0), Err(Over::Recipients));
+        accounts.octets(way(2, 2), false, 1_000, 0);
+        assert_eq!(accounts.recipient(way(2, 2), MAIL, &QUOTA, 0), Err(Over::Octets));
+        let names: Vec<String> = (0..30).map(|n| format!("{n}.example")).collect();
+        let mut to = |n: usize, now| accounts.recipient(way(3, 3), Foreign { domain: &names[n], ..MAIL }, &QUOTA, now);
+        assert!((0..20).all(|n| to(n, 0).is_ok()));
+        assert_eq!(to(20, 0), Err(Over::NewDomains));
+        assert_eq!(to(7, 0), Ok(()), "it wrote there before");
+        assert_eq!(to(20, HOUR_MS), Ok(()));
+    }
+
+    #[test]
+    fn an_origin_behind_a_hub_has_half_and_a_lie_about_it_costs_who_lies() {
+        let mut accounts = Accounts::default();
+        assert_eq!(taken(&mut accounts, way(1, 2), MAIL, 0), 50);
+        assert_eq!(taken(&mut accounts, way(1, 3), MAIL, 0), 50, "the hub has as much for others");
+        assert_eq!(taken(&mut accounts, way(1, 4), MAIL, 0), 0, "and no more in all");
+        assert_eq!(taken(&mut accounts, way(2, 2), MAIL, 0), 100, "who was named loses nothing");
+    }
+
+    #[test]
+    fn who_is_contained_has_a_trickle_and_its_notices() {
+        let mut accounts = Accounts::default();
+        let contained = Foreign { is_contained: true, ..MAIL };
+        assert_eq!(taken(&mut accounts, way(1, 1), contained, 0), 1);
+        assert_eq!(taken(&mut accounts, way(1, 1), Foreign { is_notice: true, ..contained }, 0), 10);
+        assert_eq!(taken(&mut accounts, way(1, 1), contained, HOUR_MS), 1);
+    }
+
+    #[test]
+    fn many_refusals_contain_and_a_few_do_not() {
+        let mut accounts = Accounts::default();
+        assert_eq!(accounts.outcomes(way(1, 1), 1_000, REFUSED_MIN, 0), None, "five in a hundred");
+        assert_eq!(accounts.outcomes(way(2, 2), 0, REFUSED_MIN - 1, 0), None);
+        assert_eq!(accounts.outcomes(way(2, 2), 0, 1, HOUR_MS), None, "another hour");
+        let why = accounts.outcomes(way(2, 2), 3, REFUSED_MIN, HOUR_MS).expect("most refuse");
+        assert_eq!(why, "51 of 54 recipients outside refused its mail within an hour");
+        assert_eq!(accounts.outcomes(way(2, 2), 0, 1, HOUR_MS), None, "said once");
+        assert!(accounts.outcomes(way(1, 3), 0, REFUSED_MIN, 0).is_some(), "one behind a hub");
+    }
+
+    #[test]
+    fn the_accounts_are_bounded() {
+        let mut accounts = Accounts::default();
+        for n in 0..ACCOUNTS_MAX as u64 + 9 {
+            let mut id = [0; 32];
+            id[..8].copy_from_slice(&n.to_be_bytes());
+            let from = NodeId::from_octets(id);
+            accounts.recipient(Way { from, origin: from }, MAIL, &QUOTA, n).expect("room");
+        }
+        assert_eq!(accounts.0.len(), ACCOUNTS_MAX);
+        let mut account = Account::default();
+        for n in 0..DOMAINS_MAX as u64 + 9 {
+            account.add(Foreign { domain: &n.to_string(), ..MAIL }, n);
+        }
+        assert_eq!(account.domains.len(), DOMAINS_MAX);
+    }
+}

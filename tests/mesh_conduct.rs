@@ -1,0 +1,304 @@
+//! Members that misbehave: too much mail for the world, mail that the world refuses, and a member in bad
+//! hands that says what it may not. Each is refused and reported, and the others go on. Agents as processes
+//! of their own; the rogue is a session of this test under the key of a member.
+
+mod support;
+
+use postroad::tls::{NodeTls, node};
+use postroad_mesh::frame::{Frame, Item};
+use postroad_mesh::link::Message;
+use postroad_mesh::record::Said;
+use postroad_mesh::statement::{Policy, What};
+use postroad_mesh::{Caps, Directory, MeshMessageId, NodeId, Passage, Record, Roster, SecretKey, Statement, archive};
+use serde_json::Value;
+use support::agent::{Agent, Builder, make_maildir};
+use support::client::{Client, Way};
+use support::net::{SOON, wait_until};
+use support::sink::Sink;
+
+/// A host with a domain and one mailbox of its own, which members reach at its own address.
+fn host(name: &str) -> Builder {
+    let builder = Builder::new();
+    let (ip, mail) = (builder.ip(), builder.path("mail"));
+    make_maildir(&mail.join("user"));
+    let lines = format!("domain = \"{name}.example\"\nmaildir = \"{}/{{user}}\"", mail.display());
+    builder
+        .set("hostname", &format!("\"{name}.test\""))
+        .set("mesh.label", &format!("{name:?}"))
+        .set("mesh.addresses", &format!("[\"{ip}:2525\"]"))
+        .table("local", &lines)
+}
+
+fn join(founder: &Agent, agent: &Agent, serves: &str) {
+    let token = founder.ok(&["mesh", "invite", "--serves", serves]);
+    agent.ok(&["mesh", "join", token.trim()]);
+}
+
+fn status(agent: &Agent) -> Value {
+    agent.json(&["mesh", "status", "--json"])
+}
+
+/// Waits until everybody knows what all say of themselves.
+fn wait_known(agents: &[&Agent]) {
+    for agent in agents {
+        wait_until("every member's record is known", SOON, || {
+            let status = status(agent);
+            let members = status["members"].as_array().expect("a list");
+            members.len() == agents.len() && members.iter().all(|member| member["serves"] != Value::Array(Vec::new()))
+        });
+    }
+    // The agent looks at what all changes come to a moment later.
+    std::thread::sleep(std::time::Duration::from_secs(1));
+}
+
+fn send(agent: &Agent, from: &str, to: &[&str]) {
+    let mut client = Client::connect(agent.smtp());
+    client.ehlo();
+    let reply = client.deliver(from, to, b"Subject: x\r\n\r\nhello\r\n", Way::Data);
+    assert_eq!(reply.code, 250, "{}", reply.text());
+    client.quit();
+}
+
+fn mailbox(agent: &Agent) -> usize {
+    std::fs::read_dir(agent.path("mail/user/new")).expect("a Maildir").count()
+}
+
+/// Returns a member that sends mail out to the sink, with this quota of messages, and one that sends through it.
+fn egress_with(messages: u32, sink: &Sink) -> (Agent, Agent) {
+    let egress = host("a").set("mesh.egress", "true").route("sink.test", sink.address());
+    let a = egress.set("mesh.quota.messages", &messages.to_string()).metrics().start();
+    let b = host("b").start();
+    join(&a, &b, "b.example");
+    wait_known(&[&a, &b]);
+    (a, b)
+}
+
+#[test]
+fn beyond_its_quota_a_member_is_told_to_come_again_and_loses_nothing() {
+    let sink = Sink::new();
+    let (a, b) = egress_with(4, &sink);
+    (0..7).for_each(|_| send(&b, "user@b.example", &["user@sink.test"]));
+    sink.expect(4, SOON);
+    wait_until("the others are told so", SOON, || b.log().contains("450 4.7.28"));
+    let said = a.ok(&["mesh", "status"]);
+    assert!(said.contains("over its quota: b, "), "{said}");
+    assert!(a.metric("postroad_mesh_misdeeds_total{what=\"over_quota\"}") > 0);
+    // Notices, and all that stays in the mesh, go on.
+    send(&b, "", &["user@sink.test"]);
+    send(&b, "user@b.example", &["user@a.example"]);
+    sink.expect(5, SOON);
+    wait_until("it is in the mailbox", SOON, || mailbox(&a) == 1);
+    assert_eq!(b.queued(), 3, "the others wait there");
+    a.edit_config("quota.messages = 4", "quota.messages = 400");
+    a.ok(&["reload"]);
+    sink.expect(8, 3 * SOON);
+    b.wait_empty(SOON);
+}
+
+#[test]
+fn who_is_contained_sends_a_trickle_out_until_somebody_lifts_it() {
+    let sink = Sink::new();
+    // A hundredth of it is two.
+    let (mut a, b) = egress_with(200, &sink);
+    let said = a.ok(&["mesh", "contain", "b"]);
+    assert!(said.contains("contained: b (by hand)") && said.contains("--lift"), "{said}");
+    a.restart();
+    assert_eq!(status(&a)["contained"][0]["label"], "b", "it is kept on disk");
+    (0..5).for_each(|_| send(&b, "user@b.example", &["user@sink.test"]));
+    sink.expect(2, 2 * SOON);
+    wait_until("the others are told so", SOON, || b.log().contains("450 4.7.28"));
+    send(&b, "", &["user@sink.test"]);
+    send(&b, "user@b.example", &["user@a.example"]);
+    sink.expect(3, SOON);
+    wait_until("it is in the mailbox", SOON, || mailbox(&a) == 1);
+    assert_eq!(a.metric("postroad_mesh_contained"), 1);
+    let said = a.ok(&["mesh", "contain", "b", "--lift"]);
+    assert!(!said.contains("contained:"), "{said}");
+    sink.expect(6, 3 * SOON);
+}
+
+#[test]
+fn a_member_whose_mail_the_world_refuses_is_contained() {
+    let sink = Sink::new();
+    sink.behave(|sink| sink.rcpt = std::sync::Arc::new(|_, _| "550 5.1.1 No such user".into()));
+    let (a, b) = egress_with(1000, &sink);
+    let names: Vec<String> = (0..60).map(|n| format!("user{n}@sink.test")).collect();
+    send(&b, "user@b.example", &names.iter().map(String::as_str).collect::<Vec<_>>());
+    wait_until("it is contained", SOON, || status(&a)["contained"][0]["label"] == "b");
+    let said = a.ok(&["mesh", "status"]);
+    assert!(said.contains("contained: b (60 of 60 recipients outside refused its mail"), "{said}");
+    assert!(a.log().contains("until somebody lifts it"), "the log says so");
+}
+
+/// A member in bad hands: it joined as any, and this test has its key.
+struct Rogue {
+    key: SecretKey,
+    directory: Directory,
+}
+
+impl Rogue {
+    /// Takes over from an agent.
+    fn of(mut agent: Agent) -> Rogue {
+        agent.stop();
+        let read = |name: &str| std::fs::read(agent.path(name)).expect("it is a member");
+        let key = SecretKey::from_pkcs8(&read("state/mesh/key.der")).expect("a key");
+        Rogue { key, directory: archive::read(&read("state/mesh/directory"), 0).expect("sound") }
+    }
+
+    fn session(&self, with: &Agent) -> Client {
+        let node: NodeId = status(with)["node"].as_str().expect("a text").parse().expect("an id");
+        let tls = NodeTls::new(&self.key).expect("a key for TLS");
+        let mut client = Client::connect(with.smtp());
+        client.ehlo();
+        client.expect("STARTTLS", 220);
+        let secured = client.wire().connect_tls_as(tls.connector().config().clone(), node::server_name(&node));
+        secured.expect("the key is the node's");
+        client.ehlo();
+        client
+    }
+
+    fn say(&self, to: &Agent, items: Vec<Item>) {
+        let mut client = self.session(to);
+        client.expect("XLINK 1", 250);
+        client.send(Message::Spread(Frame::Give(items)).to_octets());
+        // It is read before the link ends.
+        client.wire().shutdown_write();
+        std::thread::sleep(std::time::Duration::from_millis(300));
+    }
+
+    fn said(&self, sequence: u64) -> Said {
+        let known = self.directory.records()[&self.key.public().id()].said();
+        Said { sequence: known.sequence + sequence, ..known.clone() }
+    }
+}
+
+fn item(statement: &Statement) -> Item {
+    Item::Statement(statement.to_octets().into())
+}
+
+/// Returns how often an agent has seen the rogue do this.
+fn misdeeds(agent: &Agent, what: &str) -> u64 {
+    let status = status(agent);
+    let seen = status["misdeeds"].as_array().expect("a list").iter();
+    let times = seen.filter(|one| one["what"] == what && one["label"] == "r").map(|one| one["times"].as_u64());
+    times.map(|times| times.expect("a number")).sum()
+}
+
+fn wait_reported(agent: &Agent, what: &str) {
+    wait_until(&format!("{what} is reported"), SOON, || misdeeds(agent, what) > 0);
+    assert!(agent.metric(&format!("postroad_mesh_misdeeds_total{{what=\"{what}\"}}")) > 0);
+    assert!(agent.log().contains("a member does what it may not"), "the log says so");
+}
+
+fn serves(agent: &Agent, label: &str) -> Value {
+    let status = status(agent);
+    let members = status["members"].as_array().expect("a list");
+    members.iter().find(|member| member["label"] == label).expect("a member")["serves"].clone()
+}
+
+/// Returns two members, and a third in bad hands.
+fn three() -> (Agent, Agent, Rogue) {
+    let (a, b, r) = (host("a").metrics().start(), host("b").start(), host("r").start());
+    join(&a, &b, "b.example");
+    join(&a, &r, "r.example");
+    wait_known(&[&a, &b, &r]);
+    (a, b, Rogue::of(r))
+}
+
+#[test]
+fn a_rogue_claims_no_domain_and_forges_nothing() {
+    let (a, b, rogue) = three();
+    // It says that a domain is its own, and grants it to itself.
+    let claim = Said {
+        serves: vec!["r.example".parse().expect("valid"), "b.example".parse().expect("valid")],
+        ..rogue.said(1)
+    };
+    let record = Record::sign(&rogue.key, &claim).expect("it is its own");
+    let me = rogue.key.public();
+    let head = rogue.directory.roster().next_head(&me.id(), 0);
+    let what = What::Admit { node: me, caps: Caps::ALL, serves: claim.serves.clone(), label: "r".into() };
+    let grant = Statement::new(&rogue.key, head, what);
+    rogue.say(&a, vec![Item::Record(record.to_octets().into()), item(&grant)]);
+    for agent in [&a, &b] {
+        wait_until("the claim is told of", SOON, || {
+            agent.ok(&["mesh", "status"]).contains("claimed without a grant, so not used: b.example by r")
+        });
+        assert_eq!(serves(agent, "b"), serde_json::json!(["b.example"]));
+        assert_eq!(serves(agent, "r"), serde_json::json!(["r.example"]));
+    }
+    // It says in another's name what that one never said.
+    let of_b = rogue.directory.records().values().find(|record| &*record.said().label == "b").expect("it is known");
+    let mut forged = of_b.to_octets();
+    let place = forged.windows(9).position(|octets| octets == b"b.example").expect("it serves it");
+    forged[place] = b'x';
+    let mut statement = grant.to_octets();
+    *statement.last_mut().expect("a signature") ^= 1;
+    rogue.say(&a, vec![Item::Record(forged.into()), Item::Statement(statement.into())]);
+    wait_reported(&a, "unsound");
+    assert!(a.ok(&["mesh", "status"]).contains("suspicious: r passed on what is forged or damaged, 2 times"));
+    assert_eq!(serves(&a, "b"), serde_json::json!(["b.example"]));
+    assert_eq!(misdeeds(&b, "unsound"), 0, "nothing of it was passed on");
+}
+
+#[test]
+fn a_rogue_replays_what_was_said_elsewhere_and_earlier() {
+    let (a, b, rogue) = three();
+    let elsewhere = Roster::new(Statement::found(&rogue.key, Policy::DEFAULT, "elsewhere", 1)).expect("it founds");
+    let me = rogue.key.public();
+    let what = What::Admit { node: me, caps: Caps::ALL, serves: Vec::new(), label: "r".into() };
+    let statement = Statement::new(&rogue.key, elsewhere.next_head(&me.id(), 2), what);
+    let said = Said { mesh: elsewhere.mesh(), ..rogue.said(1) };
+    let record = Record::sign(&rogue.key, &said).expect("it is its own");
+    rogue.say(&a, vec![item(&statement), Item::Record(record.to_octets().into())]);
+    wait_reported(&a, "other_mesh");
+    assert_eq!(misdeeds(&a, "other_mesh"), 2);
+    // What was true once is known, and what followed it stands.
+    let earlier: Vec<Item> = {
+        let records = rogue.directory.records().values().map(|record| Item::Record(record.to_octets().into()));
+        records.chain(rogue.directory.roster().statements().values().map(item)).collect()
+    };
+    let text = std::fs::read_to_string(b.config_path()).expect("readable").replace("label = \"b\"", "label = \"bee\"");
+    std::fs::write(b.config_path(), text).expect("writable");
+    b.ok(&["reload"]);
+    let is_told = || status(&a)["members"].as_array().expect("a list").iter().any(|member| member["label"] == "bee");
+    wait_until("the new name is known", SOON, is_told);
+    rogue.say(&a, earlier);
+    assert!(is_told());
+    assert_eq!(status(&a)["members"].as_array().expect("a list").len(), 3);
+}
+
+#[test]
+fn a_rogue_hands_over_no_mail_in_anothers_name() {
+    let (a, b, rogue) = three();
+    let [me, honest] = [rogue.key.public().id(), status(&b)["node"].as_str().expect("a text").parse().expect("an id")];
+    let begun = |origin| Passage::new(MeshMessageId::new(1_800_000_000_000, &[b"x"]), origin);
+    let by = |passage: Passage, node| passage.by_way_of(&node).expect("room");
+    let mut client = rogue.session(&a);
+    for passage in [by(begun(honest), me), by(by(begun(me), me), honest), begun(me)] {
+        let said = client.say(&format!("MAIL FROM:<user@b.example> XMESH={passage}")).text();
+        assert!(said.starts_with("451 4.7.1 XMESH says"), "{passage}: {said}");
+    }
+    wait_reported(&a, "origin");
+    assert_eq!(misdeeds(&a, "origin"), 3);
+    let own = by(begun(me), me);
+    client.expect(&format!("MAIL FROM:<user@r.example> XMESH={own}"), 250);
+}
+
+#[test]
+fn a_rogue_that_floods_loses_its_link_and_nobody_else_does() {
+    const MESSAGES: usize = 3_000;
+    let (a, b, rogue) = three();
+    let mut client = rogue.session(&a);
+    client.expect("XLINK 1", 250);
+    let flood = Message::Unknown(99).to_octets().repeat(MESSAGES);
+    // It is closed in the middle.
+    let _ = client.try_send(flood);
+    wait_reported(&a, "flood");
+    client.wire().rest();
+    let mut again = rogue.session(&a);
+    again.expect("XLINK 1", 250);
+    assert_eq!(again.wire().rest(), b"", "none is taken of it for a while");
+    assert!(b.ok(&["mesh", "ping", "a"]).contains("answers"));
+    send(&b, "user@b.example", &["user@a.example"]);
+    wait_until("mail goes on", SOON, || mailbox(&a) == 1);
+}

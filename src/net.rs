@@ -198,9 +198,21 @@ impl Stream {
         let Stream::Tls(tls) = self else {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "the connection has no TLS"));
         };
-        let alive = TcpKeepalive::new().with_time(ALIVE_IDLE).with_interval(ALIVE_INTERVAL).with_retries(ALIVE_RETRIES);
-        SockRef::from(tls.get_ref().0).set_tcp_keepalive(&alive)?;
+        ask_alive(tls.get_ref().0)?;
         Ok(*tls)
+    }
+
+    /// Has the kernel ask now and then whether the other side is still there, for a connection that is kept
+    /// without work for days: one that is dead ends after two minutes, and the way through NAT is not forgotten.
+    ///
+    /// # Errors
+    /// What the operating system says.
+    pub fn keep_alive(&self) -> io::Result<()> {
+        match self {
+            Stream::Plain(tcp) => ask_alive(tcp),
+            Stream::Tls(tls) => ask_alive(tls.get_ref().0),
+            Stream::Unix(_) => Ok(()),
+        }
     }
 
     /// Returns the connection's state as rustls sees it, where there is TLS.
@@ -261,4 +273,9 @@ impl Stream {
 
 fn timed_out(what: &'static str) -> io::Error {
     io::Error::new(io::ErrorKind::TimedOut, what)
+}
+
+fn ask_alive(tcp: &TcpStream) -> io::Result<()> {
+    let alive = TcpKeepalive::new().with_time(ALIVE_IDLE).with_interval(ALIVE_INTERVAL).with_retries(ALIVE_RETRIES);
+    SockRef::from(tcp).set_tcp_keepalive(&alive)
 }

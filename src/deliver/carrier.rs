@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use postroad_queue::schedule::Selector;
 use postroad_smtp::{Domain, Node, Reply, Status};
+use tracing::debug;
 
 use super::dispatcher::{Core, Delivery};
 use super::jobs::key;
@@ -118,6 +119,9 @@ impl Caller for Delivery {
         let (remote, address) = (connection.remote().into(), connection.address().clone());
         let stream = connection.reverse(domains).await.map_err(|reply| refused(Some(remote), reply))?;
         let Address::Tcp(peer) = address else { unreachable!("a host is reached by TCP") };
+        if let Err(error) = stream.keep_alive() {
+            debug!(host = %source, %error, "the kernel does not ask whether the host is still there");
+        }
         Ok(Reversed { stream, peer })
     }
 }

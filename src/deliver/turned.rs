@@ -254,6 +254,9 @@ impl Core {
     pub async fn carry(self: Arc<Core>, turned: Turned) {
         let Turned { stream, peer, grant: Grant { guest, place } } = turned;
         let (target, user) = (Arc::new(self.target_of(&guest, peer)), guest.name());
+        if let Err(error) = stream.keep_alive() {
+            debug!(user, %peer, %error, "the kernel does not ask whether the guest is still there");
+        }
         let mut connection = match Connection::adopt(stream, target).await {
             Ok(connection) if connection.is_member() && !(connection.knows_us() && connection.may_stay()) => {
                 info!(user, %peer, "a member reversed the connection and does not take this host for a member yet");

@@ -30,9 +30,9 @@ const TOO_MANY: Reply =
     Reply::of(451, Some(Status::new(4, 3, 2)), "your earlier connections are still in use; try again later");
 const NOT_YET: Reply = Reply::of(451, Some(Status::new(4, 3, 2)), "this host is starting or stopping; try again later");
 
-/// Connections that one member of the mesh keeps with each of those that hold its mail: while one waits for
-/// the other side's disk, the next message is on its way over another.
-pub const MEMBER_CONNECTIONS: u32 = 2;
+/// Connections that one member of the mesh keeps with each of those that hold its mail: while some wait for
+/// the other side's disk, the next messages are on their way over others.
+pub const MEMBER_CONNECTIONS: u32 = 4;
 /// Connections of one member at a time: those of before its address changed may still be there.
 const MEMBER_CONNECTIONS_MAX: u32 = 2 * MEMBER_CONNECTIONS;
 /// How often something is said to a member over a connection without work.

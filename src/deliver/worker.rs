@@ -6,11 +6,12 @@
 //! milliseconds, and both ends less work. What waits behind an attempt that takes long goes elsewhere.
 
 use std::collections::VecDeque;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use postroad_queue::schedule::{Attempt, Finish};
-use tokio::time::timeout;
+use tokio::time::{Sleep, sleep};
 
 use super::attempt::Begun;
 use super::dispatcher::Core;
@@ -23,7 +24,7 @@ const BURST_MAX: usize = 4;
 const SWIFT: Duration = Duration::from_millis(10);
 /// A site whose last message took longer is sent no envelope ahead: it would wait there.
 const AHEAD_LIMIT: Duration = Duration::from_secs(1);
-/// So long what has not begun waits behind an attempt.
+/// So long what has not begun waits behind others.
 const PATIENCE: Duration = Duration::from_millis(100);
 
 /// Takes one attempt after the other for one site.
@@ -33,6 +34,8 @@ pub struct Worker {
     attempt: Option<Attempt>,
     /// What goes behind it; owed as well.
     behind: VecDeque<Attempt>,
+    /// When what has not begun of it goes elsewhere. One timer for all of a burst: each costs a wake-up.
+    patience: Option<Pin<Box<Sleep>>>,
     lane: Lane,
 }
 
@@ -40,7 +43,7 @@ impl Worker {
     /// Begins with this attempt, and with a few more behind it where the site answers swiftly.
     pub fn new(core: Arc<Core>, attempt: Attempt) -> Worker {
         let lane = Lane::new(attempt.site().clone());
-        let mut worker = Worker { core, attempt: Some(attempt), behind: VecDeque::new(), lane };
+        let mut worker = Worker { core, attempt: Some(attempt), behind: VecDeque::new(), patience: None, lane };
         if worker.core.pool.pace_ahead(worker.lane.site()).is_some_and(|took| took <= SWIFT) {
             worker.take_behind(BURST_MAX - 1);
         }
@@ -75,7 +78,7 @@ impl Worker {
 
     /// Makes the attempt, with the envelope of the next one behind it.
     async fn work(&mut self, this: Begun<'_>, next: Option<&Begun<'_>>) -> Finish {
-        let Worker { core, attempt: Some(attempt), behind, lane } = &mut *self else {
+        let Worker { core, attempt: Some(attempt), behind, patience, lane } = &mut *self else {
             unreachable!("what has begun is an attempt")
         };
         let has_begun = usize::from(next.is_some());
@@ -83,8 +86,11 @@ impl Worker {
         let task = this.task(next.as_ref());
         let mut work = std::pin::pin!(this.make(lane, attempt, &task));
         if behind.len() > has_begun {
-            if let Ok(finish) = timeout(PATIENCE, &mut work).await {
-                return finish;
+            let patience = patience.get_or_insert_with(|| Box::pin(sleep(PATIENCE)));
+            tokio::select! {
+                biased;
+                finish = &mut work => return finish,
+                () = patience => {}
             }
             return_all(core, behind.drain(has_begun..));
             core.start_ready();
@@ -143,6 +149,7 @@ impl Worker {
 
     /// Takes at most so many attempts that are to go behind the others.
     fn take_behind(&mut self, max: usize) {
+        self.patience = None;
         let core = &self.core;
         let Some(attempt) = &self.attempt else { return };
         if core.is_draining() || core.memory.level() == Level::Full {

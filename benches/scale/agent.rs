@@ -1,6 +1,8 @@
 //! One agent as an operator runs it: its own process, the shipped defaults but for what the
 //! measurement needs, its log in a file; and what the kernel says about it.
 
+use std::collections::HashMap;
+use std::ffi::OsString;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -112,15 +114,16 @@ impl Agent {
         Ok(kib * 1024)
     }
 
-    /// How often its threads have gone to sleep so far.
-    pub fn sleeps(&self) -> Result<u64> {
-        let mut sum = 0;
+    /// How often each of its threads has gone to sleep so far.
+    pub fn sleeps(&self) -> Result<HashMap<OsString, u64>> {
+        let mut sleeps = HashMap::new();
         for task in fs::read_dir(format!("/proc/{}/task", self.pid()))? {
-            let status = fs::read_to_string(task?.path().join("status")).unwrap_or_default();
+            let task = task?;
+            let status = fs::read_to_string(task.path().join("status")).unwrap_or_default();
             let count = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
-            sum += count.and_then(|count| count.trim().parse::<u64>().ok()).unwrap_or(0);
+            sleeps.insert(task.file_name(), count.and_then(|count| count.trim().parse().ok()).unwrap_or(0));
         }
-        Ok(sum)
+        Ok(sleeps)
     }
 
     /// Octets that its queue takes on disk.

@@ -1,6 +1,7 @@
 //! What an agent takes when it does nothing: its start, its memory, its wake-ups, and thousands of
 //! sessions that only stay open.
 
+use std::ffi::OsString;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -37,7 +38,10 @@ fn starts(bench: &Bench, results: &Results) -> Result<()> {
     let (cpu, sleeps, start) = (agent.cpu()?, agent.sleeps()?, Instant::now());
     std::thread::sleep(bench.period());
     let seconds = start.elapsed().as_secs_f64();
-    results.add("idle", 0, "wake-ups", (agent.sleeps()? - sleeps) as f64 / seconds, "1/s", Bar::None)?;
+    // A thread that ended meanwhile takes its count along.
+    let since = |(thread, count): (&OsString, &u64)| count.saturating_sub(sleeps.get(thread).copied().unwrap_or(0));
+    let wakes: u64 = agent.sleeps()?.iter().map(since).sum();
+    results.add("idle", 0, "wake-ups", wakes as f64 / seconds, "1/s", Bar::None)?;
     results.add("idle", 0, "CPU", (agent.cpu()? - cpu).as_secs_f64() * 1e3 / seconds, "ms/s", Bar::None)
 }
 

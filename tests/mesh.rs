@@ -6,14 +6,15 @@ mod support;
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
-use postroad::tls::{NodeTls, node};
-use postroad_mesh::{Invitation, NodeId, SecretKey};
+use postroad::tls::NodeTls;
+use postroad_mesh::{Invitation, SecretKey};
 use serde_json::Value;
 use support::agent::{Agent, Builder};
 use support::client::Client;
+use support::mesh::{key_of, session, status};
 use support::net::{SOON, own_address, wait_until};
-use support::skip;
 use support::wire::Wire;
+use support::{ahead, skip};
 
 /// How long joining may take a person who waits for it; the test's machine is busy.
 const JOIN_LIMIT: Duration = Duration::from_secs(5);
@@ -31,10 +32,6 @@ fn host(name: &str) -> Builder {
 
 fn invite(agent: &Agent, words: &[&str]) -> String {
     agent.ok(&[&["mesh", "invite"], words].concat()).trim().to_owned()
-}
-
-fn status(agent: &Agent) -> Value {
-    agent.json(&["mesh", "status", "--json"])
 }
 
 /// Returns the members that an agent knows, by label, with what they serve.
@@ -247,20 +244,6 @@ fn an_ordinary_host_sees_nothing_of_the_mesh() {
     client.expect("MAIL FROM:<x@y.example> XMESH=1", 555);
 }
 
-/// Returns a session with an agent under TLS as a node of the mesh has it, with the key of another agent.
-fn session_as(of: &Agent, with: &Agent) -> Client {
-    let key = std::fs::read(of.path("state/mesh/key.der")).expect("it has a key");
-    let tls = NodeTls::new(&SecretKey::from_pkcs8(&key).expect("a key")).expect("a key for TLS");
-    let node: NodeId = status(with)["node"].as_str().expect("a text").parse().expect("an id");
-    let mut client = Client::connect(with.smtp());
-    client.ehlo();
-    client.expect("STARTTLS", 220);
-    let secured = client.wire().connect_tls_as(tls.connector().config().clone(), node::server_name(&node));
-    secured.expect("the key is the node's");
-    client.ehlo();
-    client
-}
-
 fn three() -> [Agent; 3] {
     let [a, b, c] = ["a", "b", "c"].map(|name| host(name).start());
     for (agent, domain) in [(&b, "b.example"), (&c, "c.example")] {
@@ -276,7 +259,8 @@ fn three() -> [Agent; 3] {
 #[test]
 fn who_is_revoked_loses_its_sessions_at_once() {
     let [a, b, mut c] = three();
-    let mut session = session_as(&c, &a);
+    let mut session = session(&key_of(&c), &a);
+    session.ehlo();
     let said = a.ok(&["mesh", "revoke", "c", "--reason", "stolen"]);
     assert!(said.contains("it takes 2 independent voices"), "{said}");
     assert_eq!(members(&a).len(), 3, "one voice is not enough");
@@ -307,7 +291,8 @@ fn who_is_revoked_loses_its_sessions_at_once() {
 #[test]
 fn a_host_refuses_whom_it_wants_and_leaves_when_it_wants() {
     let [a, b, c] = three();
-    let mut session = session_as(&c, &b);
+    let mut session = session(&key_of(&c), &b);
+    session.ehlo();
     b.ok(&["mesh", "refuse", "c"]);
     assert_eq!(session.wire().rest(), b"");
     wait_until("only b has no link with it", SOON, || (links(&a), links(&b), links(&c)) == (2, 1, 1));
@@ -411,15 +396,11 @@ fn nobody_joins_who_was_not_invited() {
 /// Nothing between members has a date: certificates would have run out.
 #[test]
 fn a_clock_eleven_years_ahead_joins_and_stays() {
-    // The library itself: the program `faketime` stands between the agent and signals.
-    let libraries = std::fs::read_dir("/usr/lib").expect("it is there").flatten();
-    let mut faketime =
-        libraries.map(|entry| entry.path().join("faketime/libfaketime.so.1")).filter(|path| path.exists());
-    let Some(faketime) = faketime.next() else { return skip("libfaketime is not installed") };
-    let preload = format!("LD_PRELOAD={}", faketime.display());
+    let Some(ahead) = ahead("+11y") else { return skip("libfaketime is not installed") };
     let a = host("a").start();
-    let ahead = ["env", &preload, "FAKETIME_DONT_FAKE_MONOTONIC=1", "FAKETIME=+11y"];
-    let mut b = host("b").wrapped(&ahead).start();
+    let mut b = host("b").build();
+    b.wrap(ahead);
+    b.start();
     b.ok(&["mesh", "join", &invite(&a, &["--serves", "b.example"])]);
     b.restart();
     for agent in [&a, &b] {

@@ -4,49 +4,21 @@
 
 mod support;
 
-use postroad::tls::{NodeTls, node};
 use postroad_mesh::frame::{Frame, Item};
 use postroad_mesh::link::Message;
 use postroad_mesh::record::Said;
 use postroad_mesh::statement::{Policy, What};
-use postroad_mesh::{Caps, Directory, MeshMessageId, NodeId, Passage, Record, Roster, SecretKey, Statement, archive};
+use postroad_mesh::{Caps, Directory, MeshMessageId, Passage, Record, Roster, SecretKey, Statement, archive};
 use serde_json::Value;
-use support::agent::{Agent, Builder, make_maildir};
+use support::agent::Agent;
 use support::client::{Client, Way};
+use support::mesh::{self, host, join, status, wait_members};
 use support::net::{SOON, wait_until};
 use support::sink::Sink;
 
-/// A host with a domain and one mailbox of its own, which members reach at its own address.
-fn host(name: &str) -> Builder {
-    let builder = Builder::new();
-    let (ip, mail) = (builder.ip(), builder.path("mail"));
-    make_maildir(&mail.join("user"));
-    let lines = format!("domain = \"{name}.example\"\nmaildir = \"{}/{{user}}\"", mail.display());
-    builder
-        .set("hostname", &format!("\"{name}.test\""))
-        .set("mesh.label", &format!("{name:?}"))
-        .set("mesh.addresses", &format!("[\"{ip}:2525\"]"))
-        .table("local", &lines)
-}
-
-fn join(founder: &Agent, agent: &Agent, serves: &str) {
-    let token = founder.ok(&["mesh", "invite", "--serves", serves]);
-    agent.ok(&["mesh", "join", token.trim()]);
-}
-
-fn status(agent: &Agent) -> Value {
-    agent.json(&["mesh", "status", "--json"])
-}
-
 /// Waits until everybody knows what all say of themselves.
 fn wait_known(agents: &[&Agent]) {
-    for agent in agents {
-        wait_until("every member's record is known", SOON, || {
-            let status = status(agent);
-            let members = status["members"].as_array().expect("a list");
-            members.len() == agents.len() && members.iter().all(|member| member["serves"] != Value::Array(Vec::new()))
-        });
-    }
+    wait_members(agents, SOON, |member| member["serves"] != Value::Array(Vec::new()));
     // The agent looks at what all changes come to a moment later.
     std::thread::sleep(std::time::Duration::from_secs(1));
 }
@@ -146,13 +118,7 @@ impl Rogue {
     }
 
     fn session(&self, with: &Agent) -> Client {
-        let node: NodeId = status(with)["node"].as_str().expect("a text").parse().expect("an id");
-        let tls = NodeTls::new(&self.key).expect("a key for TLS");
-        let mut client = Client::connect(with.smtp());
-        client.ehlo();
-        client.expect("STARTTLS", 220);
-        let secured = client.wire().connect_tls_as(tls.connector().config().clone(), node::server_name(&node));
-        secured.expect("the key is the node's");
+        let mut client = mesh::session(&self.key, with);
         client.ehlo();
         client
     }

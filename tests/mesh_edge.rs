@@ -3,31 +3,14 @@
 
 mod support;
 
-use support::agent::{Agent, Builder, make_maildir};
+use support::agent::{Agent, Builder};
 use support::client::Client;
+use support::mesh::{host, join, status};
 use support::net::{SOON, wait_until};
-
-/// A host with a domain and one mailbox of its own, which members reach at its own address.
-fn host(name: &str) -> Builder {
-    let builder = Builder::new();
-    let (ip, mail) = (builder.ip(), builder.path("mail"));
-    make_maildir(&mail.join("user"));
-    let lines = format!("domain = \"{name}.example\"\nmaildir = \"{}/{{user}}\"", mail.display());
-    builder
-        .set("hostname", &format!("\"{name}.test\""))
-        .set("mesh.label", &format!("{name:?}"))
-        .set("mesh.addresses", &format!("[\"{ip}:2525\"]"))
-        .table("local", &lines)
-}
 
 /// A host that strangers write to: nobody may relay through it, and it is an exchange for the others.
 fn exchange(name: &str) -> Builder {
     host(name).set("relay.networks", "[]").set("mesh.mx", "true").set("limits.errors", "1000")
-}
-
-fn join(founder: &Agent, agent: &Agent, serves: &str) {
-    let token = founder.ok(&["mesh", "invite", "--serves", serves]);
-    agent.ok(&["mesh", "join", token.trim()]);
 }
 
 /// Waits until a host asks the home of a domain.
@@ -109,7 +92,7 @@ fn strangers_reach_the_mailboxes_of_members_and_nothing_else() {
     let c = host("c").set("relay.networks", "[]").start();
     join(&a, &c, "c.example");
     wait_until("it knows the home", SOON, || {
-        let status = c.json(&["mesh", "status", "--json"]);
+        let status = status(&c);
         let members = status["members"].as_array().expect("a list");
         members.iter().any(|member| member["serves"].to_string().contains("b.example"))
     });

@@ -9,9 +9,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use support::agent::{Agent, Builder, make_maildir};
+use support::agent::Agent;
 use support::client::{Client, Way};
 use support::ledger::Ledger;
+use support::mesh::{host, join, wait_members};
 use support::net::{SOON, own_address, wait_until};
 use support::note;
 use support::sink::Sink;
@@ -19,33 +20,9 @@ use support::sink::Sink;
 /// How long mail may wait for another way when a member is gone.
 const REROUTE_LIMIT: Duration = Duration::from_secs(5);
 
-/// A host with a domain of its own, which members reach at its own address.
-fn host(name: &str) -> Builder {
-    let builder = Builder::new();
-    let (ip, mail) = (builder.ip(), builder.path("mail"));
-    make_maildir(&mail.join("user"));
-    let lines = format!("domain = \"{name}.example\"\nmaildir = \"{}/{{user}}\"", mail.display());
-    builder
-        .set("hostname", &format!("\"{name}.test\""))
-        .set("mesh.label", &format!("{name:?}"))
-        .set("mesh.addresses", &format!("[\"{ip}:2525\"]"))
-        .table("local", &lines)
-}
-
-fn join(founder: &Agent, agent: &Agent, serves: &str) {
-    let token = founder.ok(&["mesh", "invite", "--serves", serves]);
-    agent.ok(&["mesh", "join", token.trim()]);
-}
-
 /// Waits until everybody knows what all say of themselves.
 fn wait_known(agents: &[&Agent]) {
-    for agent in agents {
-        wait_until("every member's record is known", SOON, || {
-            let status = agent.json(&["mesh", "status", "--json"]);
-            let members = status["members"].as_array().expect("a list");
-            members.len() == agents.len() && members.iter().all(|member| member["label"] != "")
-        });
-    }
+    wait_members(agents, SOON, |member| member["label"] != "");
     // The agent looks at what all changes come to a moment later.
     std::thread::sleep(Duration::from_secs(1));
 }

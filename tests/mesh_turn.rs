@@ -10,28 +10,21 @@ use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use postroad::tls::{NodeTls, node};
-use postroad_mesh::{NodeId, SecretKey};
+use postroad_mesh::SecretKey;
 use serde_json::Value;
-use support::agent::{Agent, Builder, items, make_maildir};
+use support::agent::{Agent, Builder, items};
 use support::client::{Client, Way};
 use support::ledger::{Ledger, number_of};
+use support::mesh::{self, join, key_of, named, status};
 use support::net::{SOON, wait_until};
 use support::sink::{Sink, without_received};
-use support::{note, skip};
+use support::{ahead, note, skip};
 
 const CONTENT: &[u8] = b"From: <a@away.test>\r\nSubject: turn\r\n\r\nbody\r\n";
 
 /// A host that can be dialled; with `holds`, one that holds mail for those that cannot.
 fn host(name: &str, holds: &str) -> Builder {
-    let builder = Builder::new();
-    let (ip, mail) = (builder.ip(), builder.path("mail"));
-    make_maildir(&mail.join("user"));
-    let local = format!("domain = \"{name}.example\"\nmaildir = \"{}/{{user}}\"", mail.display());
-    named(builder, name)
-        .set("mesh.addresses", &format!("[\"{ip}:2525\"]"))
-        .set("mesh.holds", &format!("{holds:?}"))
-        .table("local", &local)
+    mesh::host(name).set("mesh.holds", &format!("{holds:?}"))
 }
 
 /// A host with mailboxes at a sink that says of itself that it only dials; where it says it could be dialled,
@@ -39,24 +32,12 @@ fn host(name: &str, holds: &str) -> Builder {
 fn sleeper(name: &str, mailboxes: &Sink) -> Builder {
     mailboxes.behave(|sink| sink.lmtp = true);
     let local = format!("domain = \"{name}.example\"\nlmtp = \"{}\"\nrecipients = [\"user\"]", mailboxes.address());
-    named(Builder::new(), name)
-        .set("mesh.addresses", "[\"127.0.0.1:9\"]")
-        .set("mesh.reach", "\"dials-out\"")
-        .table("local", &local)
-}
-
-fn named(builder: Builder, name: &str) -> Builder {
-    builder.set("hostname", &format!("\"{name}.test\"")).set("mesh.label", &format!("{name:?}"))
-}
-
-fn join(founder: &Agent, agent: &Agent, serves: &str) {
-    let token = founder.ok(&["mesh", "invite", "--serves", serves]);
-    agent.ok(&["mesh", "join", token.trim()]);
+    named(name).set("mesh.addresses", "[\"127.0.0.1:9\"]").set("mesh.reach", "\"dials-out\"").table("local", &local)
 }
 
 /// Returns what an agent knows of a member.
 fn member(agent: &Agent, label: &str) -> Value {
-    let status = agent.json(&["mesh", "status", "--json"]);
+    let status = status(agent);
     let members = status["members"].as_array().expect("a list");
     members.iter().find(|member| member["label"] == label).cloned().unwrap_or_default()
 }
@@ -186,15 +167,6 @@ fn what_comes_while_it_sleeps_is_held_and_goes_as_soon_as_it_wakes() {
     });
 }
 
-/// Returns what to start an agent through for a clock that is so far ahead. The library itself: the program
-/// `faketime` stands between the agent and signals.
-fn ahead(time: &str) -> Option<Vec<String>> {
-    let libraries = std::fs::read_dir("/usr/lib").expect("it is there").flatten();
-    let path = libraries.map(|entry| entry.path().join("faketime/libfaketime.so.1")).find(|path| path.exists())?;
-    let preload = format!("LD_PRELOAD={}", path.display());
-    Some(["env", &preload, "FAKETIME_DONT_FAKE_MONOTONIC=1", &format!("FAKETIME={time}")].map(str::to_owned).into())
-}
-
 /// Fourteen days pass for the one that holds the mail; the sender's own five are over long before.
 #[test]
 fn what_is_held_does_not_go_back_before_its_time() {
@@ -238,24 +210,6 @@ fn what_is_held_does_not_go_back_before_its_time() {
     assert!(said.contains("Action: failed") && said.contains("it waited for a member of the mesh to come"), "{said}");
 }
 
-/// Returns a session with an agent under TLS, with the key of another agent.
-fn session_as(of: &Agent, with: &Agent) -> Client {
-    let key = std::fs::read(of.path("state/mesh/key.der")).expect("it has a key");
-    session_with(&SecretKey::from_pkcs8(&key).expect("a key"), with)
-}
-
-fn session_with(key: &SecretKey, with: &Agent) -> Client {
-    let tls = NodeTls::new(key).expect("a key for TLS");
-    let status = with.json(&["mesh", "status", "--json"]);
-    let node: NodeId = status["node"].as_str().expect("a text").parse().expect("an id");
-    let mut client = Client::connect(with.smtp());
-    client.ehlo();
-    client.expect("STARTTLS", 220);
-    let secured = client.wire().connect_tls_as(tls.connector().config().clone(), node::server_name(&node));
-    secured.expect("the key is the node's");
-    client
-}
-
 /// Plays the server over a connection that was just reversed, up to where mail would begin.
 fn greet(client: &mut Client) {
     client.send("220 away.test ready\r\n");
@@ -283,13 +237,13 @@ fn who_is_no_member_or_no_more_gets_nothing_and_a_member_only_its_own() {
     wait_until("nobody is here", SOON, || {
         ["one", "other"].iter().all(|name| member(&keeper, name)["connections"] == 0)
     });
-    let mut stranger = session_with(&SecretKey::from_seed(&[9; 32]), &keeper);
+    let mut stranger = mesh::session(&SecretKey::from_seed(&[9; 32]), &keeper);
     assert!(!stranger.ehlo().offers("ATRN"));
     stranger.expect("ATRN", 502);
-    let mut dialled = session_as(&voice, &keeper);
+    let mut dialled = mesh::session(&key_of(&voice), &keeper);
     dialled.ehlo();
     dialled.expect("ATRN", 450);
-    let mut session = session_as(&other, &keeper);
+    let mut session = mesh::session(&key_of(&other), &keeper);
     assert!(session.ehlo().offers("ATRN"));
     session.expect("ATRN one.example", 450);
     session.expect("ATRN other.example", 450);
@@ -315,7 +269,7 @@ fn who_is_no_member_or_no_more_gets_nothing_and_a_member_only_its_own() {
     session.set_timeout(SOON);
     let rest = String::from_utf8_lossy(&session.wire().rest()).into_owned();
     assert!(!rest.contains("RCPT") && !rest.contains("Subject"), "{rest}");
-    let mut again = session_as(&other, &keeper);
+    let mut again = mesh::session(&key_of(&other), &keeper);
     assert!(!again.ehlo().offers("ATRN"));
     again.expect("ATRN", 502);
     // The one that it was for gets it.

@@ -6,6 +6,7 @@ mod support;
 use serde_json::Value;
 use support::agent::{Agent, Builder, items};
 use support::client::{Client, Way};
+use support::mesh::{join_with, named, status, wait_members};
 use support::net::{SOON, own_address, wait_until};
 
 /// Messages that take several answers to list.
@@ -13,32 +14,19 @@ const MANY: usize = 200;
 
 /// A host that members reach at its own address, whose mail for dead.test waits.
 fn host(name: &str) -> Builder {
-    let builder = Builder::new();
-    let ip = builder.ip();
-    builder
-        .set("hostname", &format!("\"{name}.test\""))
-        .set("mesh.label", &format!("{name:?}"))
-        .set("mesh.addresses", &format!("[\"{ip}:2525\"]"))
-        .route("dead.test", (own_address(), 2525).into())
+    named(name).route("dead.test", (own_address(), 2525).into())
 }
 
 fn join(member: &Agent, agent: &Agent, caps: &str) {
-    let token = member.ok(&["mesh", "invite", "--caps", caps]);
-    agent.ok(&["mesh", "join", token.trim()]);
+    join_with(member, agent, &["--caps", caps]);
 }
 
 fn wait_known(agents: &[&Agent]) {
-    for agent in agents {
-        wait_until("every member has said something of itself", 3 * SOON, || {
-            let status = agent.json(&["mesh", "status", "--json"]);
-            let members = status["members"].as_array().expect("a list");
-            members.len() == agents.len() && members.iter().all(|member| member["reach"] != "unknown")
-        });
-    }
+    wait_members(agents, 3 * SOON, |member| member["reach"] != "unknown");
 }
 
 fn id_of(agent: &Agent) -> String {
-    agent.json(&["mesh", "status", "--json"])["node"].as_str().expect("an id").to_owned()
+    status(agent)["node"].as_str().expect("an id").to_owned()
 }
 
 fn submit(agent: &Agent, count: usize) -> Vec<String> {

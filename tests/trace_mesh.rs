@@ -6,39 +6,23 @@ mod support;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use support::agent::{Agent, Builder, items, make_maildir};
+use support::agent::{Agent, items, make_maildir};
 use support::client::{Client, Way};
+use support::mesh::{join_with, named, wait_members};
 use support::net::{SOON, wait_until};
 use support::sink::Sink;
 
 /// How long a person waits; the best of a few, since the test's machine is busy.
 const FOLLOWED: Duration = Duration::from_secs(1);
 
-/// A host that members reach at its own address.
-fn host(name: &str) -> Builder {
-    let builder = Builder::new();
-    let ip = builder.ip();
-    builder
-        .set("hostname", &format!("\"{name}.test\""))
-        .set("mesh.label", &format!("{name:?}"))
-        .set("mesh.addresses", &format!("[\"{ip}:2525\"]"))
-}
-
 /// Lets a host join without the right to follow what is not its own.
 fn join(member: &Agent, agent: &Agent, serves: &[&str]) {
-    let token = member.ok(&[&["mesh", "invite", "--caps", "relay"], serves].concat());
-    agent.ok(&["mesh", "join", token.trim()]);
+    join_with(member, agent, &[&["--caps", "relay"], serves].concat());
 }
 
 /// Waits until everybody knows what all say of themselves.
 fn wait_known(agents: &[&Agent]) {
-    for agent in agents {
-        wait_until("every member's record is known", 3 * SOON, || {
-            let status = agent.json(&["mesh", "status", "--json"]);
-            let members = status["members"].as_array().expect("a list");
-            members.len() == agents.len() && members.iter().all(|member| member["label"] != "")
-        });
-    }
+    wait_members(agents, 3 * SOON, |member| member["label"] != "");
     // The agent looks at what all changes come to a moment later.
     std::thread::sleep(Duration::from_secs(1));
 }
@@ -63,9 +47,9 @@ fn story(views: &[Value]) -> Vec<String> {
 fn a_message_is_followed_over_four_hops_and_who_is_gone_is_named() {
     let sink = Sink::new();
     // Neither end can be dialled, so that all goes through the one in the middle.
-    let end = |name| host(name).set("mesh.reach", "\"dials-out\"");
+    let end = |name| named(name).set("mesh.reach", "\"dials-out\"");
     let a = end("a").start();
-    let b = host("b").start();
+    let b = named("b").start();
     let mut c = end("c").set("mesh.egress", "true").route("sink.test", sink.address()).start();
     join(&b, &a, &[]);
     join(&b, &c, &[]);
@@ -116,8 +100,8 @@ fn a_message_is_followed_over_four_hops_and_who_is_gone_is_named() {
 #[test]
 fn the_home_of_a_recipient_is_told_of_its_own_alone() {
     let sink = Sink::new();
-    let a = host("a").route("sink.test", sink.address()).start();
-    let b = host("b");
+    let a = named("a").route("sink.test", sink.address()).start();
+    let b = named("b");
     let mail = b.path("mail");
     make_maildir(&mail.join("user"));
     let b = b.table("local", &format!("domain = \"b.example\"\nmaildir = \"{}/{{user}}\"", mail.display())).start();

@@ -1,0 +1,74 @@
+//! Hosts that become a mesh, for the tests of what its members do for one another.
+
+use std::time::Duration;
+
+use postroad::tls::{NodeTls, node};
+use postroad_mesh::{NodeId, SecretKey};
+use serde_json::Value;
+
+use super::agent::{Agent, Builder, make_maildir};
+use super::client::Client;
+use super::net::wait_until;
+
+/// A host that members reach at its own address.
+pub fn named(name: &str) -> Builder {
+    let builder = Builder::new();
+    let ip = builder.ip();
+    builder
+        .set("hostname", &format!("\"{name}.test\""))
+        .set("mesh.label", &format!("{name:?}"))
+        .set("mesh.addresses", &format!("[\"{ip}:2525\"]"))
+}
+
+/// The same with a domain and one mailbox of its own: user@NAME.example.
+pub fn host(name: &str) -> Builder {
+    let builder = named(name);
+    let mail = builder.path("mail");
+    make_maildir(&mail.join("user"));
+    builder.table("local", &format!("domain = \"{name}.example\"\nmaildir = \"{}/{{user}}\"", mail.display()))
+}
+
+/// Lets a host join with a domain.
+pub fn join(founder: &Agent, agent: &Agent, serves: &str) {
+    join_with(founder, agent, &["--serves", serves]);
+}
+
+/// Lets a host join by an invitation with these options.
+pub fn join_with(founder: &Agent, agent: &Agent, options: &[&str]) {
+    let token = founder.ok(&[&["mesh", "invite"], options].concat());
+    agent.ok(&["mesh", "join", token.trim()]);
+}
+
+/// Returns what an agent says of the mesh.
+pub fn status(agent: &Agent) -> Value {
+    agent.json(&["mesh", "status", "--json"])
+}
+
+/// Waits until everybody knows as much of every member as `is_known` asks for.
+pub fn wait_members(agents: &[&Agent], limit: Duration, is_known: impl Fn(&Value) -> bool) {
+    for agent in agents {
+        wait_until("every member's record is known", limit, || {
+            let status = status(agent);
+            let members = status["members"].as_array().expect("a list");
+            members.len() == agents.len() && members.iter().all(&is_known)
+        });
+    }
+}
+
+/// Returns the key of a member.
+pub fn key_of(agent: &Agent) -> SecretKey {
+    let key = std::fs::read(agent.path("state/mesh/key.der")).expect("it has a key");
+    SecretKey::from_pkcs8(&key).expect("a key")
+}
+
+/// Returns a session with a member under TLS as a node of the mesh has it, before EHLO.
+pub fn session(key: &SecretKey, with: &Agent) -> Client {
+    let tls = NodeTls::new(key).expect("a key for TLS");
+    let node: NodeId = status(with)["node"].as_str().expect("a text").parse().expect("an id");
+    let mut client = Client::connect(with.smtp());
+    client.ehlo();
+    client.expect("STARTTLS", 220);
+    let secured = client.wire().connect_tls_as(tls.connector().config().clone(), node::server_name(&node));
+    secured.expect("the key is the node's");
+    client
+}

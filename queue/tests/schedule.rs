@@ -136,6 +136,30 @@ fn what_lost_its_session_before_the_site_worked_again_keeps_its_own_time() {
 }
 
 #[test]
+fn nobody_wakes_for_what_is_held_or_gone() {
+    for act in [|s: &mut Schedule| s.hold(Selector::Id(id(1))), |s: &mut Schedule| s.remove(id(1))] {
+        let mut s = schedule();
+        admit(&mut s, 1, "dead", 0, Lane::Normal);
+        let attempt = start(&mut s, 10);
+        s.finished(attempt, failed(), at(20));
+        assert_eq!(s.poll(at(20)), Next::Wake { at: at(1_020), why: WakeReason::BackoffEnds });
+        act(&mut s);
+        assert_eq!(s.poll(at(20)), Next::Idle);
+    }
+}
+
+#[test]
+fn a_due_time_given_while_held_is_newer_than_a_retry_before() {
+    let mut s = schedule();
+    admit(&mut s, 1, "a", 5_000, Lane::Normal);
+    s.hold(Selector::Id(id(1)));
+    s.retry_now(Selector::Destination("a"));
+    admit(&mut s, 1, "a", 9_000, Lane::Normal);
+    s.release(Selector::Id(id(1)));
+    assert_eq!(why(&s, 1, 10), Why::Deferred { due: at(9_000) });
+}
+
+#[test]
 fn the_probe_is_not_always_the_same_message() {
     let mut s = schedule();
     (1..=3).for_each(|n| admit(&mut s, n, "dead", 0, Lane::Normal));

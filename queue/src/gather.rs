@@ -15,7 +15,7 @@ use crate::id::QueueId;
 use crate::index::{Entry, Index, Place, Segment};
 use crate::log::Previous;
 use crate::read;
-use crate::record::{HEADER_OCTETS, Kind, SegmentHeader, VERSION, is_spare, segment_name, segment_number, span};
+use crate::record::{ALIGN, HEADER_OCTETS, Kind, SegmentHeader, VERSION, is_spare, segment_name, segment_number, span};
 use crate::recovery::{Damage, RecoveryReport};
 use crate::scan::{Limit, Region, Scanned, scan};
 use crate::summary::{self, Line, Summary};
@@ -59,6 +59,9 @@ pub(crate) struct Fault {
     pub newest: bool,
 }
 
+/// The most octets that a segment is believed to have had whose file is shorter now.
+const SHORT_SEGMENT_OCTETS_MAX: u64 = 64 << 20;
+
 type Result<T> = std::result::Result<T, OpenError>;
 
 /// Names the action and the file in an error.
@@ -85,7 +88,7 @@ pub(crate) fn gather(fs: &dyn Fs, depth: Depth, progress: &mut dyn FnMut(u64, u6
     let (mut done, segments) = (0, octets.iter().sum());
     for (i, number) in numbers.iter().enumerate() {
         let next = headers.get(i + 1).copied().flatten().filter(|next| next.previous == *number);
-        let limit = next.map(|next| Limit { segment: next.previous_segment, end: next.previous_end });
+        let limit = next.and_then(|next| limit(&next, octets[i]));
         let newest = i + 1 == numbers.len();
         reader.last_id = reader.last_id.max(headers[i].map_or(0, |header| header.id_floor));
         reader.index.segments.insert(*number, Segment::default());
@@ -111,6 +114,15 @@ pub(crate) fn gather(fs: &dyn Fs, depth: Depth, progress: &mut dyn FnMut(u64, u6
         });
     }
     Ok(gathered)
+}
+
+/// Returns where a segment ends by the header of the one behind it, where it can end there: behind a record,
+/// and no further than a segment is ever long.
+fn limit(next: &SegmentHeader, octets: u64) -> Option<Limit> {
+    let end = next.previous_end;
+    let is_possible =
+        end.is_multiple_of(ALIGN) && end >= HEADER_OCTETS as u64 && end <= octets.max(SHORT_SEGMENT_OCTETS_MAX);
+    is_possible.then_some(Limit { segment: next.previous_segment, end })
 }
 
 fn open_segment(fs: &dyn Fs, number: u32) -> Result<Arc<dyn FsFile>> {

@@ -305,24 +305,6 @@ fn a_host_refuses_whom_it_wants_and_leaves_when_it_wants() {
     assert_eq!(status(&a)["gone"][0]["why"], "left");
 }
 
-#[test]
-fn a_host_goes_on_under_a_new_key() {
-    let [a, mut b, c] = three();
-    let before = status(&b)["node"].clone();
-    b.ok(&["mesh", "rotate"]);
-    let after = status(&b)["node"].clone();
-    assert_ne!(before, after);
-    let all = [("a", "a.example"), ("b", "b.example"), ("c", "c.example")];
-    for agent in [&a, &b, &c] {
-        wait_members(agent, &all);
-        wait_until("everybody has a link with both others", SOON, || links(agent) == 2);
-    }
-    b.restart();
-    assert_eq!(status(&b)["node"], after);
-    wait_members(&b, &all);
-    wait_until("it is linked again", SOON, || links(&b) == 2);
-}
-
 /// Neither of the two can be dialled: their question and its answer pass through the third.
 #[test]
 fn hosts_that_only_dial_out_are_asked_through_a_neighbour() {

@@ -24,6 +24,7 @@ pub mod record;
 pub mod roster;
 pub mod spread;
 pub mod statement;
+mod succession;
 mod voices;
 mod wire;
 

@@ -9,7 +9,8 @@
 //! 3. *Members*: guests not revoked whose admission stands. What a revoked node stated stands up to
 //!    the statement that enough of the voices named; what it says behind that, dated back or not, is void.
 //!
-//! Voices are counted as `voices` says: whoever controls one node has one, however many it let in.
+//! Voices are counted as `voices` says: whoever controls one node has one, however many it let in, and
+//! however many keys it went on under (`succession`).
 //! Who was revoked stays so: the node may come back under another key. Statements by nobody's guest
 //! are not taken in.
 
@@ -18,6 +19,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::caps::Caps;
 use crate::node::{NodeId, NodeKey};
 use crate::statement::{Head, MeshId, Policy, Statement, StatementId, What};
+use crate::succession::{Lines, Rotation, heirs};
 use crate::voices::Sponsors;
 use postroad_smtp::Domain;
 
@@ -32,9 +34,13 @@ pub struct Roster {
     founder: NodeKey,
     policy: Policy,
     statements: BTreeMap<StatementId, Statement>,
-    guests: BTreeMap<NodeId, Guest>,
+    /// Whose statements are taken in: all guests, and those who were guests but that two of the voices for
+    /// them turned out to be one node's.
+    heard: BTreeSet<NodeId>,
     members: BTreeMap<NodeId, Member>,
     gone: BTreeMap<NodeId, Gone>,
+    /// Of keys that were given up, those under which their nodes go on.
+    heirs: BTreeMap<NodeId, NodeId>,
 }
 
 /// A member.
@@ -104,9 +110,10 @@ impl Roster {
             founder: *founding.by(),
             policy: *policy,
             statements: BTreeMap::new(),
-            guests: BTreeMap::new(),
+            heard: BTreeSet::new(),
             members: BTreeMap::new(),
             gone: BTreeMap::new(),
+            heirs: BTreeMap::new(),
         };
         roster.statements.insert(founding.id(), founding);
         roster.read();
@@ -165,6 +172,17 @@ impl Roster {
         &self.gone
     }
 
+    /// Returns the member that goes on as this node, where it gave its key up. Until the old key is retired
+    /// too, both are members, and one node.
+    pub fn successor(&self, id: &NodeId) -> Option<NodeId> {
+        self.heirs.get(id).copied()
+    }
+
+    /// Returns the keys that a member had before.
+    pub fn earlier(&self, id: &NodeId) -> impl Iterator<Item = NodeId> {
+        self.heirs.iter().filter(move |(_, heir)| *heir == id).map(|(earlier, _)| *earlier)
+    }
+
     /// Returns every statement.
     pub fn statements(&self) -> &BTreeMap<StatementId, Statement> {
         &self.statements
@@ -198,7 +216,7 @@ impl Roster {
             return Err(MergeError::OtherMesh);
         }
         let by = statement.by_id();
-        if !self.guests.contains_key(&by) {
+        if !self.heard.contains(&by) {
             return Err(MergeError::Stranger);
         }
         let same_place = self.chain_of(&by).filter(|other| other.head().sequence == statement.head().sequence);
@@ -231,19 +249,36 @@ impl Roster {
 
     /// Reads all statements anew.
     fn read(&mut self) {
-        let (guests, sponsors) = self.read_guests();
-        let revoked = self.read_revoked(&guests, &sponsors);
+        let lines = Lines::new(self.rotations(|_| true), self.founder.id());
+        let (guests, sponsors) = self.read_guests(&lines);
+        // Statements are taken in whatever rotations come later: who is heard only grows.
+        self.heard = match self.policy.admit_by > 1 && !lines.is_empty() {
+            true => self.read_guests(&Lines::default()).0.into_keys().collect(),
+            false => guests.keys().copied().collect(),
+        };
+        let revoked = self.read_revoked(&guests, &sponsors, &lines);
         self.members = self.read_members(&guests, &revoked);
+        let stands = |rotation: &Statement| {
+            let by = rotation.by_id();
+            guests.contains_key(&by) && revoked.get(&by).is_none_or(|by| by.stands.contains(&rotation.id()))
+        };
+        self.heirs = heirs(self.rotations(stands), |node| self.members.contains_key(node));
         self.gone = guests
             .keys()
             .filter(|id| !self.members.contains_key(id))
             .map(|id| (*id, revoked.get(id).map_or(Gone::Unsponsored, |revoked| revoked.gone.clone())))
             .collect();
-        self.guests = guests;
+    }
+
+    fn rotations(&self, counts: impl Fn(&Statement) -> bool) -> impl Iterator<Item = Rotation> {
+        self.statements.values().filter(move |statement| counts(statement)).filter_map(|statement| {
+            let What::Rotate { to } = statement.what() else { return None };
+            Some((statement.by_id(), statement.head().sequence, to.id()))
+        })
     }
 
     /// Stage 1.
-    fn read_guests(&self) -> (BTreeMap<NodeId, Guest>, Sponsors) {
+    fn read_guests(&self, lines: &Lines) -> (BTreeMap<NodeId, Guest>, Sponsors) {
         let founder = self.founder.id();
         let mut guests = BTreeMap::from([(founder, Guest { key: self.founder, caps: Caps::ALL })]);
         let mut sponsors = Sponsors::default();
@@ -260,7 +295,7 @@ impl Roster {
                 let needed = self.policy.admit_by;
                 // A path leads to every guest, so any of them is one voice.
                 let is_enough = !signers.is_empty()
-                    && (needed == 1 || is_heir || sponsors.voices(founder, &signers, needed) >= needed);
+                    && (needed == 1 || is_heir || sponsors.voices_of(founder, &signers, lines, needed) >= needed);
                 if !is_enough {
                     continue;
                 }
@@ -296,7 +331,12 @@ impl Roster {
     }
 
     /// Stage 2.
-    fn read_revoked(&self, guests: &BTreeMap<NodeId, Guest>, sponsors: &Sponsors) -> BTreeMap<NodeId, Revoked> {
+    fn read_revoked(
+        &self,
+        guests: &BTreeMap<NodeId, Guest>,
+        sponsors: &Sponsors,
+        lines: &Lines,
+    ) -> BTreeMap<NodeId, Revoked> {
         let mut votes: BTreeMap<NodeId, Vec<Vote<'_>>> = BTreeMap::new();
         let mut revoked = BTreeMap::new();
         for statement in self.statements.values() {
@@ -313,7 +353,7 @@ impl Roster {
             }
         }
         let (founder, needed) = (self.founder.id(), self.policy.revoke_by);
-        let enough = |by: &BTreeSet<NodeId>| sponsors.voices(founder, by, needed) >= needed;
+        let enough = |by: &BTreeSet<NodeId>| sponsors.voices_of(founder, by, lines, needed) >= needed;
         for (node, votes) in votes {
             let by: BTreeSet<NodeId> = votes.iter().map(|vote| vote.by).collect();
             if !enough(&by) {

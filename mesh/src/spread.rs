@@ -117,6 +117,11 @@ impl Spread {
         &self.directory
     }
 
+    /// Takes another node for this one: it has a new key.
+    pub fn go_on_as(&mut self, me: NodeId) {
+        self.me = me;
+    }
+
     /// Compares as often as this from the next time on.
     pub fn set_profile(&mut self, profile: Profile) {
         self.profile = profile;
@@ -325,6 +330,7 @@ impl Spread {
         let is_candidate = |(id, record): &(&NodeId, &Arc<Record>)| {
             **id != self.me
                 && record.said().reach == Reach::Public
+                && !self.is_given_up(id)
                 && !self.sessions.contains_key(id)
                 && !self.dialling.contains(id)
         };
@@ -337,6 +343,12 @@ impl Spread {
         }
         let place = self.next_random() as usize % ready.len();
         Ok(Some(ready[place]))
+    }
+
+    /// Returns whether a node goes on under a key that it has said more of itself with.
+    fn is_given_up(&self, id: &NodeId) -> bool {
+        let heir = self.directory.roster().successor(id);
+        heir.is_some_and(|heir| self.directory.records().contains_key(&heir))
     }
 
     /// Returns three quarters to five quarters of a time.

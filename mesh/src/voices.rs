@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::node::NodeId;
+use crate::succession::Lines;
 
 /// Who let whom in.
 #[derive(Clone, Debug, Default)]
@@ -28,9 +29,21 @@ impl Sponsors {
         self.edges.entry(sponsor).or_default().insert(node)
     }
 
+    /// Returns the independent voices of a set, at most `limit`, all keys of a node counted as one.
+    pub(crate) fn voices_of(&self, founder: NodeId, set: &BTreeSet<NodeId>, lines: &Lines, limit: u8) -> u8 {
+        if lines.is_empty() {
+            return self.voices(founder, set, limit);
+        }
+        let mut by_node = Sponsors::default();
+        for (from, to) in self.edges.iter().flat_map(|(from, all)| all.iter().map(move |to| (from, to))) {
+            by_node.add(lines.name(from), lines.name(to));
+        }
+        by_node.voices(founder, &set.iter().map(|key| lines.name(key)).collect(), limit)
+    }
+
     /// Returns the independent voices of a set, at most `limit`; those of nodes to which no path leads
     /// do not count.
-    pub(crate) fn voices(&self, founder: NodeId, set: &BTreeSet<NodeId>, limit: u8) -> u8 {
+    fn voices(&self, founder: NodeId, set: &BTreeSet<NodeId>, limit: u8) -> u8 {
         // The founder's own voice needs no path.
         let mut voices = u8::from(set.contains(&founder));
         let mut flow = Flow::default();

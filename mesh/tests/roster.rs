@@ -186,14 +186,56 @@ fn a_node_leaves_and_goes_on_under_another_key() {
     let rotation = Statement::rotate(&mesh.keys[B], &mesh.keys[6], head);
     assert_eq!(mesh.roster.merge([rotation]).taken.len(), 1);
     assert!(mesh.has(B) && mesh.has(6), "both are valid until the old one retires");
+    let goes_on =
+        |mesh: &Mesh| (mesh.roster.successor(&mesh.id(B)), mesh.roster.earlier(&mesh.id(6)).collect::<Vec<_>>());
+    assert_eq!(goes_on(&mesh), (Some(mesh.id(6)), vec![mesh.id(B)]));
     mesh.says(B, What::Retire);
     assert!(!mesh.has(B) && mesh.has(6));
+    assert_eq!(goes_on(&mesh), (Some(mesh.id(6)), vec![mesh.id(B)]), "mail on its way may name the old one still");
     let heir = mesh.roster.member(&mesh.id(6)).expect("it goes on");
     assert_eq!(heir.caps, MEMBER.and(Caps::ADMIT));
     assert!(heir.serves.contains_key(&"n1.example".parse().expect("a domain")), "with what was granted to it");
     assert_eq!(&*heir.label, "node 1");
     assert!(mesh.has(5), "{admitted} stands");
     assert_eq!(mesh.roster.gone()[&mesh.id(B)], Gone::Retired);
+}
+
+/// It changes its key, has the new one granted something by another member, and speaks as both.
+#[test]
+fn a_node_with_two_keys_has_one_voice() {
+    let mut mesh = Mesh::of_five();
+    let head = mesh.roster.next_head(&mesh.id(ROGUE), 2);
+    let rotation = Statement::rotate(&mesh.keys[ROGUE], &mesh.keys[6], head);
+    assert_eq!(mesh.roster.merge([rotation]).taken.len(), 1);
+    mesh.admits(C, 6, MEMBER);
+    mesh.revokes(ROGUE, B, None);
+    mesh.revokes(6, B, None);
+    assert!(mesh.has(B), "two keys of one node");
+    mesh.revokes(D, B, None);
+    assert!(!mesh.has(B));
+    // The founder is one as well.
+    let mut mesh = Mesh::of_five();
+    let head = mesh.roster.next_head(&mesh.id(A), 2);
+    let rotation = Statement::rotate(&mesh.keys[A], &mesh.keys[6], head);
+    assert_eq!(mesh.roster.merge([rotation]).taken.len(), 1);
+    mesh.admits(C, 6, MEMBER);
+    mesh.revokes(A, B, None);
+    mesh.revokes(6, B, None);
+    assert!(mesh.has(B));
+}
+
+/// What was stolen is revoked, and what the thief said since is void: he goes on under no other key.
+#[test]
+fn who_is_revoked_does_not_go_on_under_another_key() {
+    let mut mesh = Mesh::of_five();
+    let last = mesh.roster.next_head(&mesh.id(ROGUE), 2).previous;
+    mesh.revokes(C, ROGUE, last);
+    let head = mesh.roster.next_head(&mesh.id(ROGUE), 2);
+    let rotation = Statement::rotate(&mesh.keys[ROGUE], &mesh.keys[6], head);
+    assert_eq!(mesh.roster.merge([rotation]).taken.len(), 1);
+    mesh.revokes(D, ROGUE, last);
+    assert!(!mesh.has(ROGUE) && !mesh.has(6));
+    assert_eq!(mesh.roster.successor(&mesh.id(ROGUE)), None);
 }
 
 #[test]
@@ -229,12 +271,12 @@ enum Said {
 }
 
 fn said() -> impl Strategy<Value = Said> {
-    let node = || 0usize..8;
+    let node = || 0usize..12;
     prop_oneof![
         5 => (node(), node(), 0u32..32).prop_map(|(by, node, caps)| Said::Admits(by, node, caps | Caps::ADMIT.bits())),
         3 => (node(), node(), any::<bool>()).prop_map(|(by, node, upto)| Said::Revokes(by, node, upto)),
         1 => node().prop_map(Said::Retires),
-        1 => (node(), 8usize..12).prop_map(|(by, to)| Said::Rotates(by, to)),
+        2 => (node(), 8usize..12).prop_map(|(by, to)| Said::Rotates(by, to)),
     ]
 }
 
@@ -288,6 +330,9 @@ proptest! {
         other.merge(all);
         prop_assert_eq!(other.members(), told.members());
         prop_assert_eq!(other.gone(), told.gone());
+        for (id, earlier) in told.members().keys().map(|id| (id, told.earlier(id).collect::<Vec<_>>())) {
+            prop_assert_eq!(other.earlier(id).collect::<Vec<_>>(), earlier);
+        }
         prop_assert_eq!(other.statements().len(), told.statements().len());
     }
 

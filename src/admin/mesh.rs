@@ -86,7 +86,11 @@ pub enum MeshRequest {
     /// Leave the mesh and forget it. Shows a [`MeshView`].
     Leave {},
     /// Go on under a new key. Shows a [`MeshView`].
-    Rotate {},
+    Rotate {
+        /// Instead give the old one up now, whoever has not heard of the new one.
+        #[serde(default)]
+        finish: bool,
+    },
     /// Ask a member whether it is there. Shows a [`PingView`].
     Ping {
         /// Which.
@@ -176,6 +180,20 @@ pub struct MeshView {
     pub over_quota: Vec<OverView>,
     /// What members tried that no honest member does.
     pub misdeeds: Vec<MisdeedView>,
+    /// This host is changing its key.
+    pub rotation: Option<RotationView>,
+}
+
+/// A change of key that not everybody has heard of.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RotationView {
+    /// The old id of this host, which is good still.
+    pub earlier: String,
+    /// When that ends at the latest, in milliseconds since the Unix epoch.
+    pub until_ms: u64,
+    /// The members that have not said yet that they know the new one.
+    pub unheard: Vec<String>,
 }
 
 /// A member whose mail leaves the mesh here as a trickle.
@@ -246,6 +264,8 @@ pub struct MemberView {
     pub pushes: bool,
     /// This host refuses it.
     pub is_refused: bool,
+    /// Ids that it had before and that are good still: it is changing its key.
+    pub earlier: Vec<String>,
 }
 
 /// A node that is a member no more.

@@ -24,7 +24,7 @@ const SETTLE: Duration = Duration::from_millis(200);
 pub(super) fn members(view: &View) -> Option<Arc<Members>> {
     let me = view.me()?;
     let relays = view.member(&me).is_some_and(|member| member.caps.has(Caps::RELAY));
-    Some(Arc::new(Members::new(me, view.records().clone(), relays)))
+    Some(Arc::new(Members::new(me, view.records().clone(), relays).once_called(view.renamed())))
 }
 
 /// Returns the members as the files of an agent have them; none when this host is in no mesh.

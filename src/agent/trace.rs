@@ -90,11 +90,11 @@ async fn tell(agent: Arc<Agent>, from: NodeId, mesh_id: String) -> Told {
 /// Returns whether a member may hear of a message, and conceals what it may not.
 fn allow(members: &View, from: &NodeId, view: &mut TraceView) -> bool {
     let has_right = members.member(from).is_some_and(|member| member.caps.has(Caps::TRACE));
-    let origin = view.mesh.as_ref().map(|mesh| mesh.origin.as_str());
-    if has_right || origin == Some(from.to_string().as_str()) {
+    let origin: Option<NodeId> = view.mesh.as_ref().and_then(|mesh| mesh.origin.parse().ok());
+    if has_right || origin.is_some_and(|origin| members.current(&origin) == members.current(from)) {
         return true;
     }
-    let Some(said) = members.record(from) else { return false };
+    let Some(said) = members.record(&members.current(from)).or_else(|| members.record(from)) else { return false };
     let is_its_own = |address: &str| {
         let mailbox: Option<Mailbox> = address.parse().ok();
         mailbox.and_then(|mailbox| mailbox.domain().cloned()).is_some_and(|domain| said.serves.contains(&domain))

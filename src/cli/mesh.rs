@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use comfy_table::{ContentArrangement, Table, presets};
+use postroad_queue::UnixMillis;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -15,6 +16,7 @@ use super::ask::ask;
 use super::{Context, Failure};
 use crate::admin::Request;
 use crate::admin::mesh::{CardView, InviteView, MemberView, MeshRequest, MeshView, PingView, VoteView};
+use crate::admin::view::Time;
 use crate::clock::millis;
 use crate::config::{parse_duration, show_duration};
 use crate::telemetry::escaped;
@@ -136,8 +138,19 @@ Examples:
         #[arg(long)]
         lift: bool,
     },
-    /// Go on under a new key: when somebody may have read the old one, or as a habit
-    Rotate,
+    /// Go on under a new key, as a habit or when somebody may have read the old one
+    #[command(after_help = "\
+Both keys are good until every member has heard of the new one, and no longer than [mesh] old_key says; `postroad
+mesh status` shows who has not heard. Nobody has to wait for it.
+
+Examples:
+  postroad mesh rotate
+  postroad mesh rotate --finish   Somebody has the old key: it is worth nothing from now on")]
+    Rotate {
+        /// Give the old key up now, whoever has not heard of the new one
+        #[arg(long)]
+        finish: bool,
+    },
     /// Leave the mesh and forget it
     Leave,
     /// Ask a member whether it is there, through others where no link leads
@@ -211,9 +224,9 @@ fn run_parting(action: Action, context: &mut Context) -> Result<(), Failure> {
             let view: MeshView = request(context, MeshRequest::Contain { node, lift })?;
             print(context, &view, status)
         }
-        Action::Rotate => {
-            let view: MeshView = request(context, MeshRequest::Rotate {})?;
-            print(context, &view, |view| vec![summary(view)])
+        Action::Rotate { finish } => {
+            let view: MeshView = request(context, MeshRequest::Rotate { finish })?;
+            print(context, &view, |view| [vec![summary(view)], changing(view)].concat())
         }
         Action::Leave => {
             let view: MeshView = request(context, MeshRequest::Leave {})?;
@@ -305,6 +318,7 @@ fn status(view: &MeshView) -> Vec<String> {
         (Some(_), false) => "this host is no member of the mesh that it knows".to_owned(),
     }];
     lines.extend(table(&view.members).lines().map(str::to_owned));
+    lines.extend(changing(view));
     for gone in &view.gone {
         lines.push(format!("gone: {} ({})", short(&gone.node), escaped(&gone.why)));
     }
@@ -320,6 +334,26 @@ fn status(view: &MeshView) -> Vec<String> {
         lines.push(format!("invitations open here: {}", view.open_invitations));
     }
     lines
+}
+
+/// Says who changes its key, and who has not heard of that yet.
+fn changing(view: &MeshView) -> Vec<String> {
+    let own = view.rotation.iter().map(|rotation| {
+        let unheard: Vec<String> = rotation.unheard.iter().map(|label| escaped(label)).collect();
+        let unheard = if unheard.is_empty() { "nobody any more".to_owned() } else { unheard.join(", ") };
+        format!(
+            "this host changes its key: as {} it is known still to {unheard}, until {} at the latest\n  \
+             to give the old key up now: postroad mesh rotate --finish",
+            short(&rotation.earlier),
+            Time(UnixMillis(rotation.until_ms))
+        )
+    });
+    let others = view.members.iter().filter(|member| member.link != "self" && !member.earlier.is_empty());
+    let others = others.map(|member| {
+        let earlier: Vec<String> = member.earlier.iter().map(|node| short(node)).collect();
+        format!("{} changes its key: as {} it is known still", escaped(&member.label), earlier.join(", "))
+    });
+    own.chain(others).collect()
 }
 
 /// Says who is contained, who hands over too much, and who tried what it may not.

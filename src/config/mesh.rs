@@ -24,6 +24,8 @@ const EGRESS_COST_DEFAULT: u16 = 10;
 /// The longest time that mail is held for a node that sleeps, in days.
 const HOLDS_DAYS_MAX: u64 = 365;
 const DAY: Duration = Duration::from_secs(86_400);
+/// How long an old key is good where nobody says otherwise.
+const OLD_KEY_DEFAULT: Duration = Duration::from_secs(30 * 86_400);
 
 /// `[mesh]`; its `listen` is in [`Listen`](super::Listen).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,6 +52,8 @@ pub struct Mesh {
     pub pickups: Vec<Box<str>>,
     /// How long it holds mail for members that name it in `pickups`, in days; default 0: not at all.
     pub holds_days: u16,
+    /// How long a key that this host gave up is good for members that have not heard of the next one; default 30 days.
+    pub old_key: Duration,
     /// Members that may look into its queue, beside those with the right to; default none.
     pub readers: Vec<NodeId>,
     /// Members that may also steer its queue; default none.
@@ -78,6 +82,7 @@ pub(super) fn mesh(mut s: Section<'_>, faults: &Faults) -> Mesh {
         mx: s.or("mx", false, value::boolean),
         pickups: few(&mut s, "pickups", PICKUPS_MAX, faults, label).unwrap_or_default(),
         holds_days: whole_days(s.or("holds", Duration::ZERO, value::duration(Duration::ZERO..=holds_max()))),
+        old_key: s.or("old_key", OLD_KEY_DEFAULT, value::duration(DAY / 24..=DAY * 365)),
         readers: s.list("readers", node).map(plain).unwrap_or_default(),
         operators: s.list("operators", node).map(plain).unwrap_or_default(),
         link_cost: s.or("link_cost", LINK_COST_DEFAULT, cost(1)),

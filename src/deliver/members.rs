@@ -78,6 +78,11 @@ impl Connection {
         self.target.member.is_some()
     }
 
+    /// Returns which member it is.
+    pub fn member(&self) -> Option<NodeId> {
+        NodeId::from_server_name(&self.target.member.as_ref()?.to_str())
+    }
+
     /// Returns whether the host, a member of the mesh, takes this one for a member, too.
     pub fn knows_us(&self) -> bool {
         self.session.offered().mesh
@@ -199,15 +204,19 @@ impl Tally {
     }
 }
 
-/// Returns the passage of a message as the next member is to hear of it. One that did not come through
+/// Returns the passage of a message as the next member, to which this host is `me`, is to hear of it. One that did not come through
 /// the mesh (a notification, mail from before there was one) is named here, the same at every attempt.
-pub fn onward(task: &Task<'_>) -> Option<PassageToken> {
-    let me = task.routing.router.members()?.me();
+pub fn onward(task: &Task<'_>, me: NodeId) -> Option<PassageToken> {
     let item = task.item;
     let known: Option<Passage> = item.envelope.params.passage.as_ref().and_then(|token| token.as_str().parse().ok());
-    let passage = known.unwrap_or_else(|| {
-        let own = format!("{me} {}", item.id);
-        Passage::new(Naming::new("").finish(item.arrived.0, &own), me)
-    });
+    let passage = match known {
+        // It came into the mesh here, maybe when this host had another key.
+        Some(known) if known.visited().is_empty() => Passage::new(known.message, me),
+        Some(known) => known,
+        None => {
+            let own = format!("{} {}", task.routing.router.members()?.me(), item.id);
+            Passage::new(Naming::new("").finish(item.arrived.0, &own), me)
+        }
+    };
     passage.by_way_of(&me).ok().map(|passage| passage.token())
 }

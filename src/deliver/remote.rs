@@ -207,7 +207,7 @@ impl Lane {
                     break;
                 }
             };
-            let transaction = transaction(core, task, &places, connection.is_member());
+            let transaction = transaction(core, task, &places, connection.member());
             let next = if rest.is_empty() { behind(core, task, &connection) } else { None };
             let answers = connection.send(transaction, content, next).await;
             if connection.is_exposed() {
@@ -268,14 +268,14 @@ fn behind(core: &Core, task: &Task<'_>, connection: &Connection) -> Option<(Queu
     let uses_max = core.routing.load().config.outbound.connection_uses_max;
     let lasts = connection.transactions() + 1 < uses_max && connection.ticket().is_none() && !connection.is_member();
     let next = task.next.filter(|_| lasts)?;
-    Some((next.item.id, transaction(core, next, &next.places, false)))
+    Some((next.item.id, transaction(core, next, &next.places, None)))
 }
 
-fn transaction(core: &Core, task: &Task<'_>, places: &[usize], to_member: bool) -> Transaction {
+fn transaction(core: &Core, task: &Task<'_>, places: &[usize], member: Option<postroad_mesh::NodeId>) -> Transaction {
     let envelope = &task.item.envelope;
     let deliver_by = task.item.deliver_by_left(core.clock.now());
     // Which way it came is for members alone.
-    let passage = if to_member { members::onward(task) } else { None };
+    let passage = member.and_then(|member| members::onward(task, core.peers.me_to(&member)?));
     Transaction {
         reverse_path: envelope.reverse_path.clone(),
         params: MailParams { deliver_by, passage, ..envelope.params.clone() },

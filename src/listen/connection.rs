@@ -235,7 +235,11 @@ impl Connection {
     /// What follows from a client that proved to be a node: a link, and for a member what members say to
     /// each other.
     fn meet_node(&mut self) {
-        let Some(node) = self.peer.node.as_deref().copied() else { return };
+        let Some(key) = self.peer.node.as_deref().copied() else { return };
+        let view = self.context.peers.view();
+        // Who changes its key is one node under both, until the old one is given up.
+        let node = if view.is_member(&key) { view.current(&key) } else { key };
+        self.peer.node = Some(Box::new(node));
         let comes = self.peer.service != Service::Fetch;
         if comes {
             self.session.offer_link();

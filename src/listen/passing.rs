@@ -5,7 +5,7 @@
 
 use std::io;
 
-use postroad_mesh::passage::Naming;
+use postroad_mesh::passage::{Naming, ShortId};
 use postroad_mesh::quota::{Over, Way};
 use postroad_mesh::{Caps, NodeId, Passage};
 use postroad_queue::UnixMillis;
@@ -60,10 +60,12 @@ pub fn over_quota(over: Over) -> Reply {
 /// # Errors
 /// The reply that refuses the message: it was here before, is not what it says, or this is no passage.
 pub fn read_from(context: &Context, from: Option<&NodeId>, token: Option<&PassageToken>) -> Read {
-    let passage = read(context.peers.me(), token)?;
-    let (Some(said), Some(from)) = (&passage, from) else { return Ok(passage) };
     let view = context.peers.view();
-    if !is_true(said, from, &|node| view.is_member(node)) {
+    let me = view.me().map(|me| view.names(&me)).unwrap_or_default();
+    let passage = read(&me, token)?;
+    let (Some(said), Some(from)) = (&passage, from) else { return Ok(passage) };
+    let names = |node: &NodeId| if view.is_member(node) { view.names(node) } else { Vec::new() };
+    if !is_true(said, from, &names) {
         context.peers.report(*from, Misdeed::Origin, &format!("XMESH={said}"));
         return Err(NOT_ITS_OWN);
     }
@@ -73,17 +75,21 @@ pub fn read_from(context: &Context, from: Option<&NodeId>, token: Option<&Passag
 type Read = Result<Option<Box<Passage>>, Reply>;
 
 /// Returns whether a passage can be what it says: its first node is its origin, and its last one is the
-/// member that says it. An origin that is no member now may have changed its key since.
-fn is_true(passage: &Passage, from: &NodeId, is_member: &dyn Fn(&NodeId) -> bool) -> bool {
-    let visited = passage.visited();
-    let begins_there = visited.first() == Some(&(&passage.origin).into()) || !is_member(&passage.origin);
-    begins_there && visited.last() == Some(&from.into())
+/// member that says it, by any of the ids (`names`) that a member has and had. An origin that is no member now may
+/// have been one when it took the message.
+fn is_true(passage: &Passage, from: &NodeId, names: &dyn Fn(&NodeId) -> Vec<NodeId>) -> bool {
+    let is = |short: Option<&ShortId>, names: &[NodeId]| {
+        short.is_some_and(|short| names.iter().any(|name| ShortId::from(name) == *short))
+    };
+    let (visited, origin) = (passage.visited(), names(&passage.origin));
+    (origin.is_empty() || is(visited.first(), &origin)) && is(visited.last(), &names(from))
 }
 
-fn read(me: Option<NodeId>, token: Option<&PassageToken>) -> Read {
-    let (Some(me), Some(token)) = (me, token) else { return Ok(None) };
+/// Reads a passage; `me`: the ids that this host has and had, none in no mesh.
+fn read(me: &[NodeId], token: Option<&PassageToken>) -> Read {
+    let Some(token) = token.filter(|_| !me.is_empty()) else { return Ok(None) };
     let passage: Passage = token.as_str().parse().map_err(|_| NO_PASSAGE)?;
-    if passage.has_visited(&me) { Err(LOOP) } else { Ok(Some(Box::new(passage))) }
+    if me.iter().any(|me| passage.has_visited(me)) { Err(LOOP) } else { Ok(Some(Box::new(passage))) }
 }
 
 /// Begins to name a message that comes into the mesh at this host.
@@ -142,12 +148,20 @@ mod tests {
         let node = |n: u8| NodeId::from_octets([n; 32]);
         let begun = |origin| Passage::new(MeshMessageId::new(1, &[b"x"]), node(origin));
         let by = |passage: Passage, n| passage.by_way_of(&node(n)).expect("room");
-        let is_true = |passage: &Passage, from| is_true(passage, &node(from), &|id| *id != node(9));
+        // 7 was 6 before, and 9 is no member.
+        let names = |id: &NodeId| match id.octets()[0] {
+            6 | 7 => vec![node(7), node(6)],
+            9 => Vec::new(),
+            _ => vec![*id],
+        };
+        let is_true = |passage: &Passage, from| is_true(passage, &node(from), &names);
         assert!(is_true(&by(begun(1), 1), 1) && is_true(&by(by(begun(1), 1), 2), 2));
         assert!(!is_true(&by(begun(1), 1), 2), "it did not come from there");
         assert!(!is_true(&by(begun(1), 2), 2), "it began elsewhere");
         assert!(!is_true(&begun(1), 1), "it was nowhere");
-        assert!(is_true(&by(begun(9), 1), 1), "its origin has another key now");
+        assert!(is_true(&by(begun(9), 1), 1), "its origin was a member once");
+        assert!(is_true(&by(begun(6), 7), 7) && is_true(&by(begun(7), 6), 7) && is_true(&by(begun(6), 6), 6));
+        assert!(!is_true(&by(begun(6), 1), 1) && !is_true(&by(begun(6), 6), 1), "another node");
         let reply = over_quota(Over::Messages).to_string();
         assert!(reply.starts_with("450 4.7.28 ") && reply.contains("quota of messages"), "{reply}");
     }
@@ -158,11 +172,12 @@ mod tests {
         let fresh = Passage::new(MeshMessageId::new(1, &[b"x"]), node(1));
         let once = fresh.by_way_of(&node(1)).expect("room");
         let read =
-            |passage: &Passage, me| read(Some(node(me)), Some(&passage.token())).map(|found| found.map(|found| *found));
+            |passage: &Passage, me| read(&[node(me)], Some(&passage.token())).map(|found| found.map(|found| *found));
         assert_eq!(read(&once, 2), Ok(Some(once.clone())));
         assert_eq!(read(&once, 1), Err(LOOP));
         assert_eq!(read(&once.by_way_of(&node(2)).expect("room"), 1), Err(LOOP));
-        assert_eq!(super::read(Some(node(1)), Some(&"a:b:c".parse().expect("a token"))), Err(NO_PASSAGE));
-        assert_eq!(super::read(Some(node(1)), None), Ok(None));
+        assert_eq!(super::read(&[node(2), node(1)], Some(&once.token())), Err(LOOP), "under the key before");
+        assert_eq!(super::read(&[node(1)], Some(&"a:b:c".parse().expect("a token"))), Err(NO_PASSAGE));
+        assert_eq!(super::read(&[node(1)], None), Ok(None));
     }
 }

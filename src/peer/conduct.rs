@@ -60,7 +60,8 @@ impl Peers {
     /// What the member has handed over too much of.
     pub fn charge(&self, outside: &Outside<'_>) -> Result<(), Over> {
         let Outside { way, domain, is_first, is_notice } = *outside;
-        let is_contained = self.view().is_contained(&way);
+        let view = self.view();
+        let (is_contained, way) = (view.is_contained(&way), view.way(way));
         let mail = Foreign { domain, is_first, is_notice, is_contained };
         let (quota, now) = (self.config().mesh.quota, self.now());
         let charged = self.conduct().accounts.recipient(way, mail, &quota, now);
@@ -72,7 +73,7 @@ impl Peers {
 
     /// Counts the octets of a message with recipients outside the mesh.
     pub fn charge_octets(&self, way: Way, is_notice: bool, octets: u64) {
-        let now = self.now();
+        let (now, way) = (self.now(), self.view().way(way));
         self.conduct().accounts.octets(way, is_notice, octets, now);
     }
 
@@ -82,7 +83,7 @@ impl Peers {
         let view = self.view();
         let from = passage.visited().last().and_then(|short| view.by_short(short));
         let Some(from) = from.filter(|from| view.me() != Some(*from)) else { return };
-        let way = Way { from, origin: passage.origin };
+        let way = view.way(Way { from, origin: passage.origin });
         let now = self.now();
         let Some(why) = self.conduct().accounts.outcomes(way, delivered, refused, now) else { return };
         if !view.is_contained(&way) {
@@ -105,10 +106,11 @@ impl Peers {
 
     /// Contains a member, or lifts that.
     pub(super) async fn contain(&self, name: &str, lift: bool) -> Result<(), Failure> {
-        self.view().me().ok_or_else(in_no_mesh)?;
+        let view = self.view();
+        view.me().ok_or_else(in_no_mesh)?;
         let node = self.named(name)?;
         self.change_contained(|all| {
-            all.retain(|contained| contained.node != node);
+            all.retain(|contained| view.current(&contained.node) != node);
             if !lift {
                 all.push(Contained { node, via: None, why: "by hand".into() });
             }

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use postroad_mesh::statement::{GRANTED_DOMAINS_MAX, What};
-use postroad_mesh::{Caps, Directory, NodeId};
+use postroad_mesh::{Caps, Directory, NodeId, SecretKey};
 use postroad_queue::UnixMillis;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, sleep_until};
@@ -16,7 +16,7 @@ use tracing::{debug, error, info, warn};
 
 use super::files::{FileError, Files};
 use super::state::{State, Turn};
-use super::{PeerError, Peers, View, own};
+use super::{Identity, PeerError, Peers, View, own};
 use crate::admin::Failure;
 
 /// How long what is known waits for more before it is written.
@@ -27,6 +27,7 @@ const RESTART_PAUSE: Duration = Duration::from_secs(1);
 impl Peers {
     /// Keeps in touch until it is dropped.
     pub async fn run(self) {
+        self.begin_overlap();
         loop {
             let mut driver = JoinSet::new();
             let peers = self.clone();
@@ -108,12 +109,18 @@ impl Peers {
 
     /// States something: on disk first, then to the others. The caller holds `deciding`.
     pub(super) async fn state_durably(&self, what: What) -> Result<(), Failure> {
+        let identity = self.0.identity.load_full().ok_or_else(super::members::in_no_mesh)?;
+        self.state_durably_as(&identity, what).await
+    }
+
+    /// The same under one of this host's keys.
+    pub(super) async fn state_durably_as(&self, by: &Identity, what: What) -> Result<(), Failure> {
         let none = || Failure::new("this host is in no mesh", "make one: postroad mesh invite");
         let now = self.now();
         let (statement, known) = {
             let guard = self.state();
             let state = guard.as_ref().ok_or_else(none)?;
-            let statement = state.state(what, now);
+            let statement = state.state(by, what, now);
             let known = state.known_with(Some(&statement));
             (statement, known)
         };
@@ -202,6 +209,12 @@ impl Peers {
             self.0.files.take_next_key()?;
             key = next;
         }
+        let is_member = |old: &SecretKey| {
+            directory.as_ref().is_some_and(|directory| directory.roster().member(&old.public().id()).is_some())
+        };
+        // Retired, and then stopped before it was forgotten: it is worth nothing.
+        let earlier = self.0.files.old_key()?.filter(is_member).map(Identity::new).transpose()?;
+        self.0.earlier.store(earlier.map(Arc::new));
         let identity = self.use_identity(key)?;
         let Some(directory) = directory else { return Ok(()) };
         let seed = u64::from_be_bytes(crate::tls::random()?);

@@ -14,6 +14,8 @@ const DIRECTORY: &str = "mesh";
 const KEY: &str = "key.der";
 /// The key that comes next, until the mesh was told of it.
 const NEXT_KEY: &str = "next-key.der";
+/// The key that was there before, until all members were told of the next one.
+const OLD_KEY: &str = "old-key.der";
 const KNOWN: &str = "directory";
 const OWN: &str = "own";
 
@@ -68,6 +70,11 @@ impl Files {
         self.key_at(NEXT_KEY)
     }
 
+    /// Reads the key that was there before; `None` when it is given up.
+    pub(super) fn old_key(&self) -> Result<Option<SecretKey>, FileError> {
+        self.key_at(OLD_KEY)
+    }
+
     fn key_at(&self, name: &str) -> Result<Option<SecretKey>, FileError> {
         let Some(der) = self.read(name)? else { return Ok(None) };
         SecretKey::from_pkcs8(&der).map(Some).map_err(|why| self.unusable(name, &why))
@@ -83,15 +90,27 @@ impl Files {
         self.put(NEXT_KEY, der)
     }
 
-    /// Puts the next key in the place of the key.
+    /// Puts the next key in the place of the key, which is the old one from then on.
     pub(super) fn take_next_key(&self) -> Result<(), FileError> {
+        if let Some(key) = self.read(KEY)? {
+            self.put(OLD_KEY, &key)?;
+        }
         let path = self.0.join(KEY);
         fs::rename(self.0.join(NEXT_KEY), &path).and_then(|()| self.sync()).map_err(self.unwritable(path))
     }
 
+    /// Forgets the old key.
+    pub(super) fn forget_old_key(&self) -> Result<(), FileError> {
+        self.remove(&[OLD_KEY])
+    }
+
     /// Forgets mesh and key. What is known goes first: a key without it is that of a host in no mesh.
     pub(super) fn forget(&self) -> Result<(), FileError> {
-        for name in [KNOWN, OWN, NEXT_KEY, KEY] {
+        self.remove(&[KNOWN, OWN, NEXT_KEY, OLD_KEY, KEY])
+    }
+
+    fn remove(&self, names: &[&str]) -> Result<(), FileError> {
+        for name in names {
             let path = self.0.join(name);
             match fs::remove_file(&path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(self.unwritable(path)(error)),
@@ -188,6 +207,9 @@ mod tests {
         files.take_next_key().expect("writable");
         assert_eq!(files.key().expect("readable").expect("there").public(), next.public());
         assert!(files.next_key().expect("readable").is_none());
+        assert_eq!(files.old_key().expect("readable").expect("there").public(), key.public());
+        files.forget_old_key().expect("writable");
+        assert!(files.old_key().expect("readable").is_none());
         files.forget().expect("writable");
         assert!(files.key().expect("readable").is_none());
         files.forget().expect("nothing is left to forget");

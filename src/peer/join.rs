@@ -5,6 +5,7 @@
 //! admission, has both on disk, and only then says so. All that follows is an ordinary link.
 
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use postroad_mesh::frame::Item;
@@ -17,7 +18,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{info, warn};
 
 use super::dial::Linked;
-use super::{Peers, link, own};
+use super::{Identity, Peers, link, own};
 use crate::admin::Failure;
 use crate::net::Stream;
 
@@ -83,11 +84,14 @@ impl Peers {
         let (open, own) = {
             let mut guard = self.state();
             let state = guard.as_mut().ok_or(NOT_INVITED)?;
-            let me = state.identity.id();
             if state.spread.directory().roster().gone().contains_key(&node) || state.own.refused.contains(&node) {
                 return Err("its membership was ended; it can come back under another key".to_owned());
             }
-            let open = state.own.invitations.redeem(proof, binding, &node, &me, now).map_err(|_| NOT_INVITED)?;
+            // One that was given out under the key before is good for as long as that key is.
+            let mine = [self.0.identity.load_full(), self.0.earlier.load_full()];
+            let mut redeem =
+                |me: Arc<Identity>| state.own.invitations.redeem(proof, binding, &node, &me.id(), now).ok();
+            let open = mine.into_iter().flatten().find_map(&mut redeem).ok_or(NOT_INVITED)?;
             (open, state.own.clone())
         };
         let kept = self.on_disk(move |files| files.put_own(&own)).await;

@@ -74,8 +74,8 @@ impl Peers {
                 self.leave().await?;
                 Ok(shown(serde_json::to_value(self.mesh_view())))
             }
-            MeshRequest::Rotate {} => {
-                self.rotate().await?;
+            MeshRequest::Rotate { finish } => {
+                self.rotate(finish).await?;
                 Ok(shown(serde_json::to_value(self.mesh_view())))
             }
             MeshRequest::Ping { node } => Ok(shown(serde_json::to_value(self.ping(&node).await?))),
@@ -224,8 +224,15 @@ impl Peers {
             true => own::not_granted(&self.config(), node, &view).into_iter().collect(),
             false => view.unfounded(node).to_vec(),
         };
-        let members = view.roster().into_iter().flat_map(|roster| roster.members().keys());
-        let gone = view.roster().into_iter().flat_map(|roster| roster.gone());
+        let is_shown = |roster: &Roster, node: &NodeId| roster.successor(node).is_none();
+        let members = view
+            .roster()
+            .into_iter()
+            .flat_map(|roster| roster.members().keys().filter(move |node| is_shown(roster, node)));
+        let gone = view
+            .roster()
+            .into_iter()
+            .flat_map(|roster| roster.gone().iter().filter(move |(node, _)| is_shown(roster, node)));
         let contradicting = view.roster().into_iter().flat_map(|roster| roster.double_tongued());
         MeshView {
             node: self.0.identity.load().as_ref().map(|identity| identity.id().to_string()),
@@ -241,6 +248,7 @@ impl Peers {
             contained: self.contained_views(),
             over_quota: self.over_views(),
             misdeeds: self.misdeed_views(),
+            rotation: self.rotation_view(),
         }
     }
 
@@ -274,6 +282,7 @@ fn member_view(view: &View, node: &NodeId, link: Option<&str>, claims: Vec<Strin
         reach: reach(said).to_owned(),
         link: if view.me() == Some(*node) { "self" } else { link.unwrap_or("none") }.to_owned(),
         is_refused: view.refused().contains(node),
+        earlier: view.earlier_members(node).map(|earlier| earlier.to_string()).collect(),
         claims,
         ..MemberView::default()
     }

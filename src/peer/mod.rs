@@ -15,10 +15,11 @@ mod members;
 mod own;
 mod parting;
 mod questions;
+mod rotation;
 mod state;
 mod view;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -77,6 +78,12 @@ struct Shared {
     parts: Parts,
     files: Files,
     identity: ArcSwapOption<Identity>,
+    /// Who this host was before it changed its key, until everybody has heard.
+    earlier: ArcSwapOption<Identity>,
+    /// Who has.
+    heard: Mutex<BTreeSet<NodeId>>,
+    /// There is a new link, maybe with somebody who has not heard.
+    met: Notify,
     /// `None` in no mesh.
     state: Mutex<Option<State>>,
     view: ArcSwap<View>,
@@ -128,6 +135,9 @@ impl Peers {
             parts,
             files,
             identity: ArcSwapOption::empty(),
+            earlier: ArcSwapOption::empty(),
+            heard: Mutex::default(),
+            met: Notify::new(),
             state: Mutex::new(None),
             view: ArcSwap::default(),
             changed: watch::Sender::new(0),
@@ -161,11 +171,11 @@ impl Peers {
         self.0.changed.subscribe()
     }
 
-    /// Returns what connects with a node as this one, and the name to ask for: a session under it is
-    /// with that node and with nobody else. `None`: this host has no key.
+    /// Returns what connects with a node as the one that this host is to it ([`Peers::me_to`]), and the name to
+    /// ask for: a session under it is with that node and with nobody else. `None`: this host has no key.
     pub fn connector(&self, node: &NodeId) -> Option<(TlsConnector, ServerName<'static>)> {
-        let identity = self.0.identity.load();
-        identity.as_ref().map(|identity| (identity.tls.connector().clone(), node::server_name(node)))
+        let identity = self.identity_to(node)?;
+        Some((identity.tls.connector().clone(), node::server_name(node)))
     }
 
     /// Looks at the configuration again: what this host says of itself may be something else now.
@@ -208,20 +218,32 @@ impl Peers {
         self.0.conduct.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn those_who_heard(&self) -> MutexGuard<'_, BTreeSet<NodeId>> {
+        self.0.heard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn use_identity(&self, key: SecretKey) -> Result<Arc<Identity>, rustls::Error> {
-        let identity = Arc::new(Identity { tls: NodeTls::new(&key)?, key });
-        let before = self.0.identity.swap(Some(identity.clone()));
-        // Those who have not heard of the new key yet find this host by the old one, until a restart.
-        let nodes = before.iter().chain([&identity]).map(|identity| identity.tls.clone()).collect();
-        self.0.parts.tls.set_nodes(nodes);
+        let identity = Arc::new(Identity::new(key)?);
+        self.0.identity.store(Some(identity.clone()));
+        self.answer_to_names();
         Ok(identity)
+    }
+
+    /// Answers those who ask for this host by its key, and by the one that it had before.
+    fn answer_to_names(&self) {
+        let both = [self.0.identity.load_full(), self.0.earlier.load_full()];
+        self.0.parts.tls.set_nodes(both.iter().flatten().map(|identity| identity.tls.clone()).collect());
     }
 
     /// Asks for the right to serve a link; `None`: there is a better one.
     fn hold(&self, node: NodeId, dialled: bool, passing: bool) -> Option<Hold> {
         let now = self.now();
-        let hold = self.state().as_mut().and_then(|state| state.hold(node, dialled, passing, now));
+        let me = self.me_to(&node)?;
+        let hold = self.state().as_mut().and_then(|state| state.hold(me, node, dialled, passing, now));
         self.0.wake.notify_one();
+        if self.0.earlier.load().is_some() && !self.those_who_heard().contains(&node) {
+            self.0.met.notify_one();
+        }
         hold
     }
 
@@ -267,6 +289,10 @@ impl Peers {
 }
 
 impl Identity {
+    fn new(key: SecretKey) -> Result<Identity, rustls::Error> {
+        Ok(Identity { tls: NodeTls::new(&key)?, key })
+    }
+
     fn id(&self) -> NodeId {
         self.tls.id()
     }

@@ -14,7 +14,7 @@ use postroad_mesh::record::Reach;
 use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 
-use super::Peers;
+use super::{Identity, Peers};
 use crate::clock::millis;
 
 /// How long a question may take in all, and over one neighbour.
@@ -73,9 +73,26 @@ impl Peers {
         if octets.len() > QUESTION_OCTETS_MAX {
             return Err(AskError::TooLong);
         }
+        let first = self.identity_to(&node).ok_or(AskError::NoMember)?;
+        let answered = self.ask_as(&first, node, kind, octets).await;
+        // Somebody on the way may have heard of another key than the node itself.
+        let both = [self.0.identity.load_full(), self.0.earlier.load_full()];
+        match (both.into_iter().flatten().find(|other| other.id() != first.id()), &answered) {
+            (Some(other), Err(AskError::Fault(Fault::Stranger))) => self.ask_as(&other, node, kind, octets).await,
+            _ => answered,
+        }
+    }
+
+    /// Asks under one of this host's keys.
+    pub(super) async fn ask_as(
+        &self,
+        identity: &Identity,
+        node: NodeId,
+        kind: u8,
+        octets: &[u8],
+    ) -> Result<Vec<u8>, AskError> {
         let view = self.view();
         let key = view.member(&node).filter(|_| view.me().is_some()).ok_or(AskError::NoMember)?.key;
-        let identity = self.0.identity.load_full().ok_or(AskError::NoMember)?;
         let question = Question::new(&identity.key, node, self.next_number(), kind, octets.into());
         let said = timeout(ASK_LIMIT, self.pass(question.clone(), None)).await.map_err(|_| AskError::Late)?;
         let (octets, signature) = said?;
@@ -113,8 +130,8 @@ impl Peers {
     async fn pass(&self, question: Question, from: Option<NodeId>) -> Said {
         let view = self.view();
         let me = view.me().ok_or(Fault::Stranger)?;
-        if question.to == me {
-            return self.answer_here(&question).await;
+        if let Some(identity) = self.identity_of(&question.to) {
+            return self.answer_here(&identity, &question).await;
         }
         if !view.is_member(&question.from) || !view.is_member(&question.to) {
             return Err(Fault::Stranger);
@@ -190,13 +207,12 @@ impl Peers {
         answer.await.unwrap_or(Err(Fault::NoWay))
     }
 
-    async fn answer_here(&self, question: &Question) -> Said {
+    async fn answer_here(&self, identity: &Identity, question: &Question) -> Said {
         let view = self.view();
         let asker = view.member(&question.from).ok_or(Fault::Stranger)?;
         if !question.is_from(&asker.key) {
             return Err(Fault::Stranger);
         }
-        let identity = self.0.identity.load_full().ok_or(Fault::Stranger)?;
         let mut octets = match (question.kind, self.0.answerers.load().get(&question.kind)) {
             (kind::PING, _) => Vec::new(),
             (_, Some(answerer)) => answerer.clone().answer(question.from, question.octets.to_vec()).await,

@@ -107,10 +107,18 @@ impl State {
         turn
     }
 
-    /// Signs a statement, behind those that this host made before.
-    pub fn state(&self, what: What, now: u64) -> Statement {
-        let head = self.spread.directory().roster().next_head(&self.identity.id(), now);
-        Statement::new(&self.identity.key, head, what)
+    /// Signs a statement, behind those that this host made before under that key.
+    pub fn state(&self, by: &Identity, what: What, now: u64) -> Statement {
+        let head = self.spread.directory().roster().next_head(&by.id(), now);
+        Statement::new(&by.key, head, what)
+    }
+
+    /// Goes on under another key; the links stay.
+    pub fn go_on_as(&mut self, identity: Arc<Identity>) {
+        self.spread.go_on_as(identity.id());
+        self.identity = identity;
+        // Another node is shown as this host, whatever is known of the others.
+        self.shown = None;
     }
 
     /// Takes statements and records in that this host made, and passes them on.
@@ -170,11 +178,11 @@ impl State {
         Ok(())
     }
 
-    /// Takes a link; `None`: there is one already that both ends prefer.
-    pub fn hold(&mut self, node: NodeId, dialled: bool, passing: bool, now: u64) -> Option<Hold> {
+    /// Takes a link with a node to which this host is `me`; `None`: there is one already that both ends prefer.
+    pub fn hold(&mut self, me: NodeId, node: NodeId, dialled: bool, passing: bool, now: u64) -> Option<Hold> {
         if let Some(held) = self.links.get(&node) {
             // Both ends keep the one that the smaller id dialled; of two alike, the later one.
-            let prefers_dialled = self.identity.id() < node;
+            let prefers_dialled = me < node;
             if held.dialled != dialled && held.dialled == prefers_dialled {
                 self.spread.opened(node, held.dialled, now);
                 return None;

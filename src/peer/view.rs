@@ -40,8 +40,19 @@ impl View {
     /// Draws what a directory says to `me`, to whom the refused are no members.
     pub fn new(me: NodeId, directory: &Directory, refused: BTreeSet<NodeId>) -> View {
         let roster = directory.shared_roster();
+        let current = |id: &NodeId| roster.successor(id).unwrap_or(*id);
+        // Who is refused is so under each of its keys.
+        let refused_nodes: BTreeSet<NodeId> = refused.iter().map(current).collect();
+        let all = roster.members().keys().filter(|id| refused_nodes.contains(&current(id))).copied();
+        let refused: BTreeSet<NodeId> = all.chain(refused).collect();
         let mut records = directory.described();
-        records.retain(|id, _| !refused.contains(id));
+        // Mail goes to a node under the last key that it has said something under.
+        let known: BTreeSet<NodeId> = records.keys().copied().collect();
+        records.retain(|id, _| !refused.contains(id) && (current(id) == *id || !known.contains(&current(id))));
+        for said in records.values_mut() {
+            said.pickups.iter_mut().for_each(|pickup| *pickup = current(pickup));
+            said.links.iter_mut().for_each(|link| link.to = current(&link.to));
+        }
         // Who is no member himself has nobody to pass mail to.
         let is_member = roster.member(&me).is_some();
         let map = is_member.then(|| Map::new(me, records.iter().map(|(id, said)| (*id, said))));
@@ -68,15 +79,45 @@ impl View {
 
     /// Returns whether mail that came this way leaves the mesh here as a trickle.
     pub fn is_contained(&self, way: &Way) -> bool {
-        self.contained.iter().any(|contained| match contained.via {
-            Some(via) => contained.node == way.origin && via == way.from,
-            None => contained.node == way.origin || contained.node == way.from,
+        let way = self.way(*way);
+        self.contained.iter().any(|contained| match (self.current(&contained.node), contained.via) {
+            (node, Some(via)) => node == way.origin && self.current(&via) == way.from,
+            (node, None) => node == way.origin || node == way.from,
         })
     }
 
-    /// Returns the member that the beginning of an id means.
+    /// Returns the same way with the nodes under the keys that they have now: a new key is no new account.
+    pub fn way(&self, way: Way) -> Way {
+        Way { from: self.current(&way.from), origin: self.current(&way.origin) }
+    }
+
+    /// Returns the member that the beginning of an id means, one that it had before included.
     pub fn by_short(&self, short: &ShortId) -> Option<NodeId> {
-        self.members().map(|(id, _)| *id).find(|id| ShortId::from(id) == *short)
+        let all = || self.members().map(|(id, _)| *id);
+        all().find(|id| self.names(id).iter().any(|name| ShortId::from(name) == *short))
+    }
+
+    /// Returns the node under the key that it goes on under; the same where it has given up none.
+    pub fn current(&self, node: &NodeId) -> NodeId {
+        self.roster().and_then(|roster| roster.successor(node)).unwrap_or(*node)
+    }
+
+    /// Returns all ids that a node has and had: the one that it has now comes first.
+    pub fn names(&self, node: &NodeId) -> Vec<NodeId> {
+        let current = self.current(node);
+        let earlier = self.roster().into_iter().flat_map(|roster| roster.earlier(&current));
+        [current].into_iter().chain(earlier).collect()
+    }
+
+    /// Returns the ids that a node had before and that are good still.
+    pub fn earlier_members(&self, node: &NodeId) -> impl Iterator<Item = NodeId> {
+        self.roster.iter().flat_map(|roster| roster.earlier(node)).filter(|earlier| self.is_member(earlier))
+    }
+
+    /// Returns the ids that nodes had before, with those that they have now.
+    pub fn renamed(&self) -> impl Iterator<Item = (NodeId, NodeId)> {
+        self.members()
+            .flat_map(|(id, _)| self.roster.iter().flat_map(|roster| roster.earlier(id)).map(|old| (old, *id)))
     }
 
     /// Returns which node this host is; `None` while it is no member of a mesh.
@@ -99,10 +140,10 @@ impl View {
         self.roster.as_ref()?.member(node).filter(|_| !self.refused.contains(node))
     }
 
-    /// Returns the members that are not refused here, this host with them.
+    /// Returns the members that are not refused here, this host with them, each once: under its last key.
     pub fn members(&self) -> impl Iterator<Item = (&NodeId, &Member)> {
         let members = self.roster.iter().flat_map(|roster| roster.members());
-        members.filter(|(id, _)| !self.refused.contains(*id))
+        members.filter(|(id, _)| !self.refused.contains(*id) && self.current(id) == **id)
     }
 
     /// Returns the roster, refusals of this host not counted.
@@ -149,13 +190,11 @@ impl View {
     /// Nobody, or more than one, is called so.
     pub fn find(&self, name: &str) -> Result<NodeId, NodeNameError> {
         let wanted = name.to_lowercase();
-        let all = || self.roster.iter().flat_map(|roster| roster.members().keys()).copied();
+        let members = self.roster.iter().flat_map(|roster| roster.members().keys());
+        let all = || members.clone().filter(|id| self.current(id) == **id).copied();
         let labelled: Vec<NodeId> = all().filter(|id| self.label(id).to_lowercase() == wanted).collect();
-        let found = if labelled.is_empty() {
-            all().filter(|id| id.to_string().starts_with(&wanted)).collect()
-        } else {
-            labelled
-        };
+        let is_meant = |id: &NodeId| self.names(id).iter().any(|name| name.to_string().starts_with(&wanted));
+        let found = if labelled.is_empty() { all().filter(is_meant).collect() } else { labelled };
         match found.as_slice() {
             [one] if !wanted.is_empty() => Ok(*one),
             [] => Err(NodeNameError::Nobody(name.into())),

@@ -86,6 +86,12 @@ impl Members {
         }
     }
 
+    /// The same, with ids that members had before: mail on its way may name these.
+    pub fn once_called(mut self, renamed: impl Iterator<Item = (NodeId, NodeId)>) -> Members {
+        self.by_short.extend(renamed.map(|(before, now)| (ShortId::from(&before), now)));
+        self
+    }
+
     /// Returns this node.
     pub fn me(&self) -> NodeId {
         self.me

@@ -63,8 +63,13 @@ pub fn key_of(agent: &Agent) -> SecretKey {
 
 /// Returns a session with a member under TLS as a node of the mesh has it, before EHLO.
 pub fn session(key: &SecretKey, with: &Agent) -> Client {
+    session_with(key, with, &status(with)["node"])
+}
+
+/// The same with a member that is asked for under this id.
+pub fn session_with(key: &SecretKey, with: &Agent, node: &Value) -> Client {
     let tls = NodeTls::new(key).expect("a key for TLS");
-    let node: NodeId = status(with)["node"].as_str().expect("a text").parse().expect("an id");
+    let node: NodeId = node.as_str().expect("a text").parse().expect("an id");
     let mut client = Client::connect(with.smtp());
     client.ehlo();
     client.expect("STARTTLS", 220);

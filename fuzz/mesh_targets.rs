@@ -67,8 +67,8 @@ pub fn signed(octets: &[u8]) {
         assert_eq!(Record::from_octets(&record.to_octets()).expect("it was read before").said(), record.said());
         mesh().take_records([record], 0);
     }
-    if let Ok(directory) = archive::read(octets, 0) {
-        assert!(archive::read(&archive::write(&directory), 0).is_ok());
+    if let Ok(directory) = archive::read(octets, Default::default(), 0) {
+        assert!(archive::read(&archive::write(&directory), Default::default(), 0).is_ok());
     }
     if let Ok(own) = Own::from_octets(octets) {
         assert_eq!(Own::from_octets(&own.to_octets()), Ok(own));

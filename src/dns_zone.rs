@@ -4,17 +4,18 @@
 //! every denial so that resolvers may cache it, and truncates over UDP so that they come back over
 //! TCP. Single names can be told to fail. It serves loopback only and knows nothing of the world.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use hickory_server::net::runtime::Time;
 use hickory_server::net::xfer::Protocol;
 use hickory_server::proto::op::{Header, HeaderCounts, MessageType, Metadata, OpCode, ResponseCode};
-use hickory_server::proto::rr::rdata::{CNAME, MX, SOA};
+use hickory_server::proto::rr::rdata::{CNAME, MX, SOA, SRV, TXT};
 use hickory_server::proto::rr::{Name, RData, Record, RecordType};
 use hickory_server::server::{Request, RequestHandler, ResponseHandler, ResponseInfo};
 use hickory_server::zone_handler::MessageResponseBuilder;
@@ -34,6 +35,7 @@ const PORT_TRIES_MAX: usize = 16;
 pub struct Zone {
     names: BTreeMap<String, Vec<RData>>,
     faults: BTreeMap<String, Fault>,
+    signed: BTreeSet<String>,
 }
 
 /// How a name fails instead of being answered.
@@ -48,6 +50,7 @@ enum Fault {
 pub struct NameServer {
     addr: SocketAddr,
     asked: Arc<Asked>,
+    zone: Arc<ArcSwap<Zone>>,
     server: hickory_server::Server<Answers>,
 }
 
@@ -78,6 +81,22 @@ impl Zone {
     /// Adds a CNAME record.
     pub fn alias(self, name: &str, target: &str) -> Zone {
         self.add(name, RData::CNAME(CNAME(name_of(target))))
+    }
+
+    /// Adds a TXT record.
+    pub fn text(self, name: &str, text: &str) -> Zone {
+        self.add(name, RData::TXT(TXT::new(vec![text.to_owned()])))
+    }
+
+    /// Adds an SRV record.
+    pub fn service(self, name: &str, priority: u16, port: u16, target: &str) -> Zone {
+        self.add(name, RData::SRV(SRV::new(priority, 0, port, name_of(target))))
+    }
+
+    /// Lets every answer about this name be marked as one whose signatures were checked.
+    pub fn signed(mut self, name: &str) -> Zone {
+        self.signed.insert(name.to_ascii_lowercase());
+        self
     }
 
     /// Lets every query for this name be answered with SERVFAIL.
@@ -147,16 +166,21 @@ impl NameServer {
     pub async fn start(addr: SocketAddr, zone: Zone) -> io::Result<NameServer> {
         let (udp, tcp) = bind_both(addr).await?;
         let addr = udp.local_addr()?;
-        let asked = Arc::<Asked>::default();
-        let mut server = hickory_server::Server::new(Answers { zone, asked: asked.clone() });
+        let (asked, zone) = (Arc::<Asked>::default(), Arc::new(ArcSwap::from_pointee(zone)));
+        let mut server = hickory_server::Server::new(Answers { zone: zone.clone(), asked: asked.clone() });
         server.register_socket(udp);
         server.register_listener(tcp, TCP_IDLE, 4096);
-        Ok(NameServer { addr, asked, server })
+        Ok(NameServer { addr, asked, zone, server })
     }
 
     /// Returns where it listens.
     pub fn addr(&self) -> SocketAddr {
         self.addr
+    }
+
+    /// Serves another zone from here on.
+    pub fn set_zone(&self, zone: Zone) {
+        self.zone.store(Arc::new(zone));
     }
 
     /// Returns how many queries it was asked so far, over UDP and TCP.
@@ -189,7 +213,7 @@ async fn bind_both(addr: SocketAddr) -> io::Result<(UdpSocket, TcpListener)> {
 }
 
 struct Answers {
-    zone: Zone,
+    zone: Arc<ArcSwap<Zone>>,
     asked: Arc<Asked>,
 }
 
@@ -208,11 +232,12 @@ impl RequestHandler for Answers {
         let failed = ResponseInfo::from(Header { metadata, counts: HeaderCounts::default() });
         let Ok(info) = request.request_info() else { return failed };
         let name = plain(&Name::from(info.query.name()));
-        let (code, answers) = match self.zone.faults.get(&name) {
+        let zone = self.zone.load_full();
+        let (code, answers) = match zone.faults.get(&name) {
             Some(Fault::Silence) => return failed,
             Some(Fault::ServFail) => (ResponseCode::ServFail, Vec::new()),
             Some(Fault::Refused) => (ResponseCode::Refused, Vec::new()),
-            None => self.zone.answer(&name, info.query.query_type()),
+            None => zone.answer(&name, info.query.query_type()),
         };
         let denial = answers.iter().all(|answer| answer.record_type() != info.query.query_type());
         let soa = (denial && matches!(code, ResponseCode::NoError | ResponseCode::NXDomain)).then(denial_soa);
@@ -221,6 +246,7 @@ impl RequestHandler for Answers {
         metadata.op_code = OpCode::Query;
         metadata.recursion_available = true;
         metadata.response_code = code;
+        metadata.authentic_data = zone.signed.contains(&name);
         let response = MessageResponseBuilder::from_message_request(request).build(metadata, &answers, [], &soa, []);
         out.send_response(response).await.unwrap_or(failed)
     }

@@ -114,7 +114,7 @@ impl Rogue {
         agent.stop();
         let read = |name: &str| std::fs::read(agent.path(name)).expect("it is a member");
         let key = SecretKey::from_pkcs8(&read("state/mesh/key.der")).expect("a key");
-        Rogue { key, directory: archive::read(&read("state/mesh/directory"), 0).expect("sound") }
+        Rogue { key, directory: archive::read(&read("state/mesh/directory"), Default::default(), 0).expect("sound") }
     }
 
     fn session(&self, with: &Agent) -> Client {

@@ -31,7 +31,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("memory", &["clock"]),
     ("metrics", &["config"]),
     ("net", &["tls"]),
-    ("peer", &["admin", "clock", "config", "metrics", "net", "tls"]),
+    ("peer", &["admin", "clock", "config", "metrics", "net", "route", "tls"]),
     ("policy", &["config", "route"]),
     ("route", &["config"]),
     ("submit", &["tls"]),

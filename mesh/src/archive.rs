@@ -1,6 +1,8 @@
 //! What a node keeps of the mesh on disk, as octets: the statements and records that it knows, and what
 //! it alone decided. CBOR, numbered fields, format version 1; fields of later releases are passed over.
 
+use std::collections::BTreeSet;
+
 use minicbor::bytes::{ByteArray, ByteVec};
 use minicbor::{Decode, Encode};
 use postroad_smtp::Domain;
@@ -16,6 +18,8 @@ use crate::wire::{NOT_CBOR, Wrong, domains, few, text};
 
 /// The format described here.
 const VERSION: u8 = 1;
+/// The most domains of all members.
+const OWNED_MAX: usize = 1 << 20;
 
 /// Octets that cannot be read back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -64,6 +68,9 @@ struct WireDirectory {
     statements: Vec<ByteVec>,
     #[n(3)]
     records: Vec<ByteVec>,
+    /// Whose a domain was: of claims that contradict each other the older one holds.
+    #[n(4)]
+    owners: Option<Vec<(String, Vec<ByteArray<32>>)>>,
 }
 
 #[derive(Encode, Decode)]
@@ -108,22 +115,27 @@ struct WireOpen {
 /// Returns everything that a directory knows, as octets.
 pub fn write(directory: &Directory) -> Vec<u8> {
     let statements = directory.roster().statements().values();
+    let owners = directory
+        .owners()
+        .iter()
+        .map(|(domain, nodes)| (domain.to_string(), nodes.iter().map(|node| (*node.octets()).into()).collect()));
     let wire = WireDirectory {
         version: VERSION,
         mesh: (*directory.roster().mesh().octets()).into(),
         statements: statements.map(|statement| statement.to_octets().into()).collect(),
         records: directory.records().values().map(|record| record.to_octets().into()).collect(),
+        owners: (!directory.owners().is_empty()).then(|| owners.collect()),
     };
     minicbor::to_vec(wire).expect("memory takes what is written")
 }
 
-/// Reads what [`write()`] wrote, at `now`. Records of a format that this release does not read are left
+/// Reads what [`write()`] wrote, at `now`, with what DNS proves. Records of a format that this release does not read are left
 /// out, to be heard again.
 ///
 /// # Errors
 /// When it is damaged or of another version. Nothing in it is believed without its signature.
-pub fn read(octets: &[u8], now: u64) -> Result<Directory, ArchiveError> {
-    check_version(octets)?;
+pub fn read(octets: &[u8], proofs: BTreeSet<(NodeId, Domain)>, now: u64) -> Result<Directory, ArchiveError> {
+    check_version(octets, VERSION)?;
     let wire: WireDirectory = minicbor::decode(octets).map_err(|_| NOT_CBOR)?;
     let mut statements = Vec::with_capacity(wire.statements.len());
     for octets in &wire.statements {
@@ -134,6 +146,11 @@ pub fn read(octets: &[u8], now: u64) -> Result<Directory, ArchiveError> {
     let roster = Roster::new(founding.clone()).map_err(|_| "nothing founds the mesh")?;
     let mut directory = Directory::new(roster);
     directory.take_statements(statements);
+    for (domain, nodes) in few(wire.owners.unwrap_or_default(), OWNED_MAX)? {
+        let domain = domain.parse().map_err(|_| "a domain that is none")?;
+        directory.remember(domain, nodes.iter().map(|node| NodeId::from_octets(**node)).collect());
+    }
+    directory.take_proofs(proofs);
     directory.take_records(wire.records.iter().filter_map(|octets| Record::from_octets(octets).ok()), now);
     Ok(directory)
 }
@@ -167,7 +184,7 @@ impl Own {
     /// # Errors
     /// When it is damaged or of another version.
     pub fn from_octets(octets: &[u8]) -> Result<Own, ArchiveError> {
-        check_version(octets)?;
+        check_version(octets, VERSION)?;
         let wire: WireOwn = minicbor::decode(octets).map_err(|_| NOT_CBOR)?;
         let mut invitations = Invitations::default();
         for open in few(wire.invitations, INVITATIONS_MAX)? {
@@ -186,7 +203,8 @@ impl Own {
     }
 }
 
-fn check_version(octets: &[u8]) -> Result<(), ArchiveError> {
+/// Checks the number under the key 0.
+pub(crate) fn check_version(octets: &[u8], wanted: u8) -> Result<(), ArchiveError> {
     #[derive(Decode)]
     #[cbor(map)]
     struct Version {
@@ -194,7 +212,7 @@ fn check_version(octets: &[u8]) -> Result<(), ArchiveError> {
         version: u8,
     }
     let Version { version } = minicbor::decode(octets).map_err(|_| NOT_CBOR)?;
-    if version == VERSION { Ok(()) } else { Err(ArchiveError::Version(version)) }
+    if version == wanted { Ok(()) } else { Err(ArchiveError::Version(version)) }
 }
 
 impl From<Wrong> for ArchiveError {
@@ -229,14 +247,14 @@ mod tests {
     #[test]
     fn a_directory_reads_back_and_damage_is_found() {
         let octets = write(&directory());
-        let read_back = read(&octets, 9).expect("sound");
+        let read_back = read(&octets, BTreeSet::new(), 9).expect("sound");
         assert_eq!(write(&read_back), octets);
         assert_eq!((read_back.roster().members().len(), read_back.records().len()), (2, 2));
         for place in 0..octets.len() {
             let mut damaged = octets.clone();
             damaged[place] ^= 1;
             // A record that is damaged is left out; nothing else is got over.
-            if let Ok(read) = read(&damaged, 9) {
+            if let Ok(read) = read(&damaged, BTreeSet::new(), 9) {
                 assert!(read.roster().members().len() == 2 && read.records().len() < 2, "octet {place}");
             }
         }

@@ -4,9 +4,9 @@
 //! they are new. A node may publish now and then, not all the time: one that does is heard at its pace
 //! and left out of comparisons meanwhile, so that its noise costs nobody else.
 //!
-//! A domain is a node's when its admission grants it or DNS proves it. When two claim one domain and
-//! neither was let in by the other or by the same sponsor, whoever had it keeps it; where nobody
-//! had it, nobody gets it. Both are reported as a [`Conflict`].
+//! A domain is a node's when its admission grants it or DNS proves it (`proof`); DNS counts like a sponsor. When
+//! two claim one domain and neither was let in by the other or by the same sponsor, whoever had it keeps it;
+//! where nobody had it, only those have it whom DNS names. Who has none of it is reported as a [`Conflict`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -141,10 +141,30 @@ impl Directory {
         Ok(Taken::New)
     }
 
-    /// Notes which domains DNS proves to be whose; replaces what was noted before.
-    pub fn set_proofs(&mut self, proofs: BTreeSet<(NodeId, Domain)>) {
+    /// Notes which domains DNS proves to be whose; replaces what was noted before. Returns whether it is
+    /// something else.
+    pub fn set_proofs(&mut self, proofs: BTreeSet<(NodeId, Domain)>) -> bool {
+        let is_new = self.proofs != proofs;
+        if is_new {
+            self.proofs = proofs;
+            self.settle();
+        }
+        is_new
+    }
+
+    /// The same before any record is known.
+    pub(crate) fn take_proofs(&mut self, proofs: BTreeSet<(NodeId, Domain)>) {
         self.proofs = proofs;
-        self.settle();
+    }
+
+    /// Says whose a domain was, before any record is known.
+    pub(crate) fn remember(&mut self, domain: Domain, owners: BTreeSet<NodeId>) {
+        self.owners.insert(domain, owners);
+    }
+
+    /// Returns whose the domains are.
+    pub fn owners(&self) -> &BTreeMap<Domain, BTreeSet<NodeId>> {
+        &self.owners
     }
 
     /// Returns the roster.
@@ -170,13 +190,29 @@ impl Directory {
     /// Returns the domains that members claim although nobody granted them and DNS does not prove
     /// them: they are nobody's for it.
     pub fn unfounded(&self) -> BTreeMap<NodeId, Vec<Domain>> {
-        let is_unfounded =
-            |id: &NodeId, domain: &Domain| !self.is_proven(id, domain) && self.sponsors(id, domain).is_empty();
+        self.claims(|id, domain| !self.is_granted(id, domain) && !self.is_proven(id, domain))
+    }
+
+    /// Returns the domains that members claim although nobody granted them, whether DNS proves them or not.
+    pub fn not_granted(&self) -> BTreeMap<NodeId, Vec<Domain>> {
+        self.claims(|id, domain| !self.is_granted(id, domain))
+    }
+
+    /// Returns whether DNS names a node for a domain, or one that goes on as it.
+    pub fn is_proven(&self, node: &NodeId, domain: &Domain) -> bool {
+        std::iter::once(*node).chain(self.roster.earlier(node)).any(|id| self.proofs.contains(&(id, domain.clone())))
+    }
+
+    fn claims(&self, is_wanted: impl Fn(&NodeId, &Domain) -> bool) -> BTreeMap<NodeId, Vec<Domain>> {
         let of = |(id, record): (&NodeId, &Arc<Record>)| {
-            let claimed = record.said().serves.iter().filter(|domain| is_unfounded(id, domain)).cloned();
+            let claimed = record.said().serves.iter().filter(|domain| is_wanted(id, domain)).cloned();
             (*id, claimed.collect::<Vec<_>>())
         };
         self.records.iter().map(of).filter(|(_, claimed)| !claimed.is_empty()).collect()
+    }
+
+    fn is_granted(&self, node: &NodeId, domain: &Domain) -> bool {
+        !self.sponsors(node, domain).is_empty()
     }
 
     /// Returns what each member says of itself, with the domains that are its own, for a map.
@@ -217,7 +253,7 @@ impl Directory {
         let mut claims: BTreeMap<Domain, BTreeSet<NodeId>> = BTreeMap::new();
         for (id, record) in &self.records {
             for domain in &record.said().serves {
-                if self.is_proven(id, domain) || !self.sponsors(id, domain).is_empty() {
+                if self.is_proven(id, domain) || self.is_granted(id, domain) {
                     claims.entry(domain.clone()).or_default().insert(*id);
                 }
             }
@@ -235,28 +271,22 @@ impl Directory {
     }
 
     /// Returns which of the claimants have a domain: those that had it and whom they may share it
-    /// with; where nobody had it, all or none.
+    /// with; where nobody had it, all of them, or those that DNS names.
     fn owners_of(&self, domain: &Domain, claimants: &BTreeSet<NodeId>, before: &BTreeSet<NodeId>) -> BTreeSet<NodeId> {
         let incumbents: BTreeSet<NodeId> = claimants.intersection(before).copied().collect();
-        let proven = |node: &NodeId| self.is_proven(node, domain);
-        let may_join = |node: &NodeId, others: &BTreeSet<NodeId>| {
-            proven(node) || others.iter().all(|other| self.may_share(node, other, domain))
-        };
+        let may_join =
+            |node: &NodeId, others: &BTreeSet<NodeId>| others.iter().all(|other| self.may_share(node, other, domain));
         if incumbents.is_empty() {
             let all_agree = claimants.iter().all(|node| may_join(node, claimants));
             return if all_agree {
                 claimants.clone()
             } else {
-                claimants.iter().filter(|n| proven(n)).copied().collect()
+                claimants.iter().filter(|node| self.is_proven(node, domain)).copied().collect()
             };
         }
         let newcomers = claimants.difference(&incumbents).filter(|node| may_join(node, &incumbents)).copied();
         let newcomers: Vec<NodeId> = newcomers.collect();
         incumbents.into_iter().chain(newcomers).collect()
-    }
-
-    fn is_proven(&self, node: &NodeId, domain: &Domain) -> bool {
-        self.proofs.contains(&(*node, domain.clone()))
     }
 
     /// Returns who granted a domain, or one above it, to a node.
@@ -265,10 +295,11 @@ impl Directory {
         granted.filter(|(granted, _)| domain.is_within(granted)).flat_map(|(_, by)| by).copied().collect()
     }
 
-    /// Returns whether two nodes may both have a domain: one granted it to the other, or somebody to both.
+    /// Returns whether two nodes may both have a domain: one granted it to the other, or somebody, or DNS, to both.
     fn may_share(&self, one: &NodeId, other: &NodeId, domain: &Domain) -> bool {
         let (ones, others) = (self.sponsors(one, domain), self.sponsors(other, domain));
-        one == other || ones.contains(other) || others.contains(one) || !ones.is_disjoint(&others)
+        let by_dns = self.is_proven(one, domain) && self.is_proven(other, domain);
+        one == other || by_dns || ones.contains(other) || others.contains(one) || !ones.is_disjoint(&others)
     }
 }
 

@@ -11,6 +11,8 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
+use postroad_smtp::Domain;
+
 use crate::difference::{Range, Said, begin, compare};
 use crate::directory::{Directory, RecordRefused, Taken};
 use crate::frame::{ASKED_MAX, Frame, ITEMS_MAX, Item, ShortId};
@@ -120,6 +122,11 @@ impl Spread {
     /// Takes another node for this one: it has a new key.
     pub fn go_on_as(&mut self, me: NodeId) {
         self.me = me;
+    }
+
+    /// Notes which domains DNS proves to be whose; returns whether it is something else than before.
+    pub fn set_proofs(&mut self, proofs: BTreeSet<(NodeId, Domain)>) -> bool {
+        self.directory.set_proofs(proofs)
     }
 
     /// Compares as often as this from the next time on.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use postroad_mesh::archive;
 use postroad_mesh::directory::{Conflict, Directory, RECORD_INTERVAL_MS, RECORDS_AT_ONCE, RecordRefused, Taken};
 use postroad_mesh::record::{Record, Said};
 use postroad_mesh::roster::Roster;
@@ -131,10 +132,44 @@ fn who_has_a_domain_keeps_it_against_another_sponsors_guest() {
     admit(&mut mesh, 1, 4, &["lab.example"]);
     says(&mut mesh, 4, &["lab.example"]);
     assert_eq!(owners(&mesh, "lab.example"), [id(1), id(4)].into());
-    // What DNS proves needs nobody's consent.
+    // DNS takes it from nobody; whom it names together may share it.
     mesh.set_proofs([(id(3), domain("lab.example"))].into());
+    assert_eq!(owners(&mesh, "lab.example"), [id(1), id(4)].into());
+    assert_eq!(mesh.conflicts(), &[Conflict { domain: domain("lab.example"), node: id(3) }].into());
+    mesh.set_proofs([1, 3, 4].map(|node| (id(node), domain("lab.example"))).into());
     assert_eq!(owners(&mesh, "lab.example"), [id(1), id(3), id(4)].into());
     assert!(mesh.conflicts().is_empty());
+}
+
+#[test]
+fn who_has_a_domain_keeps_it_over_a_restart() {
+    let mut mesh = mesh();
+    admit(&mut mesh, 0, 1, &["lab.example"]);
+    admit(&mut mesh, 0, 2, &[]);
+    admit(&mut mesh, 2, 3, &["lab.example"]);
+    says(&mut mesh, 1, &["lab.example"]);
+    says(&mut mesh, 3, &["lab.example"]);
+    says(&mut mesh, 2, &["lab.example"]);
+    let proofs = BTreeSet::from([(id(2), domain("lab.example"))]);
+    mesh.set_proofs(proofs.clone());
+    let again = archive::read(&archive::write(&mesh), proofs, 9).expect("as it was written");
+    assert_eq!(owners(&again, "lab.example"), [id(1)].into());
+    assert_eq!((again.conflicts(), again.conflicts().len()), (mesh.conflicts(), 2));
+}
+
+#[test]
+fn what_dns_says_of_a_key_is_said_of_the_one_that_follows_it() {
+    let mut mesh = mesh();
+    admit(&mut mesh, 0, 1, &[]);
+    admit(&mut mesh, 0, 3, &[]);
+    mesh.set_proofs([(id(1), domain("lab.example"))].into());
+    let head = mesh.roster().next_head(&id(1), 0);
+    assert!(mesh.take_statements([Statement::rotate(&key(1), &key(2), head)]).refused.is_empty());
+    says(&mut mesh, 2, &["lab.example"]);
+    says(&mut mesh, 3, &["lab.example"]);
+    assert_eq!(owners(&mesh, "lab.example"), [id(2)].into());
+    assert_eq!(mesh.unfounded().into_keys().collect::<Vec<_>>(), [id(3)]);
+    assert!(mesh.not_granted().contains_key(&id(2)));
 }
 
 #[test]

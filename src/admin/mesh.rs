@@ -57,6 +57,8 @@ pub enum MeshRequest {
     },
     /// How the mesh is. Shows a [`MeshView`].
     Status {},
+    /// What to publish in DNS. Shows a [`DnsView`].
+    Dns {},
     /// What leads where. Shows a [`MapView`].
     Map {},
     /// Say that a node is to be a member no more. Shows a [`VoteView`].
@@ -140,6 +142,44 @@ pub struct InviteView {
     pub caps: String,
 }
 
+/// What this host would have published in DNS.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct DnsView {
+    /// The records.
+    pub records: Vec<DnsRecordView>,
+}
+
+/// A record of DNS.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct DnsRecordView {
+    /// The name, with a dot at its end.
+    pub name: String,
+    /// `TXT`, `SRV`, `A` or `AAAA`.
+    pub kind: String,
+    /// What stands behind the kind in a zone file.
+    pub data: String,
+    /// What it is good for.
+    pub why: String,
+}
+
+/// What DNS says of a domain that a member claims without a grant.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ProofView {
+    /// The domain.
+    pub domain: String,
+    /// The member's id.
+    pub node: String,
+    /// What it is called.
+    pub label: String,
+    /// DNS names the member, or did so lately.
+    pub is_proven: bool,
+    /// What came of the last question: `unasked`, `found`, `denied`, `unclear` or `unchecked`.
+    pub dns: String,
+}
+
 /// What a host shows of itself to be admitted.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -168,6 +208,8 @@ pub struct MeshView {
     pub gone: Vec<GoneView>,
     /// Claims to domains that do not count.
     pub conflicts: Vec<String>,
+    /// What DNS says of claims that nobody granted.
+    pub proofs: Vec<ProofView>,
     /// Nodes that told different things to different members: copies of one host, or one in bad hands.
     pub contradicting: Vec<String>,
     /// Invitations that are open here.
@@ -250,7 +292,7 @@ pub struct MemberView {
     pub addresses: Vec<String>,
     /// The domains that are its own.
     pub serves: Vec<String>,
-    /// Domains that it claims and nobody granted: they are not used.
+    /// Domains that it claims, nobody granted and DNS does not prove: they are not used.
     pub claims: Vec<String>,
     /// What it may do.
     pub caps: String,
@@ -306,7 +348,7 @@ pub struct PlaceView {
     pub reach: String,
     /// The domains that are its own.
     pub serves: Vec<String>,
-    /// Domains that it claims and nobody granted: they are not used.
+    /// Domains that it claims, nobody granted and DNS does not prove: they are not used.
     pub claims: Vec<String>,
     /// Where it sends mail out to.
     pub egress: Vec<EgressView>,

@@ -4,14 +4,18 @@
 use std::fmt;
 use std::sync::Arc;
 
-use postroad_smtp::{ForwardPath, Reply, Severity};
+use postroad_mesh::NodeId;
+use postroad_smtp::{ForwardPath, Host, Reply, Severity};
 use serde::Serialize;
 
+use super::mesh::dns;
 use super::{Context, Failure, exit, patience};
 use crate::agent::members_on_disk;
 use crate::config::Config;
+use crate::peer::view_on_disk;
 use crate::policy::mailboxes::{self, OsDirectories};
 use crate::route::{LocalHop, Members, NextHop, Recorder, Resolver, Route, Router, Step};
+use crate::telemetry::escaped;
 
 /// Say where mail for an address would go now, and why
 ///
@@ -43,6 +47,9 @@ struct Explanation {
     /// How often and how long it is tried, where it is not refused at once.
     #[serde(skip_serializing_if = "Option::is_none")]
     patience: Option<Patience>,
+    /// What else there is to know.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    notes: Vec<String>,
 }
 
 /// For programs and for people.
@@ -76,7 +83,8 @@ pub(super) fn run(args: Args, context: &mut Context) -> Result<(), Failure> {
     let router = Router::with_members(&config, members(&config, context));
     let mut worst = None;
     for path in paths {
-        let explanation = runtime.block_on(explain(&config, &router, &path));
+        let mut explanation = runtime.block_on(explain(&config, &router, &path));
+        explanation.notes = claimed_in_vain(&config, &path);
         if context.is_json() {
             context.json(&explanation)?;
         } else {
@@ -97,6 +105,22 @@ pub(super) fn members(config: &Config, context: &mut Context) -> Option<Arc<Memb
         context.warn(format_args!("the mesh is left out: {error}"));
         None
     })
+}
+
+/// Says which members would have mail for this domain, if somebody granted it to them.
+fn claimed_in_vain(config: &Config, path: &ForwardPath) -> Vec<String> {
+    // Who may not read the files was told so.
+    let Ok(view) = view_on_disk(&config.state_dir) else { return Vec::new() };
+    let Some(Host::Domain(domain)) = path.mailbox().map(|mailbox| &mailbox.host) else { return Vec::new() };
+    let claims = |node: &&NodeId| view.unfounded(node).contains(domain);
+    let note = |node: &NodeId| {
+        let (label, short, name) = (escaped(&view.label(node)), node.short(), domain.to_string());
+        let record = dns::record(&name, &node.to_string());
+        format!(
+            "{label} claims {name} without a grant: postroad mesh grant {short} --serves {name}; or in DNS: {record}"
+        )
+    };
+    view.records().keys().filter(claims).map(note).collect()
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -128,7 +152,14 @@ async fn explain(config: &Config, router: &Router, path: &ForwardPath) -> Explan
         Route::Refused(reply) => Outcome::of(&reply),
     };
     let redirected_to = (target != *path).then(|| target.to_string());
-    Explanation { address: path.to_string(), redirected_to, steps: recorder.into_steps(), outcome, patience }
+    Explanation {
+        address: path.to_string(),
+        redirected_to,
+        steps: recorder.into_steps(),
+        outcome,
+        patience,
+        notes: Vec::new(),
+    }
 }
 
 fn patience_of(config: &Config, router: &Router, path: &ForwardPath) -> Patience {
@@ -193,6 +224,9 @@ impl fmt::Display for Explanation {
         }
         if let Some(patience) = &self.patience {
             write!(f, "\n  {}", patience.words)?;
+        }
+        for note in &self.notes {
+            write!(f, "\n  {note}")?;
         }
         match &self.outcome {
             Outcome::Delivered { mailbox, .. } => write!(f, "\n=> delivered into the mailbox {mailbox}"),

@@ -1,5 +1,6 @@
 //! `postroad mesh`: how hosts become one mesh, and what it looks like from here.
 
+pub(super) mod dns;
 mod map;
 mod svg;
 
@@ -15,7 +16,7 @@ use serde::de::DeserializeOwned;
 use super::ask::ask;
 use super::{Context, Failure};
 use crate::admin::Request;
-use crate::admin::mesh::{CardView, InviteView, MemberView, MeshRequest, MeshView, PingView, VoteView};
+use crate::admin::mesh::{CardView, DnsView, InviteView, MemberView, MeshRequest, MeshView, PingView, VoteView};
 use crate::admin::view::Time;
 use crate::clock::millis;
 use crate::config::{parse_duration, show_duration};
@@ -95,6 +96,15 @@ Examples:
     },
     /// Show the members, the links of this host, and what is not in order
     Status,
+    /// Print what to publish in DNS: which domains are this host's
+    #[command(after_help = "\
+Lines of a zone file, with comments. The TXT records prove to every member that mail for these domains is for this
+host, as a grant does; several hosts of one domain have a record each.
+
+Examples:
+  postroad mesh dns >> example.org.zone
+  postroad mesh dns --json | jq -r '.records[] | [.name, .kind, .data] | @tsv'")]
+    Dns,
     /// Draw the mesh as mail from here sees it: members, links with their cost, the cheapest ways
     #[command(after_help = "\
 On a terminal a drawing: each member stands below the one before it on the cheapest way from here, behind the
@@ -185,7 +195,7 @@ pub(super) fn run(args: Args, context: &mut Context) -> Result<(), Failure> {
         }
         Action::Join { token } => {
             let view: MeshView = request(context, MeshRequest::Join { token })?;
-            print(context, &view, |view| [vec![summary(view)], claimed_in_vain(view)].concat())
+            print(context, &view, |view| [vec![summary(view)], dns::claimed_in_vain(view)].concat())
         }
         Action::Card => {
             let view: CardView = request(context, MeshRequest::Card {})?;
@@ -203,6 +213,10 @@ pub(super) fn run(args: Args, context: &mut Context) -> Result<(), Failure> {
         Action::Status => {
             let view: MeshView = request(context, MeshRequest::Status {})?;
             print(context, &view, status)
+        }
+        Action::Dns => {
+            let view: DnsView = request(context, MeshRequest::Dns {})?;
+            print(context, &view, dns::zone)
         }
         Action::Map { svg } => map::show(&request(context, MeshRequest::Map {})?, svg.as_deref(), context),
         other => run_parting(other, context),
@@ -322,9 +336,10 @@ fn status(view: &MeshView) -> Vec<String> {
     for gone in &view.gone {
         lines.push(format!("gone: {} ({})", short(&gone.node), escaped(&gone.why)));
     }
-    lines.extend(claimed_in_vain(view));
+    lines.extend(dns::proven(view));
+    lines.extend(dns::claimed_in_vain(view));
     for conflict in &view.conflicts {
-        lines.push(format!("claimed, but another member's: {}", escaped(conflict)));
+        lines.push(format!("claimed against another member: {}", escaped(conflict)));
     }
     for node in &view.contradicting {
         lines.push(format!("says different things to different members: {}", escaped(node)));
@@ -376,21 +391,6 @@ fn conduct(view: &MeshView) -> Vec<String> {
         format!("suspicious: {} {}, {} times", escaped(&one.label), escaped(what), one.times)
     });
     contained.chain(over).chain(misdeeds).collect()
-}
-
-/// Says which domains no mail comes for, and what to do about it.
-fn claimed_in_vain(view: &MeshView) -> Vec<String> {
-    let of = |member: &MemberView| {
-        let (label, node) = (escaped(&member.label), short(&member.node));
-        let domains: Vec<String> = member.claims.iter().map(|domain| escaped(domain)).collect();
-        let grant: Vec<String> = domains.iter().map(|domain| format!(" --serves {domain}")).collect();
-        format!(
-            "claimed without a grant, so not used: {} by {label}\n  on a member that may admit: postroad mesh grant {node}{}",
-            domains.join(", "),
-            grant.concat()
-        )
-    };
-    view.members.iter().filter(|member| !member.claims.is_empty()).map(of).collect()
 }
 
 fn table(members: &[MemberView]) -> String {
@@ -453,7 +453,7 @@ mod tests {
             label: Some("ours".into()),
             is_member: true,
             members: vec![member("hq", "self", &["a.example"]), lab],
-            conflicts: vec!["a.example by lab".into()],
+            conflicts: vec!["a.example by lab, hq has it".into()],
             open_invitations: 1,
             ..MeshView::default()
         };
@@ -464,7 +464,8 @@ hqabcdef is a member of the mesh ours, with lab
  lab     lababcde  accepted  from here, 2  public        relay  b.example c.example
 claimed without a grant, so not used: d.example by lab
   on a member that may admit: postroad mesh grant lababcde --serves d.example
-claimed, but another member's: a.example by lab
+  or in DNS: _smtp-mesh.d.example. IN TXT \"v=postroad1; id=lababcdefghijk\"
+claimed against another member: a.example by lab, hq has it
 invitations open here: 1";
         assert_eq!(status(&view).join("\n"), want);
         assert_eq!(status(&MeshView::default())[0], "this host is in no mesh");

@@ -49,6 +49,10 @@ impl Peers {
                 let peers = self.clone();
                 tokio::spawn(async move { peers.link_kept(node).await });
             }
+            for domain in turn.look_up {
+                let peers = self.clone();
+                tokio::spawn(async move { peers.look_up(domain).await });
+            }
             match turn.wake {
                 None => self.0.wake.notified().await,
                 Some(at) => tokio::select! {
@@ -187,10 +191,11 @@ impl Peers {
     fn begin_state(&self, directory: Directory) -> Result<(), Failure> {
         let failed = |error: &dyn std::fmt::Display| Failure::new(error.to_string(), "");
         let identity = self.0.identity.load_full().ok_or_else(|| failed(&"this host has no key"))?;
+        let seed = u64::from_be_bytes(crate::tls::random().map_err(|error| failed(&error))?);
         let own = self.0.files.own().map_err(|error| failed(&error))?;
-        let seed = crate::tls::random().map_err(|error| failed(&error))?;
+        let proofs = self.0.files.proofs(seed).map_err(|error| failed(&error))?;
         let profile = self.config().mesh.profile;
-        let mut state = State::new(identity, directory, own, profile, u64::from_be_bytes(seed), self.now());
+        let mut state = State::new(identity, directory, (own, proofs), profile, seed, self.now());
         let view = state.view();
         *self.state() = Some(state);
         self.show(view);
@@ -219,7 +224,8 @@ impl Peers {
         let Some(directory) = directory else { return Ok(()) };
         let seed = u64::from_be_bytes(crate::tls::random()?);
         let profile = self.config().mesh.profile;
-        let mut state = State::new(identity, directory, self.0.files.own()?, profile, seed, self.now());
+        let kept = (self.0.files.own()?, self.0.files.proofs(seed)?);
+        let mut state = State::new(identity, directory, kept, profile, seed, self.now());
         let view = state.view().unwrap_or_default();
         *self.state() = Some(state);
         self.0.view.store(view);

@@ -1,4 +1,4 @@
-//! The files of the mesh in the state directory: the key, what is known, and what this host alone
+//! The files of the mesh in the state directory: the key, what is known, what DNS proved, and what this host alone
 //! decided. Each is written whole: to another name, synced, renamed, the directory synced.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -7,7 +7,7 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use postroad_mesh::archive::{self, Own};
-use postroad_mesh::{Directory, SecretKey};
+use postroad_mesh::{Directory, Proofs, SecretKey};
 
 /// The directory of these files, in the state directory.
 const DIRECTORY: &str = "mesh";
@@ -18,6 +18,7 @@ const NEXT_KEY: &str = "next-key.der";
 const OLD_KEY: &str = "old-key.der";
 const KNOWN: &str = "directory";
 const OWN: &str = "own";
+const PROOFS: &str = "proofs";
 
 /// Where the files are.
 #[derive(Clone, Debug)]
@@ -106,7 +107,7 @@ impl Files {
 
     /// Forgets mesh and key. What is known goes first: a key without it is that of a host in no mesh.
     pub(super) fn forget(&self) -> Result<(), FileError> {
-        self.remove(&[KNOWN, OWN, NEXT_KEY, OLD_KEY, KEY])
+        self.remove(&[KNOWN, OWN, PROOFS, NEXT_KEY, OLD_KEY, KEY])
     }
 
     fn remove(&self, names: &[&str]) -> Result<(), FileError> {
@@ -120,10 +121,22 @@ impl Files {
         self.sync().map_err(self.unwritable(self.0.clone()))
     }
 
-    /// Reads what is known of the mesh; `None` when this host was never in one.
+    /// Reads what is known of the mesh, with what DNS proved; `None` when this host was never in one.
     pub(super) fn known(&self, now: u64) -> Result<Option<Directory>, FileError> {
         let Some(octets) = self.read(KNOWN)? else { return Ok(None) };
-        archive::read(&octets, now).map(Some).map_err(|why| self.unusable(KNOWN, &why))
+        let proven = self.proofs(0)?.proven();
+        archive::read(&octets, proven, now).map(Some).map_err(|why| self.unusable(KNOWN, &why))
+    }
+
+    /// Reads what DNS proved; chance in what comes of it is from a seed.
+    pub(super) fn proofs(&self, seed: u64) -> Result<Proofs, FileError> {
+        let Some(octets) = self.read(PROOFS)? else { return Ok(Proofs::new(seed)) };
+        Proofs::from_octets(&octets, seed).map_err(|why| self.unusable(PROOFS, &why))
+    }
+
+    /// Keeps octets of [`Proofs::to_octets`].
+    pub(super) fn put_proofs(&self, octets: &[u8]) -> Result<(), FileError> {
+        self.put(PROOFS, octets)
     }
 
     /// Keeps octets of `archive::write`.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use postroad_mesh::card::Card;
+use postroad_mesh::directory::Conflict;
 use postroad_mesh::invite::{ADDRESSES_MAX, Open};
 use postroad_mesh::record::{Reach, Said};
 use postroad_mesh::roster::Gone;
@@ -13,7 +14,7 @@ use tracing::info;
 
 use super::{Identity, Peers, View, own};
 use crate::admin::Failure;
-use crate::admin::mesh::{CardView, GoneView, InviteView, MemberView, MeshRequest, MeshView};
+use crate::admin::mesh::{CardView, GoneView, InviteView, MemberView, MeshRequest, MeshView, ProofView};
 use crate::tls;
 
 /// The longest time that an invitation is open: a year.
@@ -59,6 +60,7 @@ impl Peers {
                 self.grant(&node, caps, serves).await?;
                 Ok(shown(serde_json::to_value(self.mesh_view())))
             }
+            MeshRequest::Dns {} => Ok(shown(serde_json::to_value(self.dns_view()?))),
             MeshRequest::Map {} => Ok(shown(serde_json::to_value(self.map_view()))),
             MeshRequest::Status {} => Ok(shown(serde_json::to_value(self.mesh_view()))),
             MeshRequest::Revoke { node, reason } => Ok(shown(serde_json::to_value(self.revoke(&node, &reason).await?))),
@@ -219,9 +221,18 @@ impl Peers {
             None => Default::default(),
         };
         let link = |node: &NodeId| links.get(node).map(|dialled| if *dialled { "dialled" } else { "accepted" });
+        let proofs = self.proof_views();
+        let is_proven = |node: &NodeId, domain: &Domain| {
+            let is_it = |proof: &&ProofView| proof.node == node.to_string() && proof.domain == domain.to_string();
+            proofs.iter().find(is_it).is_some_and(|proof| proof.is_proven)
+        };
         let claims = |node: &NodeId| match view.me() == Some(*node) {
             // What the others are about to hear.
-            true => own::not_granted(&self.config(), node, &view).into_iter().collect(),
+            true => {
+                let mut claims = own::not_granted(&self.config(), node, &view);
+                claims.retain(|domain| !is_proven(node, domain));
+                claims.into_iter().collect()
+            }
             false => view.unfounded(node).to_vec(),
         };
         let is_shown = |roster: &Roster, node: &NodeId| roster.successor(node).is_none();
@@ -242,6 +253,7 @@ impl Peers {
             members: members.map(|node| member_view(&view, node, link(node), names(&claims(node)))).collect(),
             gone: gone.map(|(node, gone)| gone_view(node, gone)).collect(),
             conflicts: self.conflicts(),
+            proofs,
             contradicting: contradicting.map(|node| view.label(&node)).collect(),
             open_invitations: open,
             refused_items,
@@ -255,8 +267,15 @@ impl Peers {
     fn conflicts(&self) -> Vec<String> {
         let view = self.view();
         let guard = self.state();
-        let conflicts = guard.iter().flat_map(|state| state.spread.directory().conflicts());
-        conflicts.map(|conflict| format!("{} by {}", conflict.domain, view.label(&conflict.node))).collect()
+        let Some(directory) = guard.as_ref().map(|state| state.spread.directory()) else { return Vec::new() };
+        let show = |conflict: &Conflict| {
+            let owners = directory.owners().get(&conflict.domain).into_iter().flatten();
+            let owners: Vec<String> = owners.map(|node| view.label(node)).collect();
+            let whose =
+                if owners.is_empty() { "nobody has it".to_owned() } else { format!("{} has it", owners.join(", ")) };
+            format!("{} by {}, {whose}", conflict.domain, view.label(&conflict.node))
+        };
+        directory.conflicts().iter().map(show).collect()
     }
 }
 

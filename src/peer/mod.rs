@@ -14,6 +14,7 @@ mod map;
 mod members;
 mod own;
 mod parting;
+mod proofs;
 mod questions;
 mod rotation;
 mod state;
@@ -183,6 +184,7 @@ impl Peers {
         let profile = self.config().mesh.profile;
         if let Some(state) = self.state().as_mut() {
             state.spread.set_profile(profile);
+            state.proofs.hasten(self.now());
         }
         self.0.wake.notify_one();
     }

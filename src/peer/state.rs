@@ -8,10 +8,12 @@ use postroad_mesh::archive::Own;
 use postroad_mesh::difference::Keys;
 use postroad_mesh::frame::Item;
 use postroad_mesh::link::Message;
+use postroad_mesh::proof::Step;
 use postroad_mesh::record::Said;
 use postroad_mesh::spread::{Action, Profile, Spread};
 use postroad_mesh::statement::What;
-use postroad_mesh::{Directory, NodeId, Record, Statement};
+use postroad_mesh::{Directory, NodeId, Proofs, Record, Statement};
+use postroad_smtp::Domain;
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
@@ -28,6 +30,10 @@ pub(super) struct State {
     pub identity: Arc<Identity>,
     pub spread: Spread,
     pub own: Own,
+    /// What DNS says of domains that members claim without a grant.
+    pub proofs: Proofs,
+    /// The directory whose claims these are about.
+    claimed: Option<Arc<Keys>>,
     links: BTreeMap<NodeId, Held>,
     /// Counts links.
     numbers: u64,
@@ -62,6 +68,8 @@ pub(super) struct Turn {
     /// When to take the next turn, unless something happens.
     pub wake: Option<u64>,
     pub dial: Vec<NodeId>,
+    /// Domains that DNS is to be asked about.
+    pub look_up: Vec<Domain>,
     /// There is another view.
     pub view: Option<Arc<View>>,
 }
@@ -70,7 +78,7 @@ impl State {
     pub fn new(
         identity: Arc<Identity>,
         directory: Directory,
-        own: Own,
+        (own, proofs): (Own, Proofs),
         profile: Profile,
         seed: u64,
         now: u64,
@@ -80,6 +88,8 @@ impl State {
             identity,
             spread,
             own,
+            proofs,
+            claimed: None,
             links: BTreeMap::new(),
             numbers: 0,
             view: Arc::default(),
@@ -93,6 +103,7 @@ impl State {
     pub fn turn(&mut self, config: &Config, now: u64) -> Turn {
         let mut turn = Turn { view: self.view(), ..Turn::default() };
         let publish = self.publish_own(config, now);
+        let witness = self.poll_proofs(&mut turn.look_up, now);
         turn.view = self.view().or(turn.view);
         let wake = loop {
             match self.spread.poll(now) {
@@ -103,8 +114,25 @@ impl State {
                 Action::Wait(until) => break until,
             }
         };
-        turn.wake = Some(publish.err().map_or(wake, |at| wake.min(at)));
+        turn.wake = Some(publish.err().map_or(wake, |at| wake.min(at)).min(witness));
         turn
+    }
+
+    /// Finds which domains DNS is to be asked about now, and takes over what it proves; returns when to look again.
+    fn poll_proofs(&mut self, look_up: &mut Vec<Domain>, now: u64) -> u64 {
+        let keys = self.spread.directory().keys(&BTreeSet::new());
+        if self.claimed.as_ref().is_none_or(|claimed| !Arc::ptr_eq(claimed, &keys)) {
+            self.proofs.claim(&self.spread.directory().not_granted(), now);
+            self.claimed = Some(keys);
+        }
+        let again = loop {
+            match self.proofs.poll(now) {
+                Step::Ask(domain) => look_up.push(domain),
+                Step::Wait(at) => break at,
+            }
+        };
+        self.spread.set_proofs(self.proofs.proven());
+        again
     }
 
     /// Signs a statement, behind those that this host made before under that key.

@@ -1,7 +1,7 @@
 //! Forward-path to [`Route`], and a next hop to the [`Hop`]s that are tried in turn.
 //!
 //! [`Router`] is pure: it answers from the configuration alone, so policy asks it for every RCPT.
-//! [`Resolver`] asks DNS, for delivery only. Both record what they decide and why in a
+//! [`Resolver`] asks DNS, for delivery only; [`Witness`] asks it for the mesh. Both record what they decide and why in a
 //! [`Recorder`], which is how `postroad explain` shows the router itself and not a copy of it.
 
 mod expiry;
@@ -14,6 +14,7 @@ pub mod recorder;
 pub mod resolver;
 pub mod router;
 pub mod turn;
+pub mod witness;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -31,6 +32,7 @@ pub use recorder::{Recorder, Step};
 pub use resolver::{Resolver, ResolverError};
 pub use router::Router;
 pub use turn::TurnHop;
+pub use witness::{Heard, Witness};
 
 /// How the keys of members as destinations begin.
 pub const MESH_PREFIX: &str = "mesh:";

@@ -25,6 +25,16 @@ impl Dns {
         Dns { address: server.addr(), server: Some(server), runtime }
     }
 
+    /// Serves another zone from here on.
+    pub fn set(&self, zone: Zone) {
+        self.server.as_ref().expect("it runs").set_zone(zone);
+    }
+
+    /// Returns how many queries it was asked so far.
+    pub fn queries(&self) -> u64 {
+        self.server.as_ref().expect("it runs").queries()
+    }
+
     /// Returns the value of `dns.servers`.
     pub fn servers(&self) -> String {
         format!("[\"{}\"]", self.address)

@@ -7,11 +7,11 @@
 use std::cell::RefCell;
 use std::io;
 
-use crate::read::ReadSegment;
+use crate::read::{ReadSegment, SegmentReader};
 
 /// A reader of segments with windows.
 pub(crate) struct Ahead<'a> {
-    read: ReadSegment<'a>,
+    read: Box<SegmentReader<'a>>,
     windows: RefCell<Vec<Window>>,
 }
 
@@ -20,7 +20,9 @@ pub(crate) struct Ahead<'a> {
 struct Window {
     segment: u32,
     start: u64,
-    octets: Vec<u8>,
+    /// Octets read; the buffer may be longer, so that it is not cleared each time it is filled.
+    len: usize,
+    buffer: Vec<u8>,
 }
 
 /// Streams followed at once: messages, states and changes, and one that wanders.
@@ -32,8 +34,9 @@ const GAP_OCTETS: u64 = 16 << 10;
 const FIRST_OCTETS: usize = 8 << 10;
 
 impl<'a> Ahead<'a> {
-    pub(crate) fn new(read: ReadSegment<'a>) -> Ahead<'a> {
-        Ahead { read, windows: RefCell::default() }
+    /// Makes one of what reads without windows.
+    pub(crate) fn new(read: impl Fn(u32, u64, &mut [u8]) -> io::Result<usize> + 'a) -> Ahead<'a> {
+        Ahead { read: Box::new(read), windows: RefCell::default() }
     }
 
     /// Reads from `offset` of a segment until the buffer is full or the segment ends.
@@ -52,9 +55,9 @@ impl<'a> Ahead<'a> {
             }
             None => {
                 let octets = if near.is_some() { WINDOW_OCTETS } else { FIRST_OCTETS };
-                window.fill(self.read, segment, offset, octets.max(buffer.len())).map(|()| {
-                    let count = window.octets.len().min(buffer.len());
-                    buffer[..count].copy_from_slice(&window.octets[..count]);
+                window.fill(&*self.read, segment, offset, octets.max(buffer.len())).map(|()| {
+                    let count = window.len.min(buffer.len());
+                    buffer[..count].copy_from_slice(&window.buffer[..count]);
                     count
                 })
             }
@@ -67,7 +70,7 @@ impl<'a> Ahead<'a> {
 
 impl Window {
     fn end(&self) -> u64 {
-        self.start + self.octets.len() as u64
+        self.start + self.len as u64
     }
 
     fn is_near(&self, segment: u32, offset: u64) -> bool {
@@ -76,16 +79,15 @@ impl Window {
 
     fn get(&self, segment: u32, offset: u64, count: usize) -> Option<&[u8]> {
         let from = usize::try_from(offset.checked_sub(self.start)?).ok()?;
-        let octets = self.octets.get(from..from.checked_add(count)?)?;
+        let octets = self.buffer[..self.len].get(from..from.checked_add(count)?)?;
         (self.segment == segment).then_some(octets)
     }
 
     fn fill(&mut self, read: ReadSegment<'_>, segment: u32, offset: u64, octets: usize) -> io::Result<()> {
-        (self.segment, self.start) = (segment, offset);
-        self.octets.resize(octets, 0);
-        let count = read(segment, offset, &mut self.octets);
-        self.octets.truncate(*count.as_ref().unwrap_or(&0));
-        count.map(drop)
+        (self.segment, self.start, self.len) = (segment, offset, 0);
+        self.buffer.resize(self.buffer.len().max(octets), 0);
+        self.len = read(segment, offset, &mut self.buffer[..octets])?;
+        Ok(())
     }
 }
 
@@ -106,7 +108,7 @@ mod tests {
             buffer[..count].copy_from_slice(&all[from..from + count]);
             Ok(count)
         };
-        let ahead = Ahead::new(&read);
+        let ahead = Ahead::new(read);
         let check = |segment: u32, offset: u64, count: usize| {
             let mut buffer = vec![0; count];
             let n = ahead.read(segment, offset, &mut buffer).expect("no error");

@@ -103,6 +103,7 @@ mod spool;
 mod summary;
 mod tail;
 mod tidy;
+mod walk;
 mod words;
 
 pub use committer::Committer;

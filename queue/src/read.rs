@@ -12,12 +12,13 @@ use crate::id::QueueId;
 use crate::index::{Entry, Place};
 use crate::item::Item;
 use crate::record::{HEADER_OCTETS, Header, Kind, segment_name};
-use crate::words::Words;
 
 /// Opens the file of a segment.
 pub(crate) type OpenSegment<'a> = &'a dyn Fn(u32) -> io::Result<Arc<dyn FsFile>>;
 /// Reads of a segment from an offset until the buffer is full or the segment ends; returns how much.
-pub(crate) type ReadSegment<'a> = &'a dyn Fn(u32, u64, &mut [u8]) -> io::Result<usize>;
+pub(crate) type ReadSegment<'a> = &'a SegmentReader<'a>;
+/// What does that.
+pub(crate) type SegmentReader<'a> = dyn Fn(u32, u64, &mut [u8]) -> io::Result<usize> + 'a;
 
 /// Reads a message's records: the message with its first state, then the newest state and what has
 /// changed since.
@@ -25,6 +26,20 @@ pub(crate) fn read_item(id: QueueId, entry: &Entry, read: ReadSegment<'_>) -> Re
     let mut record = Vec::new();
     read_meta(id, entry.message, entry.meta_octets, Kind::Message, read, &mut record)?;
     item(id, entry, &record[HEADER_OCTETS..], read)
+}
+
+/// Reads a message as [`read_item`] does if its metadata `is_meant`. `record` is written over: whoever reads
+/// very many lends the same one each time.
+pub(crate) fn read_item_if(
+    id: QueueId,
+    entry: &Entry,
+    read: ReadSegment<'_>,
+    is_meant: impl FnOnce(&[u8]) -> bool,
+    record: &mut Vec<u8>,
+) -> Result<Option<Item>, LoadError> {
+    read_meta(id, entry.message, entry.meta_octets, Kind::Message, read, record)?;
+    let meta = &record[HEADER_OCTETS..];
+    if is_meant(meta) { item(id, entry, meta, read).map(Some) } else { Ok(None) }
 }
 
 /// Makes a message of the metadata of its Message record and of what its other records say.
@@ -44,30 +59,6 @@ fn item(id: QueueId, entry: &Entry, meta: &[u8], read: ReadSegment<'_>) -> Resul
         change::apply(&mut item.state, &record[HEADER_OCTETS..]).map_err(|e| damaged(*at, e.0))?;
     }
     Ok(item)
-}
-
-/// Reads many messages one after the other, those with certain words in them.
-pub(crate) struct ItemReader<'a> {
-    read: ReadSegment<'a>,
-    words: &'a Words,
-    record: Vec<u8>,
-    folded: Vec<u8>,
-}
-
-impl<'a> ItemReader<'a> {
-    pub(crate) fn new(read: ReadSegment<'a>, words: &'a Words) -> ItemReader<'a> {
-        ItemReader { read, words, record: Vec::new(), folded: Vec::new() }
-    }
-
-    /// Reads a message; `None` when the words are not in it.
-    pub(crate) fn read(&mut self, id: QueueId, entry: &Entry) -> Result<Option<Arc<Item>>, LoadError> {
-        read_meta(id, entry.message, entry.meta_octets, Kind::Message, self.read, &mut self.record)?;
-        let meta = &self.record[HEADER_OCTETS..];
-        if !self.words.are_in(meta, &mut self.folded) {
-            return Ok(None);
-        }
-        item(id, entry, meta, self.read).map(|item| Some(Arc::new(item)))
-    }
 }
 
 fn place(number: u32) -> String {

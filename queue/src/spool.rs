@@ -17,13 +17,14 @@ use crate::inbox::{Inbox, Sleep};
 use crate::index::{Entry, Index};
 use crate::item::{Item, State};
 use crate::log::Log;
-use crate::read::{self, ItemReader};
+use crate::read;
 use crate::record::segment_name;
 use crate::recorded::{self, Recorded, encode_whole};
 use crate::recovery::{self, RecoveryReport};
 use crate::retirement::{self, Retire};
 use crate::tail::Tail;
 use crate::tidy::{self, Untidy};
+use crate::walk::Walk;
 use crate::words::Words;
 
 /// Sizes of a queue.
@@ -179,30 +180,24 @@ impl Queue {
         self.0.with_entry(id, |entry| self.0.read_item(id, entry)).map(Arc::new)
     }
 
-    /// Reads many messages as [`Queue::load`] does, those side by side on disk at once: for walking over
-    /// the whole queue. Those that are not in the queue, or no longer, are left out.
-    pub fn load_many(&self, ids: &[QueueId]) -> Vec<(QueueId, Result<Arc<Item>, LoadError>)> {
-        self.load_many_with(ids, &Words::default())
+    /// Reads many messages as [`Queue::load`] does, one after the other as they are asked for, and those side
+    /// by side on disk at once: for walking over the whole queue. Those that are not in the queue, or no
+    /// longer, are left out.
+    pub fn load_many<'a>(
+        &'a self,
+        ids: &'a [QueueId],
+    ) -> impl Iterator<Item = (QueueId, Result<Arc<Item>, LoadError>)> + 'a {
+        Walk::new(self, ids, Words::default())
     }
 
     /// The same for those messages alone that have `words` in them; some that have not may be among
     /// them.
-    pub fn load_many_with(&self, ids: &[QueueId], words: &Words) -> Vec<(QueueId, Result<Arc<Item>, LoadError>)> {
-        let segments = |number, offset, buffer: &mut [u8]| read_full(&*self.0.segment_file(number)?, offset, buffer);
-        let ahead = Ahead::new(&segments);
-        let read = |number, offset, buffer: &mut [u8]| ahead.read(number, offset, buffer);
-        let mut reader = ItemReader::new(&read, words);
-        let load = |id: &QueueId| {
-            let entry = lock(&self.0.index).get(*id)?;
-            // It may have been written, or moved, since the window was read.
-            let found = reader.read(*id, &entry).or_else(|_| self.load(*id).map(Some));
-            match found {
-                Ok(None) | Err(LoadError::Unknown(_)) => None,
-                Ok(Some(item)) => Some((*id, Ok(item))),
-                Err(error) => Some((*id, Err(error))),
-            }
-        };
-        ids.iter().filter_map(load).collect()
+    pub fn load_many_with<'a>(
+        &'a self,
+        ids: &'a [QueueId],
+        words: Words,
+    ) -> impl Iterator<Item = (QueueId, Result<Arc<Item>, LoadError>)> + 'a {
+        Walk::new(self, ids, words)
     }
 
     /// Opens the content of a message. Refused once the queue is poisoned: the outcome of a delivery
@@ -390,6 +385,11 @@ impl Spool {
             first.file = None;
         }
         Ok(file)
+    }
+
+    /// Returns a reader of what lies side by side.
+    pub(crate) fn read_ahead(&self) -> Ahead<'_> {
+        Ahead::new(|number, offset, buffer: &mut [u8]| read_full(&*self.segment_file(number)?, offset, buffer))
     }
 
     pub(crate) fn read_item(&self, id: QueueId, entry: &Entry) -> Result<Item, LoadError> {

@@ -214,8 +214,7 @@ fn compact_step(spool: &Spool, log: &mut Log) -> Result<bool, Fault> {
     let Some((number, mut at)) = victim else { return Ok(false) };
     let mut ops = VecDeque::new();
     let (from, mut done) = (at, HashSet::new());
-    let read = |number, offset, buffer: &mut [u8]| read_full(&*spool.segment_file(number)?, offset, buffer);
-    let ahead = Ahead::new(&read);
+    let ahead = spool.read_ahead();
     while at - from < STEP_OCTETS {
         match next_op(spool, &ahead, Place::new(number, at), &done) {
             Next::Op(op, span) => {

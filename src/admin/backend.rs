@@ -55,9 +55,9 @@ pub trait AdminBackend: Send + Sync + 'static {
     /// allowed.
     fn entry(&self, id: QueueId) -> Option<Entry>;
 
-    /// Reads messages, in their order. Left out are those that are gone, and some that the filter does
-    /// not select. May read the disk, as [`AdminBackend::entry`].
-    fn entries(&self, ids: &[QueueId], filter: &Filter) -> Vec<Entry>;
+    /// Reads messages, in their order, each as it is asked for. Left out are those that are gone, and some
+    /// that the filter does not select. May read the disk, as [`AdminBackend::entry`].
+    fn entries<'a>(&'a self, ids: &'a [QueueId], filter: &'a Filter) -> impl Iterator<Item = Entry> + 'a;
 
     /// Returns what each job of a message waits for.
     fn standings(&self, id: QueueId) -> impl Future<Output = Vec<Standing>> + Send;

@@ -103,11 +103,12 @@ impl AdminBackend for Memory {
     }
 
     fn entry(&self, id: QueueId) -> Option<Entry> {
-        self.entries.iter().find(|entry| entry.item.id == id).cloned()
+        let at = self.entries.binary_search_by_key(&id, |entry| entry.item.id).ok()?;
+        Some(self.entries[at].clone())
     }
 
-    fn entries(&self, ids: &[QueueId], _: &Filter) -> Vec<Entry> {
-        ids.iter().filter_map(|id| self.entry(*id)).collect()
+    fn entries<'a>(&'a self, ids: &'a [QueueId], _: &'a Filter) -> impl Iterator<Item = Entry> + 'a {
+        ids.iter().filter_map(|id| self.entry(*id))
     }
 
     async fn standings(&self, id: QueueId) -> Vec<Standing> {

@@ -19,8 +19,10 @@ use super::trace::{self, SearchedView, TraceView};
 use super::view::{ActOutcome, ActView, LISTED_RECIPIENTS_MAX, MessageView};
 use crate::journal::Question;
 
-/// Messages read at a time; also how many are changed with one sync.
+/// Messages selected at a time; also how many are changed with one sync.
 const PAGE_MESSAGES: usize = 256;
+/// Messages looked at in one go where few are selected: to look at them takes some ten milliseconds.
+const LOOK_MESSAGES_MAX: usize = 64 << 10;
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Why the work ended early.
@@ -297,6 +299,8 @@ struct Walk {
     /// The named ids still to look at, ascending, when the filter names ids.
     named: Option<std::vec::IntoIter<QueueId>>,
     after: Option<QueueId>,
+    /// How many messages to look at next. Reading is the cheaper the more lie side by side.
+    look: usize,
     /// How many more may be selected.
     left: u64,
     seen: u64,
@@ -315,6 +319,7 @@ impl Walk {
             // The ids walked over are those named: the condition need not be asked again.
             filter: Arc::new(Filter { ids: Vec::new(), ..filter }),
             after: after.map(|id| id.0),
+            look: PAGE_MESSAGES,
             left: limit.unwrap_or(u64::MAX),
             seen: 0,
             missing: Vec::new(),
@@ -328,12 +333,13 @@ impl Walk {
         }
         let ids = match &mut self.named {
             Some(named) => named.take(PAGE_MESSAGES).collect(),
-            None => backend.ids(self.after, PAGE_MESSAGES),
+            None => backend.ids(self.after, self.look),
         };
         (!ids.is_empty()).then_some(ids)
     }
 
     fn turn(&mut self, page: &Page) {
+        self.look = if page.is_full { PAGE_MESSAGES } else { LOOK_MESSAGES_MAX.min(self.look * 2) };
         self.seen += page.seen;
         self.left -= page.selected.len() as u64;
         self.after = page.last.or(self.after);
@@ -350,29 +356,32 @@ impl Walk {
 
 struct Page {
     selected: Vec<Selected>,
+    /// Whether there was no room for more.
+    is_full: bool,
     seen: u64,
     last: Option<QueueId>,
     missing: Vec<QueueId>,
 }
 
-/// Reads a page. Of ids that were named it is said which are gone; of all others only those need be
-/// read that the filter may select.
+/// Reads messages until a page is full of those selected, or all were looked at. Of ids that were named it is
+/// said which are gone; of all others only those need be read that the filter may select.
 fn read_page(backend: &impl AdminBackend, filter: &Filter, ids: &[QueueId], is_named: bool, limit: u64) -> Page {
-    let now = backend.now();
-    let entries = if is_named { backend.entries(ids, &Filter::default()) } else { backend.entries(ids, filter) };
-    let gone = |id: &&QueueId| is_named && entries.binary_search_by_key(*id, |entry| entry.item.id).is_err();
-    let missing = ids.iter().filter(gone).copied().collect();
-    let mut selected = Vec::new();
-    for entry in entries {
-        if selected.len() as u64 == limit {
-            break;
-        }
-        selected.extend(filter.select(&entry, now).map(|places| (entry, places)));
-    }
-    let is_full = selected.len() as u64 == limit;
-    let last = if is_full { selected.last().map(|(entry, _): &Selected| entry.item.id) } else { ids.last().copied() };
-    let seen = ids.iter().take_while(|id| Some(**id) <= last).count() as u64;
-    Page { selected, seen, last, missing }
+    let (now, any) = (backend.now(), Filter::default());
+    let room = usize::try_from(limit).map_or(PAGE_MESSAGES, |limit| limit.min(PAGE_MESSAGES));
+    let mut found = Vec::new();
+    let select = |entry: Entry| {
+        found.push(entry.item.id);
+        filter.select(&entry, now).map(|places| (entry, places))
+    };
+    let entries = backend.entries(ids, if is_named { &any } else { filter });
+    let selected: Vec<Selected> = entries.filter_map(select).take(room).collect();
+    let is_full = selected.len() == room;
+    let last = if is_full { selected.last().map(|(entry, _)| entry.item.id) } else { ids.last().copied() };
+    let looked_at = &ids[..ids.partition_point(|id| Some(*id) <= last)];
+    let gone = |id: &&QueueId| is_named && found.binary_search(id).is_err();
+    let missing = looked_at.iter().filter(gone).copied().collect();
+    let seen = looked_at.len() as u64;
+    Page { selected, is_full, seen, last, missing }
 }
 
 #[cfg(test)]

@@ -50,9 +50,31 @@ async fn pages_together_are_the_whole_list() {
 async fn ids_that_are_not_there_are_named() {
     let backend = Arc::new(Memory::sample());
     let filter = Filter { ids: [3, 9, 1, 3].map(|n| Id(QueueId::from_u64(n))).to_vec(), ..Filter::default() };
-    let (items, done) = ask(&backend, list(filter, None, None)).await;
+    let (items, done) = ask(&backend, list(filter.clone(), None, None)).await;
     assert_eq!(ids(&items), [1, 3]);
     assert_eq!(done.expect("ok").missing, [Id(QueueId::from_u64(9))]);
+    let (items, done) = ask(&backend, list(filter, None, Some(2))).await;
+    assert_eq!(ids(&items), [1, 3]);
+    assert_eq!(done.expect("ok").missing, [], "nobody has looked for it yet");
+}
+
+#[tokio::test]
+async fn the_few_among_very_many_are_found_in_few_pages() {
+    let last = 100 * PAGE_MESSAGES as u64;
+    let entries = (1..=last).map(|n| entry(n, 1, "a@b.example", &[("c@d.example", u32::from(n == last))])).collect();
+    let backend = Arc::new(Memory { entries, acts: Default::default() });
+    let filter = Filter { deferred: true, ..Filter::default() };
+    let mut walk = Walk::new(filter.clone(), None, None);
+    let mut pages = 0;
+    while let Some(looked_at) = walk.next_ids(&*backend) {
+        walk.turn(&read_page(&*backend, &filter, &looked_at, false, walk.left));
+        pages += 1;
+    }
+    assert_eq!((walk.seen, pages), (last, 7));
+    // Where all are selected no more of them are held than before.
+    let (all, most) = (Filter::default(), LOOK_MESSAGES_MAX.min(backend.entries.len()));
+    let looked_at = backend.ids(None, most);
+    assert_eq!(read_page(&*backend, &all, &looked_at, false, u64::MAX).selected.len(), PAGE_MESSAGES);
 }
 
 #[tokio::test]

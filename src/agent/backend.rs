@@ -35,11 +35,11 @@ impl AdminBackend for Backend {
         self.0.queue.load(id).ok().map(|item| self.entry_of(item))
     }
 
-    fn entries(&self, ids: &[QueueId], filter: &Filter) -> Vec<Entry> {
+    fn entries<'a>(&'a self, ids: &'a [QueueId], filter: &'a Filter) -> impl Iterator<Item = Entry> + 'a {
         let now = self.now();
-        let found = self.0.queue.load_many_with(ids, &filter.words()).into_iter();
-        let items = found.filter_map(|(_, item)| item.ok()).filter(|item| filter.selects_message(item, now));
-        items.map(|item| self.entry_of(item)).collect()
+        let found = self.0.queue.load_many_with(ids, filter.words());
+        let items = found.filter_map(|(_, item)| item.ok()).filter(move |item| filter.selects_message(item, now));
+        items.map(|item| self.entry_of(item))
     }
 
     async fn standings(&self, id: QueueId) -> Vec<Standing> {

@@ -157,9 +157,8 @@ impl Repeats {
             let ids = self.0.queue.ids(after, BATCH);
             let Some(last) = ids.last() else { return };
             after = Some(*last);
-            let items = self.0.queue.load_many(&ids);
-            for item in items.iter().filter_map(|(_, item)| item.as_ref().ok()) {
-                let Some(message) = name_of(item) else { continue };
+            for item in self.0.queue.load_many(&ids).filter_map(|(_, item)| item.ok()) {
+                let Some(message) = name_of(&item) else { continue };
                 for recipient in item.envelope.recipients() {
                     let recipient = recipient.forward_path.to_string();
                     if history.seen(&message, &recipient, now.0) != Seen::Already {

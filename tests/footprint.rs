@@ -5,11 +5,12 @@
 mod support;
 
 use std::fs;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
 use support::agent::{Agent, Builder, POSTROAD, has_program};
-use support::client::Client;
+use support::client::{Client, Way};
 use support::skip;
 
 /// The queue's directory and the one around it, its log, key, certificate and their directory.
@@ -19,6 +20,8 @@ const SYNCS_OF_LATER_START: usize = 2;
 const REST: Duration = Duration::from_secs(5);
 /// A thread of the runtime that is needed no more ends once; nothing else has a reason.
 const WAKE_UPS_AT_REST_MAX: u64 = 4;
+/// More than what lies in a segment: 256 KiB.
+const LARGE_LINES: usize = 8000;
 const SESSIONS: usize = 400;
 const OCTETS_PER_SESSION_MAX: usize = 8 * 1024;
 
@@ -51,6 +54,31 @@ fn nothing_wakes_an_idle_agent() {
     std::thread::sleep(REST);
     let woken = wake_ups(&agent).saturating_sub(before);
     assert!(woken <= WAKE_UPS_AT_REST_MAX, "woken {woken} times in {REST:?}");
+}
+
+#[test]
+fn threads_that_sync_large_messages_start_with_the_first_of_them() {
+    let nowhere = SocketAddr::from(([127, 0, 0, 1], 9));
+    let agent = Builder::new().route("waits.example", nowhere).start();
+    assert_eq!(syncers(&agent), 0);
+    let mut client = Client::connect(agent.smtp());
+    client.ehlo();
+    let line = [&[b'x'; 76][..], b"\r\n"].concat();
+    for lines in [1, LARGE_LINES, LARGE_LINES] {
+        let content = [b"Subject: large\r\n\r\n".to_vec(), line.repeat(lines)].concat();
+        let reply = client.deliver("a@sender.example", &["b@waits.example"], &content, Way::Data);
+        assert_eq!(reply.code, 250, "{}", reply.text());
+        assert_eq!(syncers(&agent), usize::from(lines == LARGE_LINES), "one at a time needs one");
+    }
+}
+
+/// How many threads of an agent are there to sync the content of large messages.
+fn syncers(agent: &Agent) -> usize {
+    let threads = fs::read_dir(format!("/proc/{}/task", agent.pid())).expect("it runs");
+    let is_syncer = |thread: &fs::DirEntry| {
+        fs::read_to_string(thread.path().join("comm")).is_ok_and(|name| name.trim_end() == "content sync")
+    };
+    threads.filter(|thread| thread.as_ref().is_ok_and(is_syncer)).count()
 }
 
 /// How often the threads of an agent have gone to sleep so far.

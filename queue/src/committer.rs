@@ -23,6 +23,7 @@ use crate::record::Kind;
 use crate::recorded::still_known;
 use crate::retirement::{self, Retire};
 use crate::spool::{Spool, lock};
+use crate::syncers;
 use crate::tail::Part;
 use crate::tidy;
 
@@ -81,36 +82,22 @@ pub(crate) enum Op {
     Move(tidy::Move),
 }
 
-/// The thread that writes, and a few that sync content files beside it, so that small messages never
-/// wait for the sync of a large one. Dropping it stops them too.
+/// The thread that writes. Dropping it stops it, and those that sync large messages for it.
 pub struct Committer {
     spool: Arc<Spool>,
-    threads: Vec<JoinHandle<()>>,
+    /// Taken out by the drop.
+    thread: Option<JoinHandle<()>>,
 }
 
-/// Threads that sync content files.
-const SYNCERS: usize = 8;
 /// How long nothing must have arrived before the committer tidies up.
 const IDLE: Duration = Duration::from_secs(1);
 
 impl Committer {
     pub(crate) fn start(spool: Arc<Spool>) -> io::Result<Committer> {
-        let mut committer = Committer { spool, threads: Vec::with_capacity(1 + SYNCERS) };
-        committer.spawn("committer", run)?;
-        for _ in 0..SYNCERS {
-            lock(&committer.spool.inbox).syncers += 1;
-            if let Err(e) = committer.spawn("content sync", sync_contents_of_drafts) {
-                lock(&committer.spool.inbox).syncers -= 1;
-                return Err(e);
-            }
-        }
-        Ok(committer)
-    }
-
-    fn spawn(&mut self, name: &str, run: fn(&Spool)) -> io::Result<()> {
-        let spool = self.spool.clone();
-        self.threads.push(std::thread::Builder::new().name(name.into()).spawn(move || run(&spool))?);
-        Ok(())
+        let own = spool.clone();
+        let thread = std::thread::Builder::new().name("committer".into()).spawn(move || run(&own))?;
+        lock(&spool.inbox).syncers.admit();
+        Ok(Committer { spool, thread: Some(thread) })
     }
 
     /// Writes what waits, answers it and ends the threads. Whatever comes later is refused.
@@ -121,8 +108,8 @@ impl Drop for Committer {
     fn drop(&mut self) {
         lock(&self.spool.inbox).stopped = true;
         self.spool.wake.notify_all();
-        self.spool.wake_syncers.notify_all();
-        for thread in self.threads.drain(..) {
+        syncers::join(&self.spool);
+        if let Some(thread) = self.thread.take() {
             thread.join().expect("no thread of the queue panics");
         }
     }
@@ -198,37 +185,6 @@ fn wait(spool: &Spool, sleep: Sleep) -> Woken {
     woken
 }
 
-/// Syncs content files, one at a time, and hands their messages to the committer.
-fn sync_contents_of_drafts(spool: &Spool) {
-    let mut inbox = lock(&spool.inbox);
-    loop {
-        if let Some(pending) = inbox.unsynced.pop_front() {
-            drop(inbox);
-            let pending = unless_panic(spool, || sync_content(spool, pending)).flatten();
-            inbox = lock(&spool.inbox);
-            inbox.commits.extend(pending);
-            spool.wake(inbox);
-            inbox = lock(&spool.inbox);
-        } else if inbox.stopped {
-            inbox.syncers -= 1;
-            return spool.wake(inbox);
-        } else {
-            inbox = spool.wake_syncers.wait(inbox).expect("no thread panics while it holds a lock of the queue");
-        }
-    }
-}
-
-/// Syncs the content file of a message; answers it when that fails.
-fn sync_content(spool: &Spool, pending: Pending) -> Option<Pending> {
-    let mut answers = Answers::default();
-    let synced = sync_contents(spool, [Op::Commit(pending)].into(), &mut answers).pop_front();
-    answers.give(spool);
-    match synced {
-        Some(Op::Commit(pending)) => Some(pending),
-        _ => None,
-    }
-}
-
 /// Writes batches until nothing waits.
 pub(crate) fn flush(spool: &Spool) {
     while step(spool) {}
@@ -281,7 +237,7 @@ fn write(spool: &Spool, log: &mut Log, ops: VecDeque<Op>, answers: &mut Answers)
 }
 
 /// Syncs the content files that are not: before their directory, and before their records are written.
-fn sync_contents(spool: &Spool, ops: VecDeque<Op>, answers: &mut Answers) -> VecDeque<Op> {
+pub(crate) fn sync_contents(spool: &Spool, ops: VecDeque<Op>, answers: &mut Answers) -> VecDeque<Op> {
     let mut good = VecDeque::with_capacity(ops.len());
     for op in ops {
         match op {

@@ -19,6 +19,7 @@ use crate::id::{QueueId, UnixMillis};
 use crate::item::{Item, Origin, State};
 use crate::record::META_OCTETS_MAX;
 use crate::spool::{Spool, lock};
+use crate::syncers;
 
 /// A message being received.
 pub struct Draft {
@@ -169,14 +170,10 @@ impl Draft {
                 let charge = std::mem::replace(&mut self.charge, Charge::new(self.spool.clone()));
                 let pending = Pending { item, meta, meta_crc, content, content_crc, charge, done: Box::new(done) };
                 if to_sync {
-                    inbox.unsynced.push_back(pending);
-                    self.spool.wake_syncers.notify_one();
-                } else {
-                    inbox.commits.push_back(pending);
+                    return syncers::hand_over(&self.spool, inbox, pending);
                 }
-                if !to_sync || inbox.syncers == 0 {
-                    self.spool.wake(inbox);
-                }
+                inbox.commits.push_back(pending);
+                self.spool.wake(inbox);
             }
         }
     }

@@ -5,6 +5,7 @@ use std::collections::{HashMap, VecDeque};
 use crate::committer::{Content, Op, Pending, PendingState};
 use crate::id::QueueId;
 use crate::retirement::{Retire, retired_ops};
+use crate::syncers::Crew;
 
 /// What waits to be written.
 #[derive(Default)]
@@ -13,7 +14,7 @@ pub(crate) struct Inbox {
     /// Large messages whose content files are to be synced before they go to `commits`.
     pub unsynced: VecDeque<Pending>,
     /// Threads that sync content files; without them the committer does it.
-    pub syncers: usize,
+    pub syncers: Crew,
     pub states: HashMap<QueueId, PendingState>,
     pub retires: Vec<Retire>,
     /// Nothing more is taken.
@@ -44,20 +45,20 @@ const BATCH_OCTETS_MAX: u64 = 8 << 20;
 
 impl Inbox {
     pub(crate) fn is_empty(&self) -> bool {
-        let synced = self.syncers > 0 || self.unsynced.is_empty();
+        let synced = !self.syncers.is_empty() || self.unsynced.is_empty();
         synced && self.commits.is_empty() && self.states.is_empty() && self.retires.is_empty()
     }
 
     /// Returns whether nothing will come any more.
     pub(crate) fn is_over(&self) -> bool {
-        self.stopped && self.syncers == 0
+        self.stopped && self.syncers.is_empty()
     }
 
     /// Takes what goes into one batch: states first, they are small and deliveries wait for them.
     pub(crate) fn take(&mut self) -> VecDeque<Op> {
         let states = std::mem::take(&mut self.states).into_iter().map(|(id, state)| Op::State(id, state));
         let mut ops: VecDeque<Op> = states.collect();
-        if self.syncers == 0 {
+        if self.syncers.is_empty() {
             self.commits.append(&mut self.unsynced);
         }
         let mut octets = 0;

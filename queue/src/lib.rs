@@ -101,6 +101,7 @@ pub mod schedule;
 mod snapshot;
 mod spool;
 mod summary;
+mod syncers;
 mod tail;
 mod tidy;
 mod walk;

@@ -22,6 +22,7 @@ use crate::record::segment_name;
 use crate::recorded::{self, Recorded, encode_whole};
 use crate::recovery::{self, RecoveryReport};
 use crate::retirement::{self, Retire};
+use crate::syncers;
 use crate::tail::Tail;
 use crate::tidy::{self, Untidy};
 use crate::walk::Walk;
@@ -68,6 +69,7 @@ pub(crate) struct Spool {
     pub inbox: Mutex<Inbox>,
     pub wake: Condvar,
     pub wake_syncers: Condvar,
+    pub syncers: syncers::Threads,
     pub index: Mutex<Index>,
     pub cache: Mutex<Cache>,
     pub recorded: Mutex<Recorded>,
@@ -113,6 +115,7 @@ impl Queue {
             inbox: Mutex::default(),
             wake: Condvar::new(),
             wake_syncers: Condvar::new(),
+            syncers: Mutex::default(),
             index: Mutex::new(recovered.index),
             cache: Mutex::default(),
             recorded: Mutex::default(),

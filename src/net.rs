@@ -29,6 +29,8 @@ const READ_OCTETS: usize = 64 * 1024;
 /// What a peer may still send into a connection that we have closed, before it is cut off.
 const LINGER_OCTETS_MAX: usize = 1024 * 1024;
 const LINGER: Duration = Duration::from_secs(3);
+/// For what is on its way over the longest lines.
+const LINGER_IDLE: Duration = Duration::from_millis(300);
 /// A connection that says nothing for so long is asked by the kernel, again after so much, so often.
 const ALIVE_IDLE: Duration = Duration::from_secs(60);
 const ALIVE_INTERVAL: Duration = Duration::from_secs(20);
@@ -248,7 +250,17 @@ impl Stream {
 
     /// Closes the connection so that the last reply arrives: what the peer still sends is read and
     /// discarded for a moment, since unread data would make the kernel reset the connection.
-    pub async fn close(mut self) {
+    pub async fn close(self) {
+        self.close_within(LINGER).await;
+    }
+
+    /// Closes the connection of a peer that is not expected to send anything: who leaves it without work may
+    /// not look at it for hours, and is not waited for.
+    pub async fn close_idle(self) {
+        self.close_within(LINGER_IDLE).await;
+    }
+
+    async fn close_within(mut self, linger: Duration) {
         let finish = async {
             match &mut self {
                 Stream::Plain(tcp) => tcp.shutdown().await?,
@@ -267,7 +279,7 @@ impl Stream {
             io::Result::Ok(())
         };
         // The peer may be gone already: there is nobody left to tell.
-        let _ = timeout(LINGER, finish).await;
+        let _ = timeout(linger, finish).await;
     }
 }
 
@@ -278,4 +290,24 @@ fn timed_out(what: &'static str) -> io::Error {
 fn ask_alive(tcp: &TcpStream) -> io::Result<()> {
     let alive = TcpKeepalive::new().with_time(ALIVE_IDLE).with_interval(ALIVE_INTERVAL).with_retries(ALIVE_RETRIES);
     SockRef::from(tcp).set_tcp_keepalive(&alive)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn who_is_silent_is_not_waited_for_for_long() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = Address::Tcp(listener.local_addr().expect("bound"));
+        let pair = || async { tokio::join!(Stream::connect(&address, LINGER), listener.accept()) };
+        let ((idle, _first_peer), (busy, _second_peer)) = (pair().await, pair().await);
+        tokio::select! {
+            biased;
+            () = idle.expect("connected").close_idle() => {}
+            () = busy.expect("connected").close() => panic!("who may have more to say is not waited for"),
+        }
+    }
 }

@@ -225,7 +225,12 @@ impl Connection {
                 }
                 Action::Close => {
                     flush(&mut stream, self.session.output()).await?;
-                    Box::pin(stream.close()).await;
+                    // A drain need not wait for who is silent. The futures are large and rarely needed.
+                    if self.draining {
+                        Box::pin(stream.close_idle()).await
+                    } else {
+                        Box::pin(stream.close()).await
+                    }
                     return Ok(None);
                 }
             }

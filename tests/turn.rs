@@ -241,6 +241,21 @@ fn an_agent_that_was_away_gets_all_of_it_and_what_comes_is_pushed_at_once() {
 }
 
 #[test]
+fn an_outage_of_the_provider_is_said_once_and_its_end_once() {
+    let mut provider = provider("keep = true").start();
+    let customer = customer(&provider, &Sink::new(), "keep = true\nevery = \"1s\"").metrics().start();
+    let failures = || customer.metric("postroad_fetches_total{outcome=\"failed\"}");
+    let said = |words: &str| customer.log().matches(words).count();
+    wait_until("it has come", SOON, || said("fetching mail") == 1);
+    assert!(provider.stop().success());
+    wait_until("it has tried some times", SOON, || failures() >= 3);
+    assert_eq!((said("cannot fetch mail"), said("mail can be fetched again")), (1, 0), "{}", customer.log());
+    provider.start();
+    wait_until("it has come again", SOON, || said("mail can be fetched again") == 1);
+    assert_eq!(said("cannot fetch mail"), 1);
+}
+
+#[test]
 fn an_agent_fetches_now_and_then_and_unknown_users_go_back() {
     let (mailboxes, senders) = (Sink::new(), Sink::new());
     let provider = provider("").route("*", senders.address()).start();

@@ -18,6 +18,7 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tracing::{debug, info, warn};
 
+use super::outages::Outages;
 use crate::config::Fetch;
 use crate::metrics::{self, Metrics};
 use crate::net::Stream;
@@ -71,11 +72,19 @@ pub struct NotReversed {
     pub reply: Reply,
 }
 
+impl NotReversed {
+    /// Returns whether all is well, only nothing waits (RFC 2645 §5.2.1).
+    fn is_no_mail(&self) -> bool {
+        self.reply.code.get() == 453
+    }
+}
+
 /// All that are fetched from. Dropping it cuts them off.
 pub struct Fetches<C, H> {
     caller: C,
     host: H,
     metrics: Arc<Metrics>,
+    outages: Arc<Outages>,
     running: Mutex<Running>,
 }
 
@@ -97,12 +106,13 @@ struct Known {
 impl<C: Caller, H: Host> Fetches<C, H> {
     /// Fetches from nobody yet.
     pub fn new(caller: C, host: H, metrics: Arc<Metrics>) -> Fetches<C, H> {
-        Fetches { caller, host, metrics, running: Mutex::default() }
+        Fetches { caller, host, metrics, outages: Arc::default(), running: Mutex::default() }
     }
 
     /// Fetches from these and no others from now on. What stays the same goes on undisturbed.
     pub fn apply(&self, sources: impl IntoIterator<Item = Source>) {
         let wanted: Vec<Source> = sources.into_iter().map(Source::without_place).collect();
+        self.outages.keep(|host| wanted.iter().any(|source| source.to_string() == host));
         let mut running = self.running();
         running.known.retain(|known| {
             let stays = wanted.contains(&known.source);
@@ -120,6 +130,7 @@ impl<C: Caller, H: Host> Fetches<C, H> {
                 caller: self.caller.clone(),
                 host: self.host.clone(),
                 metrics: self.metrics.clone(),
+                outages: self.outages.clone(),
                 source: source.clone(),
                 stop: stop.subscribe(),
                 is_open: is_open.clone(),
@@ -198,6 +209,7 @@ struct Task<C, H> {
     caller: C,
     host: H,
     metrics: Arc<Metrics>,
+    outages: Arc<Outages>,
     source: Source,
     stop: watch::Receiver<bool>,
     is_open: Arc<AtomicBool>,
@@ -225,6 +237,10 @@ impl<C: Caller, H: Host> Task<C, H> {
     /// Serves what was made. Returns whether all is well.
     async fn served(&mut self, made: Result<Reversed, NotReversed>) -> bool {
         let (host, keeps) = (self.source.to_string(), self.source.keeps());
+        let is_reached = made.as_ref().err().is_none_or(NotReversed::is_no_mail);
+        if is_reached && self.outages.reached(&host) {
+            info!(host, "mail can be fetched again");
+        }
         match made {
             Ok(reversed) => {
                 self.metrics.turn.count_fetch(metrics::Turn::Done);
@@ -238,13 +254,17 @@ impl<C: Caller, H: Host> Task<C, H> {
                 info!(host, seconds = stayed.as_secs(), "no longer fetching mail");
                 !keeps || stayed >= STAY_MIN
             }
-            Err(NotReversed { reply, .. }) if reply.code.get() == 453 => {
+            Err(why) if why.is_no_mail() => {
                 debug!(host, "no mail to fetch");
                 self.metrics.turn.count_fetch(metrics::Turn::NoMail);
                 true
             }
             Err(NotReversed { remote, reply }) => {
-                warn!(host, remote, %reply, "cannot fetch mail");
+                if self.outages.failed(&host) {
+                    warn!(host, remote, %reply, "cannot fetch mail; it is tried again until it works");
+                } else {
+                    debug!(host, remote, %reply, "still cannot fetch mail");
+                }
                 self.metrics.turn.count_fetch(metrics::Turn::Failed);
                 false
             }

@@ -9,6 +9,7 @@
 //! stands for the login, and they stay.
 
 pub mod fetch;
+mod outages;
 mod places;
 
 use std::fmt;

@@ -23,7 +23,7 @@ use crate::statement::Statement;
 
 /// How many sessions a node dials and keeps.
 pub const DIALLED: usize = 3;
-/// The most sessions a node keeps; the newest beyond them is not spoken with.
+/// The most sessions a node keeps; the newest beyond them hears what it asks for, and no more.
 pub const SESSIONS_MAX: usize = 32;
 /// How long a node that could not be dialled is left alone at first; it doubles up to an hour.
 const REDIAL_MS: u64 = 5_000;
@@ -187,15 +187,16 @@ impl Spread {
                 self.give(from, items);
             }
             Frame::Compare { without, ranges } => {
-                let restless = self.restless(now);
-                let Some(session) = self.sessions.get_mut(&from) else { return };
-                if is_beginning(&ranges) {
-                    session.without = restless;
+                let session = self.sessions.get(&from).filter(|_| !is_beginning(&ranges));
+                let mut agreed = session.map_or_else(|| self.restless(now), |session| session.without.clone());
+                agreed.extend(without.iter().copied());
+                // Beyond the sessions that are kept, whoever asks is answered, too: it may have just joined.
+                if let Some(session) = self.sessions.get_mut(&from) {
+                    session.without.clone_from(&agreed);
                 }
-                session.without.extend(without.iter().copied());
-                if session.without != without {
+                if agreed != without {
                     // The other side left out less: what it says cannot be compared.
-                    return self.restart(from);
+                    return self.compare_without(from, agreed);
                 }
                 let keys = self.directory.keys(&self.members(&without));
                 let comparison = compare(&keys, &ranges);
@@ -235,13 +236,12 @@ impl Spread {
     fn begin(&mut self, node: NodeId, now: u64) {
         let restless = self.restless(now);
         if let Some(session) = self.sessions.get_mut(&node) {
-            session.without = restless;
-            self.restart(node);
+            session.without.clone_from(&restless);
+            self.compare_without(node, restless);
         }
     }
 
-    fn restart(&mut self, node: NodeId) {
-        let without = self.sessions[&node].without.clone();
+    fn compare_without(&mut self, node: NodeId, without: BTreeSet<ShortId>) {
         let keys = self.directory.keys(&self.members(&without));
         self.outbox.push_back((node, Frame::Compare { without, ranges: begin(&keys) }));
     }
@@ -272,9 +272,9 @@ impl Spread {
         // By guests of whom the next frame tells, when all is told to one who knows nothing yet: what is
         // lacking is asked for again. Each time something was learned, so it ends.
         let is_early = merged.refused.iter().any(|(_, error)| *error == MergeError::Stranger);
-        if let Some(from) = from.filter(|from| is_early && !merged.taken.is_empty() && self.sessions.contains_key(from))
-        {
-            self.restart(from);
+        let is_early = is_early && !merged.taken.is_empty();
+        if let Some((from, session)) = from.filter(|_| is_early).and_then(|from| self.sessions.get_key_value(&from)) {
+            self.compare_without(*from, session.without.clone());
         }
         let is_new = |statement: &&Statement| merged.taken.contains(&statement.id());
         new.extend(statements.iter().filter(is_new).map(|statement| Item::Statement(statement.to_octets().into())));

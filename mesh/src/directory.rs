@@ -79,6 +79,8 @@ pub enum RecordRefused {
 #[derive(Clone, Copy, Debug, Default)]
 struct Pace {
     full_at: u64,
+    /// The last record that came was not taken in.
+    is_behind: bool,
 }
 
 impl Directory {
@@ -225,9 +227,10 @@ impl Directory {
         self.records.iter().map(|(id, record)| (*id, own(id, record))).collect()
     }
 
-    /// Returns the nodes that publish more often than they are heard, at `now`.
+    /// Returns the nodes that publish more often than they are heard, at `now`: something of theirs was not
+    /// taken in.
     pub fn restless(&self, now: u64) -> BTreeSet<NodeId> {
-        self.paces.iter().filter(|(_, pace)| pace.is_spent(now)).map(|(id, _)| *id).collect()
+        self.paces.iter().filter(|(_, pace)| pace.is_behind && pace.is_spent(now)).map(|(id, _)| *id).collect()
     }
 
     /// Returns from when on a record of this node is taken in, as far as its pace goes: `now`, or later.
@@ -307,11 +310,13 @@ impl Pace {
     /// Takes one out, or says when one can be taken: the later, the more often it was asked.
     fn step(&mut self, now: u64) -> Result<(), u64> {
         if self.is_spent(now) {
+            self.is_behind = true;
             let behind = (RECORDS_AT_ONCE - 1) * RECORD_INTERVAL_MS;
             self.full_at = (self.full_at + SHOUT_MS).min(now + PAUSE_MAX_MS + behind);
             return Err(self.full_at - behind);
         }
         self.full_at = self.full_at.max(now) + RECORD_INTERVAL_MS;
+        self.is_behind = false;
         Ok(())
     }
 

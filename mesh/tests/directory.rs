@@ -79,6 +79,13 @@ fn who_publishes_all_the_time_is_heard_now_and_then() {
     admit(&mut mesh, 0, 1, &[]);
     admit(&mut mesh, 0, 2, &[]);
     says(&mut mesh, 2, &[]);
+    // What it may say at once is all known: nothing is left out.
+    let mut known = mesh.clone();
+    for change in 0..RECORDS_AT_ONCE {
+        let record = record(&known, 1, change + 1, &[]);
+        assert_eq!(take(&mut known, record, 0), Ok(Taken::New));
+    }
+    assert!(known.restless(0).is_empty());
     let mut heard = 0;
     // Once a second, for an hour.
     for second in 0..3_600 {

@@ -102,6 +102,11 @@ impl Ledger {
         lock(&self.accepted).keys().all(|number| arrived.contains_key(number))
     }
 
+    /// Returns whether a message was collected.
+    pub fn has_arrived(&self, number: u64) -> bool {
+        lock(&self.arrived).contains_key(&number)
+    }
+
     /// Returns how many copies were collected beyond the first of each message.
     pub fn duplicates(&self) -> usize {
         lock(&self.arrived).values().map(|arrived| arrived.copies - 1).sum()

@@ -4,10 +4,8 @@
 mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
-use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::SocketAddr;
 use std::process::Command;
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use postroad_mesh::SecretKey;
@@ -17,6 +15,7 @@ use support::client::{Client, Way};
 use support::ledger::{Ledger, number_of};
 use support::mesh::{self, join, key_of, named, status};
 use support::net::{SOON, wait_until};
+use support::networks::{INNER, Networks, OUTER};
 use support::sink::{Sink, without_received};
 use support::{ahead, note, skip};
 
@@ -317,110 +316,17 @@ fn who_can_be_dialled_after_all_is_dialled() {
     wait_until("it is there", 2 * SOON, || mailboxes.count() == 1);
 }
 
-/// Two networks that know nothing of each other, and this host between them, which forwards no packets. What
-/// begins in the inner one it passes on as its own, as address translation does.
-struct Networks {
-    id: u32,
-    passed: Arc<Mutex<Vec<TcpStream>>>,
-}
-
-const OUTER: u8 = 1;
-const INNER: u8 = 2;
-
-impl Networks {
-    fn make() -> Networks {
-        let networks = Networks { id: std::process::id(), passed: Arc::default() };
-        for net in [OUTER, INNER] {
-            let (space, device) = (networks.space(net), networks.device(net));
-            let (here, there) = (networks.address(net, 254), networks.address(net, 1));
-            for line in [
-                format!("netns add {space}"),
-                format!("link add {device} type veth peer name eth0 netns {space}"),
-                format!("address add {here}/24 dev {device}"),
-                format!("link set {device} up"),
-                format!("-n {space} address add {there}/24 dev eth0"),
-                format!("-n {space} link set eth0 up"),
-                format!("-n {space} link set lo up"),
-            ] {
-                ip(&line);
-            }
-        }
-        networks
-    }
-
-    /// Passes connections from the inner network on to a host of the outer one.
-    fn translate(&self, to: SocketAddr) {
-        let from = SocketAddr::new(self.address(INNER, 254), to.port());
-        let listener = TcpListener::bind(from).expect("the address is ours");
-        let passed = self.passed.clone();
-        std::thread::spawn(move || {
-            for client in listener.incoming().flatten() {
-                let Ok(server) = TcpStream::connect(to) else { continue };
-                for (mut from, mut to) in [(&client, &server), (&server, &client)]
-                    .map(|(from, to)| (from.try_clone().expect("a handle"), to.try_clone().expect("a handle")))
-                {
-                    std::thread::spawn(move || {
-                        let _ = io::copy(&mut from, &mut to);
-                        let _ = to.shutdown(Shutdown::Both);
-                    });
-                }
-                passed.lock().expect("not poisoned").extend([client, server]);
-            }
-        });
-    }
-
-    /// Forgets all connections, as a router that is switched off and on.
-    fn forget(&self) {
-        for stream in self.passed.lock().expect("not poisoned").drain(..) {
-            let _ = stream.shutdown(Shutdown::Both);
-        }
-    }
-
-    fn space(&self, net: u8) -> String {
-        format!("postroad-{}-{net}", self.id)
-    }
-
-    fn device(&self, net: u8) -> String {
-        format!("pr{}-{net}", self.id)
-    }
-
-    fn address(&self, net: u8, host: u8) -> IpAddr {
-        let [.., high, low] = self.id.to_be_bytes();
-        // 198.18.0.0/15 is for tests of networks (RFC 2544).
-        Ipv4Addr::new(198, 18 + net % 2, high.wrapping_mul(7).wrapping_add(low), host).into()
-    }
-
-    /// A host in one of the networks.
-    fn host(&self, net: u8, builder: Builder) -> Builder {
-        builder.at(self.address(net, 1)).wrapped(&["ip", "netns", "exec", &self.space(net)])
-    }
-}
-
-impl Drop for Networks {
-    fn drop(&mut self) {
-        for net in [OUTER, INNER] {
-            // What is in it goes with it, its end of the cable too.
-            let _ = Command::new("ip").args(["netns", "delete", &self.space(net)]).status();
-        }
-    }
-}
-
-fn ip(line: &str) {
-    let output = Command::new("ip").args(line.split(' ')).output().expect("ip, of the package iproute2, is there");
-    assert!(output.status.success(), "ip {line}: {}", String::from_utf8_lossy(&output.stderr));
-}
-
 #[test]
 #[ignore = "needs root and ip (iproute2) for networks of its own; .ci/run has a step for it"]
 fn a_node_behind_address_translation_is_pushed_its_mail() {
     let networks = Networks::make();
     // It delivers within its own network, where the test has an address.
     let mailboxes = Sink::start_at(SocketAddr::new(networks.address(INNER, 254), 2524), Default::default());
-    let keeper = networks.host(OUTER, host("keeper", "14d")).set("relay.networks", "[\"198.18.0.0/15\"]");
+    let keeper = networks.host(OUTER, 1, host("keeper", "14d")).set("relay.networks", "[\"198.18.0.0/15\"]");
     let keeper = keeper.set("mesh.addresses", &format!("[\"{}:2525\"]", networks.address(INNER, 254))).start();
     networks.translate(keeper.smtp());
     let own = networks.address(INNER, 1);
-    let away = networks.host(INNER, sleeper("away", &mailboxes)).set("mesh.addresses", &format!("[\"{own}:2525\"]"));
+    let away = networks.host(INNER, 1, sleeper("away", &mailboxes)).set("mesh.addresses", &format!("[\"{own}:2525\"]"));
     let away = away.start();
     join(&keeper, &away, "away.example");
     wait_here(&keeper, "keeper", &away, "away");

@@ -16,6 +16,7 @@ pub mod ledger;
 pub mod load;
 pub mod mesh;
 pub mod net;
+pub mod networks;
 pub mod sink;
 pub mod tls;
 pub mod users;

@@ -166,8 +166,11 @@ impl State {
         let refused = self.own.refused.iter().copied().collect();
         let view = View::new(self.identity.id(), self.spread.directory(), refused);
         let view = Arc::new(view.containing(self.own.contained.clone()));
-        self.view = view.clone();
-        let gone: Vec<NodeId> = self.links.keys().filter(|node| !view.is_member(node)).copied().collect();
+        let before = std::mem::replace(&mut self.view, view.clone());
+        // Who joins is told of the others in parts: the one it joined with may come behind those let in earlier.
+        let is_told = |node: &NodeId| view.me().is_some() || before.is_member(node);
+        let is_gone = |node: &&NodeId| !view.is_member(node) && is_told(node);
+        let gone: Vec<NodeId> = self.links.keys().filter(is_gone).copied().collect();
         for node in gone {
             info!(%node, "link closed: it is no member any more");
             self.links.remove(&node);

@@ -3,6 +3,10 @@
 use std::path::Path;
 use std::time::Duration;
 
+use postroad_mesh::frame::{Frame, Item};
+use postroad_mesh::statement::{Policy, What};
+use postroad_mesh::{Caps, Directory, Roster, Statement};
+
 use super::*;
 use crate::admin::mesh::MeshRequest;
 use crate::tls::Identity as Certificate;
@@ -31,6 +35,36 @@ async fn what_is_on_disk_is_what_it_is() {
     std::fs::write(directory.path().join("mesh/directory"), b"x").expect("writable");
     let error = Peers::open(same_parts(&first)).err().expect("damaged").to_string();
     assert!(error.contains("mesh/directory") && error.contains("backup"), "{error}");
+}
+
+/// It hears of those who were let in before the one it joined with, and only then of that one.
+#[tokio::test]
+async fn who_joins_keeps_the_link_with_its_inviter_while_it_is_told_in_parts() {
+    let directory = tempfile::tempdir().expect("scratch");
+    let peers = peers(directory.path());
+    peers.make_key().await.expect("made");
+    let [founder, inviter, other] = [1, 2, 3].map(|seed| SecretKey::from_seed(&[seed; 32]));
+    let founding = Statement::found(&founder, Policy::DEFAULT, "lab", 0);
+    let mut roster = Roster::new(founding).expect("it founds");
+    peers.take_part(Directory::new(roster.clone())).await.expect("writable");
+    let linked = inviter.public().id();
+    let _hold = peers.hold(linked, true, false).expect("there is no other");
+    let own_key = peers.0.identity.load_full().expect("made").key.public();
+    let admitted = [(&founder, other.public()), (&founder, inviter.public()), (&inviter, own_key)];
+    let mut tell = |by: &SecretKey, what: What| {
+        let statement = Statement::new(by, roster.next_head(&by.public().id(), 0), what);
+        roster.merge([statement.clone()]);
+        peers.heard(linked, Message::Spread(Frame::Give(vec![Item::Statement(statement.to_octets().into())])));
+        let mut state = peers.state();
+        let state = state.as_mut().expect("it takes part");
+        state.view();
+        state.links().contains_key(&linked)
+    };
+    for (by, node) in admitted {
+        let admit = What::Admit { node, caps: Caps::ALL, serves: Vec::new(), label: "".into() };
+        assert!(tell(by, admit), "the link is kept");
+    }
+    assert!(!tell(&inviter, What::Retire), "and given up when it is no member any more");
 }
 
 fn same_parts(of: &Peers) -> Parts {

@@ -5,8 +5,13 @@ mod support;
 
 use support::agent::{Agent, Builder};
 use support::client::Client;
-use support::mesh::{host, join, status};
+use support::mesh::{self, join, status};
 use support::net::{SOON, wait_until};
+
+/// A host that waits for the answer of a home as long as it may: on a busy machine it comes late.
+fn host(name: &str) -> Builder {
+    mesh::host(name).set("timeouts.mailbox", "\"20s\"")
+}
 
 /// A host that strangers write to: nobody may relay through it, and it is an exchange for the others.
 fn exchange(name: &str) -> Builder {

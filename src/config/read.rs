@@ -350,6 +350,7 @@ fn timeouts(mut s: Section<'_>) -> Timeouts {
         reply: read("reply", 300, 1..=HOUR),
         data_start: read("data_start", 120, 1..=HOUR),
         data_end: read("data_end", 600, 1..=HOUR),
+        mailbox: read("mailbox", 2, 1..=60),
         drain: read("drain", 30, 0..=HOUR),
     };
     s.finish();

@@ -180,8 +180,7 @@ pub struct Retry {
 pub struct Patience {
     /// The pauses between attempts.
     pub retry: Retry,
-    /// How long after its arrival it is given up; `None`: after the `queue.expire` that it was
-    /// accepted under.
+    /// How long after its arrival it is given up; `None`: after the `queue.expire` that it was accepted under.
     pub expire: Option<Duration>,
     /// When the sender hears of a delay; `None`: never.
     pub delay_notice: Option<Duration>,
@@ -223,6 +222,8 @@ pub struct Timeouts {
     pub data_start: Duration,
     /// Client: for the reply after the content; default 10 minutes (§4.5.3.2.6).
     pub data_end: Duration,
+    /// For a member of the mesh to say whether a mailbox exists, while a client waits at RCPT; default 2 s.
+    pub mailbox: Duration,
     /// At a stop or restart: for running sessions and attempts to end; default 30 s.
     pub drain: Duration,
 }

@@ -18,8 +18,6 @@ use tracing::{info, warn};
 use crate::metrics::{Metrics, Recipient};
 use crate::peer::Peers;
 
-/// How long a session waits for an answer, all homes of a domain together.
-pub const ANSWER_LIMIT: Duration = Duration::from_secs(2);
 /// How long a home that did not answer is not asked again.
 const SILENCE: Duration = Duration::from_secs(30);
 /// How long it is remembered that a recipient exists, and that it does not: it may be made any time.
@@ -82,14 +80,15 @@ enum Leave {
 }
 
 impl Homes {
-    /// Says whether a recipient exists at its homes; takes two seconds at most. `asked` counts the
-    /// questions of one session.
+    /// Says whether a recipient exists at its homes; takes `limit` at most, for all of them together. `asked`
+    /// counts the questions of one session.
     pub async fn look_up(
         &self,
         peers: &Peers,
         metrics: &Metrics,
         homes: &[NodeId],
         mailbox: &Mailbox,
+        limit: Duration,
         asked: &mut u16,
     ) -> Known {
         let name = mailbox.to_string();
@@ -100,7 +99,7 @@ impl Homes {
             metrics.mesh.count_recipient(Recipient::Unasked);
             return Known::Unasked;
         }
-        let known = self.ask_in_turn(peers, homes, &name, asked).await;
+        let known = self.ask_in_turn(peers, homes, &name, limit, asked).await;
         metrics.mesh.count_recipient(match known {
             Known::Exists => Recipient::Exists,
             Known::Unknown => Recipient::Unknown,
@@ -112,8 +111,15 @@ impl Homes {
     }
 
     /// The first home that can tell does.
-    async fn ask_in_turn(&self, peers: &Peers, homes: &[NodeId], name: &str, asked: &mut u16) -> Known {
-        let until = tokio::time::Instant::now() + ANSWER_LIMIT;
+    async fn ask_in_turn(
+        &self,
+        peers: &Peers,
+        homes: &[NodeId],
+        name: &str,
+        limit: Duration,
+        asked: &mut u16,
+    ) -> Known {
+        let until = tokio::time::Instant::now() + limit;
         let question = Asked { recipient: name.into() }.to_octets();
         let mut known = Known::Unsaid;
         for home in homes {

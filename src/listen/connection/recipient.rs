@@ -31,8 +31,9 @@ impl Asking<'_> {
         let homes = self.context.policy.homes(forward_path);
         let Some(mailbox) = forward_path.mailbox().filter(|_| !homes.is_empty()) else { return Ok(()) };
         let Context { peers, metrics, .. } = self.context;
+        let limit = self.context.config.load().timeouts.mailbox;
         // Boxed: every session would carry room for it.
-        let known = Box::pin(self.context.homes.look_up(peers, metrics, &homes, mailbox, asked)).await;
+        let known = Box::pin(self.context.homes.look_up(peers, metrics, &homes, mailbox, limit, asked)).await;
         debug!(session = %self.name, to = %mailbox, ?known, "looked up at its home");
         match known {
             Known::Exists | Known::Unsaid => Ok(()),

@@ -74,6 +74,9 @@ pub trait AdminBackend: Send + Sync + 'static {
     /// Returns the name of this host.
     fn host(&self) -> String;
 
+    /// Returns what the members of the mesh call this host; none outside of one.
+    fn label(&self) -> Option<String>;
+
     /// Searches the journal; none when it is off. Reads the disk: called where blocking is allowed.
     ///
     /// # Errors

@@ -158,6 +158,10 @@ impl AdminBackend for Memory {
         "mx.example.org".to_owned()
     }
 
+    fn label(&self) -> Option<String> {
+        None
+    }
+
     fn search(&self, question: &Question) -> Option<io::Result<Found>> {
         let event = |kind, message: &Entry| Event {
             at: message.item.arrived,

@@ -25,8 +25,11 @@ const SHORT_EVENTS: usize = 10;
 pub struct TraceView {
     /// Its name in that host's queue.
     pub id: Id,
-    /// The host.
+    /// The host: the label that members of a mesh know it by, elsewhere its name.
     pub host: String,
+    /// The name that the host gives itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hostname: Option<String>,
     /// Its way through the mesh, when it came that way.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mesh: Option<PassageView>,
@@ -185,6 +188,7 @@ impl TraceView {
         TraceView {
             id: Id(message.id),
             host: host.to_owned(),
+            hostname: Some(host.to_owned()),
             events,
             events_more: message.more,
             mesh: accepted.and_then(|accepted| PassageView::read(accepted.passage.as_deref()?)),

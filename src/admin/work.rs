@@ -239,10 +239,12 @@ pub async fn trace_here<B: AdminBackend>(
     let lost = |_| Failure::new("the agent could not finish the request", "its log says why");
     let found = tokio::task::spawn_blocking(move || searching.search(&asked)).await.map_err(lost)?.transpose();
     let found = found.map_err(|error| Failure::new(format!("the journal cannot be read: {error}"), ""))?;
-    let host = backend.host();
-    let searched = SearchedView::of(&host, found.as_ref());
+    let (host, label) = (backend.host(), backend.label());
+    // As all other members are named.
+    let searched = SearchedView::of(label.as_deref().unwrap_or(&host), found.as_ref());
     let mut views = trace::views(&host, question, found.unwrap_or_default());
     for view in &mut views {
+        view.host = label.clone().unwrap_or_else(|| host.clone());
         let (reading, id) = (backend.clone(), view.id.0);
         if let Some(entry) = tokio::task::spawn_blocking(move || reading.entry(id)).await.map_err(lost)? {
             view.add_queued(&entry, waits(&**backend, &entry).await);

@@ -82,6 +82,11 @@ impl AdminBackend for Backend {
         self.0.config.load().hostname.to_string()
     }
 
+    fn label(&self) -> Option<String> {
+        let members = self.0.context.peers.view();
+        members.me().map(|me| members.label(&me))
+    }
+
     fn search(&self, question: &Question) -> Option<io::Result<Found>> {
         let journal = &self.0.context.journal;
         journal.is_on().then(|| journal.search(question))

@@ -33,6 +33,7 @@ fn view() -> TraceView {
     TraceView {
         id: "0000000000001".parse().expect("valid"),
         host: "mx.example.org".into(),
+        hostname: None,
         mesh: None,
         message_id: Some("1.2@app.example.org".into()),
         from: Some("app@example.org".into()),

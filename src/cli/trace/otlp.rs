@@ -18,7 +18,7 @@ pub(super) fn request(views: &[&TraceView]) -> Value {
     let trace_id = trace_id(views);
     let spans = |view: &&TraceView| {
         json!({
-            "resource": { "attributes": [text("service.name", "postroad"), text("host.name", &view.host)] },
+            "resource": { "attributes": [text("service.name", "postroad"), text("host.name", view.hostname.as_ref().unwrap_or(&view.host))] },
             "scopeSpans": [{
                 "scope": { "name": "postroad", "version": env!("CARGO_PKG_VERSION") },
                 "spans": [span(&trace_id, view, views)],

@@ -3,13 +3,15 @@
 
 mod support;
 
+use std::net::TcpStream;
+
 use postroad::dns_zone::Zone;
 use serde_json::Value;
 use support::agent::Agent;
 use support::client::{Client, Way};
 use support::dns::Dns;
 use support::mesh::{host, join_with, status};
-use support::net::{SOON, wait_until};
+use support::net::{SOON, own_address, wait_until};
 use support::{ahead, skip};
 
 /// Returns what a member is known as by an agent.
@@ -106,4 +108,52 @@ fn a_domain_that_dns_proves_is_routed_to_until_the_record_is_gone() {
     wait_until("it is no more", SOON, || proof(&a, "b", "b.example") == ("denied".to_owned(), false));
     assert!(has(&member(&a, "b")["claims"], "b.example"));
     wait_until("mail goes elsewhere", SOON, || !explained(&a, "user@b.example").contains("to the home b ("));
+}
+
+#[test]
+fn srv_records_lead_to_a_member_that_moved() {
+    let dns = Dns::start(Zone::new());
+    // Nobody can dial it, so that it has to find the other by itself.
+    let mut a = host("a").by_dns(&dns).set("mesh.reach", "\"dials-out\"").set("mesh.domain", "\"mesh.test\"").start();
+    let mut b = host("b").start();
+    join_with(&b, &a, &["--serves", "a.example"]);
+    wait_until("they are linked", SOON, || member(&a, "b")["link"] == "dialled");
+    assert_eq!(dns.queries(), 0, "what the directory says is enough");
+    wait_until("it is on disk", SOON, || explained(&a, "user@b.example").contains("to the home b ("));
+
+    a.stop();
+    b.stop();
+    let (old, new, dead) = (b.smtp().ip().to_string(), own_address(), own_address());
+    b.edit_config(&format!("{old}:2525"), &format!("{new}:2525"));
+    b.spawn();
+    wait_until("it is there again", 3 * SOON, || TcpStream::connect((new, 2525)).is_ok());
+    let target = format!("{}.mesh.test", id(&b));
+    let zone = Zone::new()
+        .service("_smtp-mesh._tcp.mesh.test", 0, 2525, &target)
+        .service("_smtp-mesh._tcp.mesh.test", 0, 2525, "mx.mesh.test")
+        .address(&target, dead)
+        .address(&target, new);
+    dns.set(zone);
+    let asked = dns.queries();
+    a.start();
+    wait_until("it is found", 3 * SOON, || member(&a, "b")["link"] == "dialled");
+    wait_until("it says where it is", SOON, || has(&member(&a, "b")["addresses"], &format!("{new}:2525")));
+    let candidates = a.json(&["mesh", "candidates", "--json"]);
+    let find = |address: String| {
+        let list = candidates["candidates"].as_array().expect("a list").iter();
+        list.filter(|one| one["address"] == address.as_str()).cloned().collect::<Vec<_>>()
+    };
+    let false_one = find(format!("{dead}:2525"));
+    assert!(false_one.len() == 1 && false_one[0]["source"] == "srv", "{candidates}");
+    assert!(false_one[0]["failures"] == 1 && false_one[0]["wait_ms"].as_u64().is_some_and(|ms| ms > 0), "{candidates}");
+    assert!(find("mx.mesh.test:2525".to_owned())[0]["node"].is_null(), "{candidates}");
+    assert_eq!(dns.queries() - asked, 3, "SRV, A, AAAA");
+    // Mail follows.
+    wait_until("mail goes there", SOON, || explained(&a, "user@b.example").contains(&new.to_string()));
+    send(&a, "user@b.example");
+    wait_until("it is in the mailbox", SOON, || mails(&b) == 1);
+    assert!(b.ok(&["mesh", "dns"]).lines().all(|line| !line.contains("SRV")), "it knows of no name of the mesh");
+    let published = a.ok(&["mesh", "dns"]);
+    let wanted = format!("{}.mesh.test.\tIN\tA\t{}", id(&a), a.smtp().ip());
+    assert!(published.contains("IN\tSRV\t0 0 2525 ") && published.contains(&wanted), "{published}");
 }

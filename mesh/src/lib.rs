@@ -6,6 +6,7 @@
 //!   the same statements, in whatever order they came.
 
 pub mod archive;
+pub mod candidate;
 pub mod caps;
 pub mod card;
 pub mod difference;

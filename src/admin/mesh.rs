@@ -59,6 +59,8 @@ pub enum MeshRequest {
     Status {},
     /// What to publish in DNS. Shows a [`DnsView`].
     Dns {},
+    /// Where members may be found. Shows a [`CandidatesView`].
+    Candidates {},
     /// What leads where. Shows a [`MapView`].
     Map {},
     /// Say that a node is to be a member no more. Shows a [`VoteView`].
@@ -162,6 +164,34 @@ pub struct DnsRecordView {
     pub data: String,
     /// What it is good for.
     pub why: String,
+}
+
+/// Where members may be found, in the order in which each is tried.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct CandidatesView {
+    /// The addresses.
+    pub candidates: Vec<CandidateView>,
+}
+
+/// An address at which a member may be found.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct CandidateView {
+    /// The member; none when the address is nobody's that is known here: it is never dialled.
+    pub node: Option<String>,
+    /// What the member is called.
+    pub label: String,
+    /// Who says so: `configured`, `directory`, `invitation` or `srv`.
+    pub source: String,
+    /// The address.
+    pub address: String,
+    /// The member answered there when it was dialled last.
+    pub is_reached: bool,
+    /// How often in a row it did not.
+    pub failures: u32,
+    /// For how long the address is left alone for that, in milliseconds.
+    pub wait_ms: u64,
 }
 
 /// What DNS says of a domain that a member claims without a grant.

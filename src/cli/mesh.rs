@@ -1,5 +1,6 @@
 //! `postroad mesh`: how hosts become one mesh, and what it looks like from here.
 
+mod candidates;
 pub(super) mod dns;
 mod map;
 mod svg;
@@ -16,7 +17,9 @@ use serde::de::DeserializeOwned;
 use super::ask::ask;
 use super::{Context, Failure};
 use crate::admin::Request;
-use crate::admin::mesh::{CardView, DnsView, InviteView, MemberView, MeshRequest, MeshView, PingView, VoteView};
+use crate::admin::mesh::{
+    CandidatesView, CardView, DnsView, InviteView, MemberView, MeshRequest, MeshView, PingView, VoteView,
+};
 use crate::admin::view::Time;
 use crate::clock::millis;
 use crate::config::{parse_duration, show_duration};
@@ -96,10 +99,21 @@ Examples:
     },
     /// Show the members, the links of this host, and what is not in order
     Status,
-    /// Print what to publish in DNS: which domains are this host's
+    /// Show where members may be found, and how each address did
+    #[command(after_help = "\
+The addresses of a member stand in the order in which they are tried: from [mesh] peers (configured), as it says of
+itself (directory), from the invitation by which this host joined, from SRV records of [mesh] domain (srv). Whoever
+answers has to have its key. Addresses without a member are nobody's that is known here, and are not dialled.
+
+Examples:
+  postroad mesh candidates
+  postroad mesh candidates --json | jq '.candidates[] | select(.failures > 0)'")]
+    Candidates,
+    /// Print what to publish in DNS: which domains are this host's, and where it is
     #[command(after_help = "\
 Lines of a zone file, with comments. The TXT records prove to every member that mail for these domains is for this
-host, as a grant does; several hosts of one domain have a record each.
+host, as a grant does; several hosts of one domain have a record each. With [mesh] domain, SRV records lead members
+to this host that do not find it elsewhere.
 
 Examples:
   postroad mesh dns >> example.org.zone
@@ -217,6 +231,10 @@ pub(super) fn run(args: Args, context: &mut Context) -> Result<(), Failure> {
         Action::Dns => {
             let view: DnsView = request(context, MeshRequest::Dns {})?;
             print(context, &view, dns::zone)
+        }
+        Action::Candidates => {
+            let view: CandidatesView = request(context, MeshRequest::Candidates {})?;
+            print(context, &view, candidates::table)
         }
         Action::Map { svg } => map::show(&request(context, MeshRequest::Map {})?, svg.as_deref(), context),
         other => run_parting(other, context),

@@ -23,6 +23,8 @@ pub const LINK_COST_DEFAULT: u16 = 10;
 const EGRESS_COST_DEFAULT: u16 = 10;
 /// The longest time that mail is held for a node that sleeps, in days.
 const HOLDS_DAYS_MAX: u64 = 365;
+/// The most addresses of members that are configured.
+const PEERS_MAX: usize = 64;
 const DAY: Duration = Duration::from_secs(86_400);
 /// How long an old key is good where nobody says otherwise.
 const OLD_KEY_DEFAULT: Duration = Duration::from_secs(30 * 86_400);
@@ -33,6 +35,10 @@ pub struct Mesh {
     /// Where members reach this host, the best first; default the hostname and the first port of
     /// `listen.smtp`.
     pub addresses: Vec<Address>,
+    /// Below which name DNS says where members are; default none: it is not asked.
+    pub domain: Option<Domain>,
+    /// Where members are that were not found otherwise: tried before what they say of themselves. Default none.
+    pub peers: Vec<(NodeId, Address)>,
     /// Its name, for people; `None`: the hostname.
     pub label: Option<Box<str>>,
     /// Hosts of one site fail together; default none.
@@ -73,6 +79,8 @@ const REACHES: &[(&str, Reach)] =
 pub(super) fn mesh(mut s: Section<'_>, faults: &Faults) -> Mesh {
     let mesh = Mesh {
         addresses: few(&mut s, "addresses", ADDRESSES_MAX, faults, address).unwrap_or_default(),
+        domain: s.get("domain", value::domain).map(Spanned::into_inner),
+        peers: few(&mut s, "peers", PEERS_MAX, faults, peer).unwrap_or_default(),
         label: s.get("label", label).map(Spanned::into_inner),
         site: s.or("site", "".into(), label),
         profile: s.or("profile", Profile::Wan, value::choice(PROFILES)),
@@ -115,7 +123,7 @@ fn few<T>(
 ) -> Option<Vec<T>> {
     let list = s.list(key, read)?;
     if list.get_ref().len() > max {
-        let message = format!("`{key}` names {} of them; members are told at most {max}", list.get_ref().len());
+        let message = format!("`{key}` names {} of them; at most {max} are used", list.get_ref().len());
         faults.conflict(list.span(), message, format!("keep the {max} that matter most"));
     }
     Some(plain(list))
@@ -175,6 +183,20 @@ fn node(found: &DeValue<'_>) -> Read<NodeId> {
     match found.as_str().map(str::parse) {
         Some(Ok(node)) => Ok(node),
         Some(Err(_)) => value::refuse("this is no id of a node", remedy),
+        None => value::refuse("expected a text", remedy),
+    }
+}
+
+/// A node and an address of it.
+fn peer(found: &DeValue<'_>) -> Read<(NodeId, Address)> {
+    let remedy = "write \"ID@mx.example.org:25\" with the whole id, as `postroad mesh status --json` has it";
+    let read = |text: &str| {
+        let (node, address) = text.split_once('@')?;
+        Some((node.parse().ok()?, address.parse().ok()?))
+    };
+    match found.as_str().map(read) {
+        Some(Some(peer)) => Ok(peer),
+        Some(None) => value::refuse("this is no id of a node with an address", remedy),
         None => value::refuse("expected a text", remedy),
     }
 }

@@ -2,7 +2,6 @@
 //! dials, shows the view, keeps what is known on disk. When it fails it starts again from the disk; mail
 //! goes on by the last view meanwhile.
 
-use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -169,16 +168,6 @@ impl Peers {
             }
             self.0.wake.notify_one();
         }
-    }
-
-    /// Opens a link with a member where its record says; `passing`: for a question only.
-    pub(super) async fn link_to(&self, node: NodeId, passing: bool) -> io::Result<()> {
-        let addresses = self.view().record(&node).map(|said| said.addresses.clone()).unwrap_or_default();
-        let linked = self.dial(&node, &addresses).await?;
-        let Some(hold) = self.hold(node, true, passing) else { return Ok(()) };
-        let peers = self.clone();
-        tokio::spawn(async move { peers.serve_link(linked.stream, linked.ahead, node, hold).await });
-        Ok(())
     }
 
     /// Takes part in a mesh from here on: on disk first. The caller holds `deciding`.

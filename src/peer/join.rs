@@ -142,6 +142,7 @@ impl Peers {
             _ => return Err(lost(io::ErrorKind::UnexpectedEof.into())),
         };
         self.begin(&founding).await?;
+        self.note_invitation(invitation.inviter, &addresses);
         self.link_as_member(stream, invitation.inviter);
         self.until_member(until, &invitation.inviter).await
     }

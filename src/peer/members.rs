@@ -14,7 +14,9 @@ use tracing::info;
 
 use super::{Identity, Peers, View, own};
 use crate::admin::Failure;
-use crate::admin::mesh::{CardView, GoneView, InviteView, MemberView, MeshRequest, MeshView, ProofView};
+use crate::admin::mesh::{
+    CandidatesView, CardView, GoneView, InviteView, MemberView, MeshRequest, MeshView, ProofView,
+};
 use crate::tls;
 
 /// The longest time that an invitation is open: a year.
@@ -61,6 +63,10 @@ impl Peers {
                 Ok(shown(serde_json::to_value(self.mesh_view())))
             }
             MeshRequest::Dns {} => Ok(shown(serde_json::to_value(self.dns_view()?))),
+            MeshRequest::Candidates {} => {
+                let candidates = self.candidate_views();
+                Ok(shown(serde_json::to_value(CandidatesView { candidates })))
+            }
             MeshRequest::Map {} => Ok(shown(serde_json::to_value(self.map_view()))),
             MeshRequest::Status {} => Ok(shown(serde_json::to_value(self.mesh_view()))),
             MeshRequest::Revoke { node, reason } => Ok(shown(serde_json::to_value(self.revoke(&node, &reason).await?))),

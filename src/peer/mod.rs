@@ -4,6 +4,7 @@
 //! last whatever becomes of the links. Who is a member the crate `postroad-mesh` decides; this room has the
 //! files, the sockets and the clock. A host that is in no mesh has no key, and nothing here wakes up.
 
+mod candidates;
 mod conduct;
 mod dial;
 mod driver;

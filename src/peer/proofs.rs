@@ -1,7 +1,12 @@
 //! Whose a domain is, as DNS says: each host asks by itself, as often as `postroad_mesh::proof` allows, and keeps on disk
 //! what it was told, so that a restart sends no mail elsewhere.
 
+use std::net::IpAddr;
+
+use postroad_mesh::NodeId;
+use postroad_mesh::candidate::SERVICE;
 use postroad_mesh::proof::{self, Answer, Last};
+use postroad_mesh::record::Address;
 use postroad_smtp::Domain;
 use tracing::{debug, error, info};
 
@@ -84,6 +89,37 @@ impl Peers {
             data: format!("\"{}\"", proof::text(&me)),
             why: format!("mail for {domain} is for this host, also where no member granted it"),
         };
-        Ok(DnsView { records: own::serves(&self.config()).iter().map(proof).collect() })
+        let config = self.config();
+        let mut records: Vec<DnsRecordView> = own::serves(&config).iter().map(proof).collect();
+        if let Some(domain) = &config.mesh.domain {
+            records.extend(own::addresses(&config).iter().flat_map(|address| where_it_is(&me, domain, address)));
+        }
+        Ok(DnsView { records })
     }
+}
+
+/// Returns the records that lead members to a node at an address; SRV leads to SMTP with STARTTLS alone.
+fn where_it_is(me: &NodeId, domain: &Domain, address: &Address) -> Vec<DnsRecordView> {
+    if address.implicit_tls {
+        return Vec::new();
+    }
+    let target = format!("{me}.{domain}.");
+    let ip: Option<IpAddr> = address.host.parse().ok();
+    let why = match ip {
+        Some(_) => "members find this host here when they find it nowhere else".to_owned(),
+        None => format!("members find this host here; {target} needs the A and AAAA records of {}", address.host),
+    };
+    let service = DnsRecordView {
+        name: format!("{SERVICE}.{domain}."),
+        kind: "SRV".to_owned(),
+        data: format!("0 0 {} {target}", address.port),
+        why,
+    };
+    let host = ip.map(|ip| DnsRecordView {
+        name: target,
+        kind: if ip.is_ipv4() { "A" } else { "AAAA" }.to_owned(),
+        data: ip.to_string(),
+        why: "its first label is the id of this host".to_owned(),
+    });
+    std::iter::once(service).chain(host).collect()
 }

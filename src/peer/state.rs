@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use postroad_mesh::archive::Own;
+use postroad_mesh::candidate::Candidates;
 use postroad_mesh::difference::Keys;
 use postroad_mesh::frame::Item;
 use postroad_mesh::link::Message;
@@ -32,6 +33,10 @@ pub(super) struct State {
     pub own: Own,
     /// What DNS says of domains that members claim without a grant.
     pub proofs: Proofs,
+    /// Where members may be found beside what they state.
+    pub candidates: Candidates,
+    /// Targets of SRV records that name no member.
+    pub strange: Vec<String>,
     /// The directory whose claims these are about.
     claimed: Option<Arc<Keys>>,
     links: BTreeMap<NodeId, Held>,
@@ -89,6 +94,8 @@ impl State {
             spread,
             own,
             proofs,
+            candidates: Candidates::new(seed),
+            strange: Vec::new(),
             claimed: None,
             links: BTreeMap::new(),
             numbers: 0,

@@ -109,8 +109,9 @@ impl Reply {
 
     /// Returns this reply with another text; control characters become spaces.
     pub fn with_text(self, text: &str) -> Reply {
-        let clean: String = text.chars().map(|c| if c.is_control() && c != '\n' { ' ' } else { c }).collect();
-        Reply { text: Cow::Owned(clean), ..self }
+        let is_plain = text.bytes().all(|c| matches!(c, b' '..=b'~'));
+        let clean = || text.chars().map(|c| if c.is_control() && c != '\n' { ' ' } else { c }).collect();
+        Reply { text: Cow::Owned(if is_plain { text.to_owned() } else { clean() }), ..self }
     }
 
     /// Returns what the code's first digit says.
@@ -128,10 +129,12 @@ impl Reply {
     pub fn write_to(&self, out: &mut Vec<u8>) {
         let mut lines = self.text.split('\n').peekable();
         while let Some(line) = lines.next() {
-            let dash = if lines.peek().is_some() { '-' } else { ' ' };
-            // Writing to a Vec cannot fail.
-            let _ = write!(out, "{}{dash}", self.code.0);
+            let dash = if lines.peek().is_some() { b'-' } else { b' ' };
+            let Code(code) = self.code;
+            out.extend([code / 100, code / 10 % 10, code % 10].map(|digit| b'0' + digit as u8));
+            out.push(dash);
             if let Some(status) = self.status {
+                // Writing to a Vec cannot fail.
                 let _ = write!(out, "{status} ");
             }
             out.extend_from_slice(line.as_bytes());

@@ -130,6 +130,9 @@ struct Atom<'a>(&'a str);
 impl fmt::Display for Atom<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let safe = |c: char| c.is_ascii_graphic() && !"()<>\\\";,".contains(c);
+        if self.0.chars().all(safe) {
+            return f.write_str(self.0);
+        }
         self.0.chars().try_for_each(|c| f.write_char(if safe(c) { c } else { '?' }))
     }
 }

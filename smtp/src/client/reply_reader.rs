@@ -149,6 +149,9 @@ fn split_status(code: Code, text: &str) -> (Option<Status>, &str) {
 }
 
 fn push_printable(out: &mut String, text: &str) {
+    if text.bytes().all(|c| matches!(c, b' '..=b'~')) {
+        return out.push_str(text);
+    }
     out.extend(text.chars().map(|c| if c.is_control() { ' ' } else { c }));
 }
 

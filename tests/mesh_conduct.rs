@@ -5,10 +5,13 @@
 mod support;
 
 use postroad_mesh::frame::{Frame, Item};
-use postroad_mesh::link::Message;
+use postroad_mesh::link::{LENGTH_OCTETS, MESSAGE_OCTETS_MAX, Message, message_octets};
+use postroad_mesh::question::{Fault, Question, kind};
 use postroad_mesh::record::Said;
 use postroad_mesh::statement::{Policy, What};
-use postroad_mesh::{Caps, Directory, MeshMessageId, Passage, Record, Roster, SecretKey, Statement, archive};
+use postroad_mesh::{
+    Caps, Directory, Invitation, MeshMessageId, Passage, Record, Roster, SecretKey, Statement, archive,
+};
 use serde_json::Value;
 use support::agent::Agent;
 use support::client::{Client, Way};
@@ -65,6 +68,25 @@ fn beyond_its_quota_a_member_is_told_to_come_again_and_loses_nothing() {
     a.ok(&["reload"]);
     sink.expect(8, 3 * SOON);
     b.wait_empty(SOON);
+}
+
+/// A flood of mail for the mailboxes of the mesh itself.
+#[test]
+fn a_member_that_floods_the_mesh_itself_is_told_to_come_again_and_loses_nothing() {
+    let (a, b) = (host("a").set("mesh.quota.all_messages", "30").start(), host("b").start());
+    join(&a, &b, "b.example");
+    wait_known(&[&a, &b]);
+    (0..33).for_each(|_| send(&b, "user@b.example", &["user@a.example"]));
+    wait_until("some are told so", SOON, || b.log().contains("quota of all_messages in an hour"));
+    wait_until("as many as may are taken", SOON, || mailbox(&a) >= 30);
+    // From nobody: what is said of the flood comes through it.
+    send(&b, "", &["user@a.example"]);
+    wait_until("notices come through", SOON, || mailbox(&a) >= 31);
+    assert!(a.ok(&["mesh", "status"]).contains("over its quota: b, "));
+    a.edit_config("quota.all_messages = 30", "quota.all_messages = 3000");
+    a.ok(&["reload"]);
+    b.cli(&["queue", "retry", "--all"]);
+    wait_until("nothing is lost", 3 * SOON, || mailbox(&a) == 34);
 }
 
 #[test]
@@ -248,6 +270,73 @@ fn a_rogue_hands_over_no_mail_in_anothers_name() {
     assert_eq!(misdeeds(&a, "origin"), 3);
     let own = by(begun(me), me);
     client.expect(&format!("MAIL FROM:<user@r.example> XMESH={own}"), 250);
+}
+
+/// Returns what a question is answered with over a link.
+fn asked(session: &mut Client, question: &Question) -> Result<Vec<u8>, Fault> {
+    session.expect("XLINK 1", 250);
+    session.send(Message::Ask(question.clone()).to_octets());
+    loop {
+        let length = session.wire().exactly(LENGTH_OCTETS).expect("a length").try_into().expect("four");
+        let octets = message_octets(length, MESSAGE_OCTETS_MAX).expect("a length that is allowed");
+        let octets = session.wire().exactly(octets).expect("a message");
+        if let Message::Answer(answer) = Message::from_octets(&octets).expect("sound") {
+            assert_eq!(answer.number, question.number);
+            return answer.said.map(|(octets, _)| octets.into());
+        }
+    }
+}
+
+#[test]
+fn a_rogue_asks_in_its_own_name_alone_and_is_told_what_concerns_it() {
+    let (a, b, rogue) = three();
+    let id = |agent: &Agent| status(agent)["node"].as_str().expect("a text").parse().expect("an id");
+    let own = |to| Question::new(&rogue.key, to, 7, kind::QUEUE, br#"{"v":1}"#[..].into());
+    let said = asked(&mut rogue.session(&a), &own(id(&a))).expect("it is told something");
+    assert!(String::from_utf8_lossy(&said).contains("does not let this host look"), "{said:?}");
+    wait_reported(&a, "asked");
+    assert!(a.ok(&["mesh", "status"]).contains("refused: r asked what it may not be told, 1 times"));
+    // In the name of b, which may know more; for a itself, and for b by way of a.
+    for (number, to) in [(1, id(&a)), (2, id(&b))] {
+        let forged = Question { from: id(&b), number, ..own(to) };
+        assert_eq!(asked(&mut rogue.session(&a), &forged), Err(Fault::Stranger));
+    }
+    assert_eq!(misdeeds(&a, "question"), 2);
+    assert_eq!((misdeeds(&b, "question"), misdeeds(&b, "asked")), (0, 0), "nothing of it was passed on");
+    wait_reported(&a, "question");
+}
+
+/// Whoever has seen an invitation being used has the proof, and not the session that it is for.
+#[test]
+fn of_proofs_that_were_overheard_or_are_for_others_none_lets_anybody_in() {
+    const ATTEMPTS: u8 = 40;
+    let a = host("a").metrics().start();
+    let token = a.ok(&["mesh", "invite", "--uses", "100"]);
+    let invitation: Invitation = token.trim().parse().expect("an invitation");
+    for attempt in 0..ATTEMPTS {
+        let key = SecretKey::from_seed(&[attempt + 1; 32]);
+        let (me, other) = (key.public().id(), SecretKey::from_seed(&[99; 32]).public().id());
+        // The secret is right in all of them: what is missing is this session.
+        let proof = match attempt % 3 {
+            0 => invitation.prove(&[attempt; 32], &me),
+            1 => invitation.prove(&[attempt; 32], &other),
+            _ => Invitation { inviter: other, ..invitation.clone() }.prove(&[attempt; 32], &me),
+        };
+        let mut session = mesh::session(&key, &a);
+        session.ehlo();
+        session.expect("XLINK 1", 250);
+        session.send(Message::Join { proof, label: "r".into() }.to_octets());
+        let rest = session.wire().rest();
+        let said = Message::from_octets(&rest[LENGTH_OCTETS..]).expect("sound");
+        assert!(matches!(&said, Message::Refused { why } if why.contains("no open invitation")), "{said:?}");
+    }
+    let status = status(&a);
+    assert_eq!(status["members"].as_array().map(Vec::len), Some(1), "{status}");
+    let reported = serde_json::json!([{ "node": "", "label": "strangers", "what": "join", "times": ATTEMPTS }]);
+    assert_eq!(status["misdeeds"], reported);
+    assert_eq!(a.metric("postroad_mesh_misdeeds_total{what=\"join\"}"), usize::from(ATTEMPTS));
+    let told = a.log().matches("a member does what it may not").count();
+    assert!(told < usize::from(ATTEMPTS), "the log says it {told} times");
 }
 
 #[test]

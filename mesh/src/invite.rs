@@ -255,22 +255,34 @@ mod tests {
         assert!(refuses([9; 32], node(2), node(1), HOUR), "too late");
     }
 
-    /// A thousand guesses, each wrong in the secret, the session, or who is who.
+    /// A thousand of each: the secret guessed, what was overheard in another session or a session with whoever stands
+    /// in between, said by another node, meant for another inviter, and a proof that was good, with an octet altered.
     #[test]
-    fn of_a_thousand_guesses_none_fits() {
+    fn of_a_thousand_attempts_of_each_kind_none_fits() {
         let mut invitations = invitations(9);
-        for guess in 0..1_000u16 {
-            let wrong = sha256(&[&guess.to_be_bytes()]);
-            let (mut invitation, mut session, mut joiner) = (invitation(), [9; 32], node(2));
-            match guess % 3 {
-                0 => invitation.secret = *wrong.first_chunk().expect("a hash is longer"),
-                1 => session = wrong,
-                _ => joiner = NodeId::from_octets(wrong),
+        let good = invitation().prove(&[9; 32], &node(2));
+        for attempt in 0..1_000u16 {
+            let wrong = sha256(&[&attempt.to_be_bytes()]);
+            let guessed = Invitation { secret: *wrong.first_chunk().expect("a hash is longer"), ..invitation() };
+            let elsewhere = Invitation { inviter: NodeId::from_octets(wrong), ..invitation() };
+            let mut altered = *good.octets();
+            altered[usize::from(attempt) % 32] ^= (attempt % 255 + 1) as u8;
+            let proofs = [
+                guessed.prove(&[9; 32], &node(2)),
+                invitation().prove(&wrong, &node(2)),
+                invitation().prove(&[9; 32], &NodeId::from_octets(wrong)),
+                elsewhere.prove(&[9; 32], &node(2)),
+                Proof::from_octets(altered),
+            ];
+            for proof in proofs {
+                assert_eq!(invitations.redeem(&proof, &[9; 32], &node(2), &node(1), 5), Err(NotInvited));
             }
-            let proof = invitation.prove(&session, &joiner);
-            assert_eq!(invitations.redeem(&proof, &[9; 32], &node(2), &node(1), 5), Err(NotInvited));
+            // The good one, said again by whoever heard it: in its own session, by its own key.
+            assert_eq!(invitations.redeem(&good, &wrong, &node(2), &node(1), 5), Err(NotInvited));
+            assert_eq!(invitations.redeem(&good, &[9; 32], &NodeId::from_octets(wrong), &node(1), 5), Err(NotInvited));
         }
         assert_eq!(invitations.open()[0].uses, 9);
+        assert!(invitations.redeem(&good, &[9; 32], &node(2), &node(1), 5).is_ok());
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! How much mail for outside the mesh a member may hand over, and when it is to be contained.
+//! How much mail a member may hand over, of mail for outside the mesh and of all, and when it is to be contained.
 //!
 //! Each member has an account; so has each origin behind it, as the member names it, with half as
 //! much: nobody behind a hub takes all of what the hub may send, and whoever lies about an origin spends its
@@ -39,6 +39,10 @@ pub struct Quota {
     pub recipients: u64,
     /// Domains that it has not written to within a week.
     pub new_domains: u64,
+    /// Messages, those that stay in the mesh with them.
+    pub all_messages: u64,
+    /// Octets of content of these.
+    pub all_octets: u64,
 }
 
 /// Which way mail came: over whom, and from where.
@@ -84,6 +88,8 @@ pub struct Accounts(HashMap<(NodeId, Option<NodeId>), Account>);
 struct Account {
     mail: Used,
     notices: Used,
+    /// All that it hands over, wherever it goes.
+    all: Used,
     domains: BTreeMap<[u8; 8], u64>,
     outcomes: Outcomes,
     /// How often it was told to come again within the hour of `outcomes`.
@@ -125,7 +131,34 @@ impl Accounts {
         over.map_or(Ok(()), Err)
     }
 
-    /// Counts the octets of a message that was taken.
+    /// Counts a message of a member, wherever it goes, or says what there is too much of. Notices have a tenth beside
+    /// the quota, which comes last: a member that is slowed down can say so.
+    ///
+    /// # Errors
+    /// What is over its quota.
+    pub fn message(&mut self, from: NodeId, is_notice: bool, quota: &Quota, now: u64) -> Result<(), Over> {
+        let quota = Quota { messages: quota.all_messages, octets: quota.all_octets, ..*quota };
+        let account = self.account((from, None), now);
+        account.all.run_off(&quota, 1.0, now);
+        let share = if is_notice { 1.0 + NOTICES_SHARE } else { 1.0 };
+        let over = match () {
+            () if account.all.messages + 1.0 > quota.messages as f64 * share => Over::Messages,
+            () if account.all.octets >= quota.octets as f64 * share => Over::Octets,
+            () => {
+                account.all.messages += 1.0;
+                return Ok(());
+            }
+        };
+        account.over += 1;
+        Err(over)
+    }
+
+    /// Counts the octets of a message that [`Accounts::message`] counted.
+    pub fn message_octets(&mut self, from: NodeId, octets: u64, now: u64) {
+        self.account((from, None), now).all.octets += octets as f64;
+    }
+
+    /// Counts the octets of a message that was taken and leaves the mesh.
     pub fn octets(&mut self, way: Way, is_notice: bool, octets: u64, now: u64) {
         for (name, _) in parts(way) {
             self.account(name, now).used(is_notice).octets += octets as f64;
@@ -256,7 +289,8 @@ fn short(domain: &str) -> [u8; 8] {
 mod tests {
     use super::*;
 
-    const QUOTA: Quota = Quota { messages: 100, octets: 1_000, recipients: 200, new_domains: 20 };
+    const QUOTA: Quota =
+        Quota { messages: 100, octets: 1_000, recipients: 200, new_domains: 20, all_messages: 300, all_octets: 9_000 };
     const MAIL: Foreign<'_> = Foreign { domain: "x.example", is_first: true, is_notice: false, is_contained: false };
 
     fn node(n: u8) -> NodeId {
@@ -296,6 +330,23 @@ mod tests {
         assert_eq!(to(20, 0), Err(Over::NewDomains));
         assert_eq!(to(7, 0), Ok(()), "it wrote there before");
         assert_eq!(to(20, HOUR_MS), Ok(()));
+    }
+
+    #[test]
+    fn all_mail_is_counted_and_notices_come_last() {
+        let mut accounts = Accounts::default();
+        let mut taken = |n: u8, is_notice, now| {
+            (0..1_000).take_while(|_| accounts.message(node(n), is_notice, &QUOTA, now).is_ok()).count()
+        };
+        assert_eq!(taken(1, false, 0), 300);
+        assert_eq!(taken(1, true, 0), 30);
+        assert_eq!((taken(1, true, 0), taken(2, false, 0)), (0, 300), "others are not concerned");
+        assert_eq!(taken(1, false, HOUR_MS / 2), 120);
+        accounts.message_octets(node(3), 9_000, 0);
+        assert_eq!(accounts.message(node(3), false, &QUOTA, 0), Err(Over::Octets));
+        assert_eq!(accounts.message(node(3), true, &QUOTA, 0), Ok(()));
+        assert_eq!(accounts.over()[&node(3)], 1);
+        assert_eq!(accounts.message(node(3), false, &QUOTA, HOUR_MS), Ok(()));
     }
 
     #[test]

@@ -298,11 +298,11 @@ pub struct OverView {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct MisdeedView {
-    /// Its id.
+    /// Its id; empty for strangers, who are counted as one.
     pub node: String,
     /// What it is called.
     pub label: String,
-    /// What: `unsound`, `other_mesh`, `origin` or `flood`.
+    /// What: `unsound`, `other_mesh`, `origin`, `flood`, `question`, `asked` or `join`.
     pub what: String,
     /// How often since the agent started.
     pub times: u64,

@@ -21,6 +21,7 @@ use tracing::{info, warn};
 use super::Agent;
 use super::backend::Backend;
 use crate::admin::{Done, Failure, Id, Line, Request, Stop, perform};
+use crate::metrics::Misdeed;
 use crate::peer::{Answerer, AskError};
 use crate::telemetry::escaped;
 use crate::tls;
@@ -104,6 +105,7 @@ impl Steward {
     async fn tell(&self, agent: Arc<Agent>, from: NodeId, asked: Asked) -> Told {
         let (may_read, may_act) = rights(&agent, &from);
         if !may_read {
+            agent.context.peers.report(from, Misdeed::Asked, "what is in the queue of this host");
             let remedy = format!(
                 "there: [mesh] readers = [\"{from}\"] and `postroad reload`; or on one that may admit: \
                  postroad mesh grant {} --caps queue",
@@ -118,6 +120,7 @@ impl Steward {
             None => None,
             Some(_) if !is_good => Some(Answer::Stale),
             Some(request) if is_change(&request) && !may_act => {
+                agent.context.peers.report(from, Misdeed::Asked, "to change the queue of this host");
                 let remedy = format!("there: [mesh] operators = [\"{from}\"], and `postroad reload`");
                 Some(refused("it does not let this host steer its queue", &remedy))
             }

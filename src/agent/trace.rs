@@ -24,6 +24,7 @@ use crate::admin::trace::{SilentView, TraceView};
 use crate::admin::trace_here;
 use crate::admin::view::Time;
 use crate::journal::{Key, Question};
+use crate::metrics::Misdeed;
 use crate::peer::{Answerer, View};
 
 /// The version of question and answer.
@@ -79,12 +80,16 @@ impl Answerer for Tracer {
 
 async fn tell(agent: Arc<Agent>, from: NodeId, mesh_id: String) -> Told {
     let question = Question { key: Key::Mesh(mesh_id), since: UnixMillis(0), messages_max: COPIES_MAX };
-    let members = agent.context.peers.view();
+    let (peers, members) = (agent.context.peers.clone(), agent.context.peers.view());
     let found = trace_here(&Arc::new(Backend(agent)), &question).await;
     let mut views = found.map(|(views, _)| views).unwrap_or_default();
     let known = views.len();
     views.retain_mut(|view| allow(&members, &from, view));
-    Told { v: VERSION, is_refused: views.len() < known, views }
+    let is_refused = views.len() < known;
+    if is_refused {
+        peers.report(from, Misdeed::Asked, "what became of a message of others");
+    }
+    Told { v: VERSION, is_refused, views }
 }
 
 /// Returns whether a member may hear of a message, and conceals what it may not.

@@ -404,9 +404,14 @@ fn conduct(view: &MeshView) -> Vec<String> {
             "other_mesh" => "passed on what was said in another mesh",
             "origin" => "handed over mail in another member's name",
             "flood" => "flooded its link",
+            "question" => "asked something in another member's name",
+            "asked" => "asked what it may not be told",
+            "join" => "asked to be let in with what fits no invitation",
             other => other,
         };
-        format!("suspicious: {} {}, {} times", escaped(&one.label), escaped(what), one.times)
+        // Honest people try these as well.
+        let how = if ["asked", "join"].contains(&one.what.as_str()) { "refused" } else { "suspicious" };
+        format!("{how}: {} {}, {} times", escaped(&one.label), escaped(what), one.times)
     });
     contained.chain(over).chain(misdeeds).collect()
 }

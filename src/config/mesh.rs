@@ -108,6 +108,8 @@ fn quota(mut s: Section<'_>) -> Quota {
         octets: s.or("data", 5_000_000_000, value::size(1..=1 << 50)),
         recipients: s.or("recipients", 10_000, count()),
         new_domains: s.or("new_domains", 1_000, count()),
+        all_messages: s.or("all_messages", 200_000, count()),
+        all_octets: s.or("all_data", 100_000_000_000, value::size(1..=1 << 50)),
     };
     s.finish();
     quota

@@ -342,6 +342,9 @@ impl Connection {
                 if self.facts.tls.is_none() {
                     self.context.metrics.count_plaintext(Direction::In);
                 }
+                if let Some(node) = self.peer.node.as_deref() {
+                    self.context.peers.pace_octets(*node, octets);
+                }
                 if let Some(way) = outside {
                     self.context.peers.charge_octets(*way, is_notice, octets);
                 }

@@ -49,7 +49,13 @@ pub fn way(from: NodeId, passage: Option<&Passage>) -> Way {
     Way { from, origin: passage.map_or(from, |passage| passage.origin) }
 }
 
-/// Says to a member that it has handed over too much of something.
+/// Says to a member that it hands over more than it may, wherever it goes.
+pub fn over_pace(over: Over) -> Reply {
+    let text = "this member hands over too much mail";
+    OVER_QUOTA.with_text(&format!("{text} (quota of all_{over} in an hour); come again later"))
+}
+
+/// Says to a member that it has handed over too much of what leaves the mesh.
 pub fn over_quota(over: Over) -> Reply {
     let text = "too much mail of this member leaves the mesh here";
     OVER_QUOTA.with_text(&format!("{text} (quota of {over} in an hour); come again later"))

@@ -154,6 +154,12 @@ label! {
         Origin = "origin",
         /// It said more over its link than a member has to say.
         Flood = "flood",
+        /// It asked something in another member's name, or passed such a question on.
+        Question = "question",
+        /// It asked what it may not be told.
+        Asked = "asked",
+        /// It asked to be let in with what fits no invitation.
+        Join = "join",
         /// It handed over more than its quota.
         OverQuota = "over_quota",
     }

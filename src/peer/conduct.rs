@@ -24,6 +24,8 @@ use crate::metrics::Misdeed;
 const SAID_EVERY: Duration = Duration::from_secs(60);
 /// The most things that are remembered of members.
 const SEEN_MAX: usize = 1_000;
+/// What nodes are called that are no members.
+const STRANGERS: &str = "strangers";
 /// How long no link is taken of a member that floods.
 const SHUT: Duration = Duration::from_secs(60);
 
@@ -31,7 +33,8 @@ const SHUT: Duration = Duration::from_secs(60);
 #[derive(Default)]
 pub(super) struct Conduct {
     accounts: Accounts,
-    seen: BTreeMap<(NodeId, Misdeed), Seen>,
+    /// By member; none: strangers.
+    seen: BTreeMap<(Option<NodeId>, Misdeed), Seen>,
     shut: BTreeMap<NodeId, u64>,
 }
 
@@ -75,6 +78,28 @@ impl Peers {
     pub fn charge_octets(&self, way: Way, is_notice: bool, octets: u64) {
         let (now, way) = (self.now(), self.view().way(way));
         self.conduct().accounts.octets(way, is_notice, octets, now);
+    }
+
+    /// Counts a message of a member, wherever it goes.
+    ///
+    /// # Errors
+    /// What the member has handed over too much of.
+    pub fn pace(&self, node: NodeId, is_notice: bool) -> Result<(), Over> {
+        let (quota, now) = (self.config().mesh.quota, self.now());
+        let node = self.view().current(&node);
+        let counted = self.conduct().accounts.message(node, is_notice, &quota, now);
+        if let Err(over) = counted {
+            self.report(node, Misdeed::OverQuota, &format!("all_{over}"));
+        }
+        counted
+    }
+
+    /// Counts the octets of a message of a member; of another node nothing is counted.
+    pub fn pace_octets(&self, node: NodeId, octets: u64) {
+        let (view, now) = (self.view(), self.now());
+        if view.is_member(&node) {
+            self.conduct().accounts.message_octets(view.current(&node), octets, now);
+        }
     }
 
     /// Counts what hosts outside the mesh said to mail that came through it. A member whose mail they
@@ -138,20 +163,25 @@ impl Peers {
 
     /// Reports what a member tried: counted, and said in the log once a minute.
     pub fn report(&self, node: NodeId, what: Misdeed, detail: &str) {
-        self.report_times(node, what, 1, detail);
+        self.report_times(Some(node), what, 1, detail);
+    }
+
+    /// Reports what somebody tried who is no member. Keys cost nothing: all strangers are counted as one.
+    pub(super) fn report_stranger(&self, what: Misdeed, detail: &str) {
+        self.report_times(None, what, 1, detail);
     }
 
     /// Reports what was wrong with what a member passed on.
     pub(super) fn report_faults(&self, node: NodeId, faults: BTreeMap<Fault, u64>) {
         for (fault, times) in faults {
             match fault {
-                Fault::Unsound => self.report_times(node, Misdeed::Unsound, times, "statements and records"),
-                Fault::OtherMesh => self.report_times(node, Misdeed::OtherMesh, times, "statements and records"),
+                Fault::Unsound => self.report_times(Some(node), Misdeed::Unsound, times, "statements and records"),
+                Fault::OtherMesh => self.report_times(Some(node), Misdeed::OtherMesh, times, "statements and records"),
             }
         }
     }
 
-    fn report_times(&self, node: NodeId, what: Misdeed, times: u64, detail: &str) {
+    fn report_times(&self, node: Option<NodeId>, what: Misdeed, times: u64, detail: &str) {
         self.0.parts.metrics.mesh.count_misdeed(what, times);
         let now = self.now();
         let (count, is_said) = {
@@ -168,8 +198,9 @@ impl Peers {
             (seen.count, is_due)
         };
         if is_said {
-            let member = self.view().label(&node);
-            warn!(%node, member, what = what.as_str(), count, detail, "a member does what it may not");
+            let member = node.map_or_else(|| STRANGERS.to_owned(), |node| self.view().label(&node));
+            let node = node.map(tracing::field::display);
+            warn!(node, member, what = what.as_str(), count, detail, "a member does what it may not");
         }
     }
 
@@ -211,9 +242,9 @@ impl Peers {
         let view = self.view();
         let conduct = self.conduct();
         let seen = conduct.seen.iter().filter(|((_, what), _)| *what != Misdeed::OverQuota);
-        let shown = |((node, what), seen): (&(NodeId, Misdeed), &Seen)| MisdeedView {
-            node: node.to_string(),
-            label: view.label(node),
+        let shown = |((node, what), seen): (&(Option<NodeId>, Misdeed), &Seen)| MisdeedView {
+            node: node.map(|node| node.to_string()).unwrap_or_default(),
+            label: node.map_or_else(|| STRANGERS.to_owned(), |node| view.label(&node)),
             what: what.as_str().to_owned(),
             times: seen.count,
         };

@@ -20,6 +20,7 @@ use tracing::{info, warn};
 use super::dial::Linked;
 use super::{Identity, Peers, link, own};
 use crate::admin::Failure;
+use crate::metrics::Misdeed;
 use crate::net::Stream;
 
 /// How long a joiner waits for everything together.
@@ -91,8 +92,12 @@ impl Peers {
             let mine = [self.0.identity.load_full(), self.0.earlier.load_full()];
             let mut redeem =
                 |me: Arc<Identity>| state.own.invitations.redeem(proof, binding, &node, &me.id(), now).ok();
-            let open = mine.into_iter().flatten().find_map(&mut redeem).ok_or(NOT_INVITED)?;
+            let open = mine.into_iter().flatten().find_map(&mut redeem);
             (open, state.own.clone())
+        };
+        let Some(open) = open else {
+            self.report_stranger(Misdeed::Join, &format!("{} as {label:?}", node.short()));
+            return Err(NOT_INVITED.to_owned());
         };
         let kept = self.on_disk(move |files| files.put_own(&own)).await;
         kept.map_err(|error| error.to_string())?;

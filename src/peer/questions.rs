@@ -16,6 +16,7 @@ use tokio::time::{sleep, timeout};
 
 use super::{Identity, Peers};
 use crate::clock::millis;
+use crate::metrics::Misdeed;
 
 /// How long a question may take in all, and over one neighbour.
 const ASK_LIMIT: Duration = Duration::from_secs(15);
@@ -102,6 +103,12 @@ impl Peers {
     /// Takes a question that came over the link with `from`, and answers it there.
     pub(super) fn asked(&self, from: NodeId, question: Question) {
         let number = question.number;
+        // Nothing forged is passed on, so whoever passes it on here is who is to be reported.
+        if self.view().member(&question.from).is_some_and(|asker| !question.is_from(&asker.key)) {
+            self.report(from, Misdeed::Question, &format!("in the name of {}", question.from.short()));
+            self.send(&from, Message::Answer(Answer { number, said: Err(Fault::Stranger) }));
+            return;
+        }
         let Ok(turn) = self.0.answering.clone().try_acquire_owned() else {
             self.send(&from, Message::Answer(Answer { number, said: Err(Fault::Busy) }));
             return;

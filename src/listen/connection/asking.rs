@@ -47,10 +47,10 @@ impl Asking<'_> {
                         let priority = policy.priority(&client, params.priority);
                         *transaction = Transaction::begin(now, reverse_path, params.smtputf8, priority);
                         transaction.passage = passage;
-                        if priority != params.priority {
-                            return Verdict::AcceptUnprivileged;
+                        match self.pace(peer, transaction) {
+                            Ok(()) if priority != params.priority => return Verdict::AcceptUnprivileged,
+                            paced => paced,
                         }
-                        Ok(())
                     }
                     Err(reply) => Err(reply),
                 }

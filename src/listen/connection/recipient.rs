@@ -46,6 +46,17 @@ impl Asking<'_> {
 }
 
 impl Asking<'_> {
+    /// Counts a message for the member that hands it over.
+    ///
+    /// # Errors
+    /// The reply that puts it off: the member has handed over as much as it may.
+    pub(super) fn pace(&self, peer: &Peer, transaction: &Transaction) -> Result<(), Reply> {
+        match peer.node.as_deref().filter(|node| self.context.peers.view().is_member(node)) {
+            Some(node) => self.context.peers.pace(*node, transaction.is_notice()).map_err(passing::over_pace),
+            None => Ok(()),
+        }
+    }
+
     /// Counts a recipient outside the mesh for the member that hands its mail over.
     ///
     /// # Errors

@@ -18,6 +18,7 @@ pub mod link;
 pub mod node;
 pub mod passage;
 pub mod path;
+pub mod pending;
 pub mod proof;
 pub mod question;
 pub mod quota;

@@ -3,7 +3,7 @@
 //! Two nodes with the same statements have the same members, in whatever order these came. How it
 //! is read, in stages, so that nothing depends on itself:
 //!
-//! 1. *Guests*: the founder, and whoever enough voices of guests with the right to do so admitted.
+//! 1. *Guests*: the founders, and whoever enough voices of guests with the right to do so admitted.
 //!    A node admits nobody with rights that it has not. Revocations count for nothing here.
 //! 2. *Revoked*: guests whom enough voices of other guests revoked, and who retired.
 //! 3. *Members*: guests not revoked whose admission stands. What a revoked node stated stands up to
@@ -32,6 +32,8 @@ const STATEMENTS_PER_PLACE_MAX: usize = 2;
 pub struct Roster {
     mesh: MeshId,
     founder: NodeKey,
+    /// Who founded it as well.
+    founders: Vec<NodeKey>,
     policy: Policy,
     statements: BTreeMap<StatementId, Statement>,
     /// Whose statements are taken in: all guests, and those who were guests but that two of the voices for
@@ -92,9 +94,9 @@ pub enum MergeError {
 }
 
 #[derive(Clone, Debug)]
-struct Guest {
+pub(crate) struct Guest {
     key: NodeKey,
-    caps: Caps,
+    pub(crate) caps: Caps,
 }
 
 impl Roster {
@@ -104,10 +106,11 @@ impl Roster {
     ///
     /// When the statement founds nothing.
     pub fn new(founding: Statement) -> Result<Roster, MergeError> {
-        let What::Found { policy, .. } = founding.what() else { return Err(MergeError::FoundsNothing) };
+        let What::Found { policy, founders, .. } = founding.what() else { return Err(MergeError::FoundsNothing) };
         let mut roster = Roster {
             mesh: founding.id(),
             founder: *founding.by(),
+            founders: founders.clone(),
             policy: *policy,
             statements: BTreeMap::new(),
             heard: BTreeSet::new(),
@@ -249,7 +252,7 @@ impl Roster {
 
     /// Reads all statements anew.
     fn read(&mut self) {
-        let lines = Lines::new(self.rotations(|_| true), self.founder.id());
+        let lines = self.lines();
         let (guests, sponsors) = self.read_guests(&lines);
         // Statements are taken in whatever rotations come later: who is heard only grows.
         self.heard = match self.policy.admit_by > 1 && !lines.is_empty() {
@@ -270,6 +273,15 @@ impl Roster {
             .collect();
     }
 
+    /// Returns which keys are one node's.
+    pub(crate) fn lines(&self) -> Lines {
+        Lines::new(self.rotations(|_| true), self.founder.id())
+    }
+
+    pub(crate) fn founder(&self) -> NodeId {
+        self.founder.id()
+    }
+
     fn rotations(&self, counts: impl Fn(&Statement) -> bool) -> impl Iterator<Item = Rotation> {
         self.statements.values().filter(move |statement| counts(statement)).filter_map(|statement| {
             let What::Rotate { to } = statement.what() else { return None };
@@ -278,10 +290,14 @@ impl Roster {
     }
 
     /// Stage 1.
-    fn read_guests(&self, lines: &Lines) -> (BTreeMap<NodeId, Guest>, Sponsors) {
+    pub(crate) fn read_guests(&self, lines: &Lines) -> (BTreeMap<NodeId, Guest>, Sponsors) {
         let founder = self.founder.id();
         let mut guests = BTreeMap::from([(founder, Guest { key: self.founder, caps: Caps::ALL })]);
         let mut sponsors = Sponsors::default();
+        for key in &self.founders {
+            guests.insert(key.id(), Guest { key: *key, caps: Caps::ALL });
+            sponsors.add(founder, key.id());
+        }
         let mut grown = true;
         while grown {
             grown = false;
@@ -386,12 +402,13 @@ impl Roster {
         let grants = self.grants();
         for (id, guest) in guests.iter().filter(|(id, _)| !revoked.contains_key(id)) {
             let standing: Vec<&Grant<'_>> = grants.get(&guest.key).into_iter().flatten().filter(stands).collect();
-            if *id != self.founder.id() && standing.is_empty() {
+            let founded = guest.key == self.founder || self.founders.contains(&guest.key);
+            if !founded && standing.is_empty() {
                 continue;
             }
             let mut member = Member {
                 key: guest.key,
-                caps: if *id == self.founder.id() { Caps::ALL } else { Caps::NONE },
+                caps: if founded { Caps::ALL } else { Caps::NONE },
                 serves: BTreeMap::new(),
                 label: Box::default(),
                 sponsors: BTreeSet::new(),

@@ -5,7 +5,8 @@
 //! what it had said. A [`Statement`] was checked: its signature, its limits, its form. What it is
 //! worth is for the `roster` to decide.
 //!
-//! On the wire: CBOR, numbered fields, format version 1. The octets are kept as they were signed, so
+//! On the wire: CBOR, numbered fields, format version 1; 2 for one that founds a mesh with several, so that a
+//! release that knew of one founder only does not misread it. The octets are kept as they were signed, so
 //! that fields of later releases travel through this one unchanged.
 
 use std::fmt;
@@ -16,7 +17,7 @@ use postroad_smtp::Domain;
 
 use crate::caps::Caps;
 use crate::node::{NodeId, NodeKey, Purpose, SecretKey, Signature, base32, sha256};
-use crate::wire::{NOT_CBOR, Wrong, domains, text, with_signature, without_signature};
+use crate::wire::{NOT_CBOR, Wrong, domains, few, text, with_signature, without_signature};
 
 /// The most octets of a statement, signature not counted.
 pub const STATEMENT_OCTETS_MAX: usize = 4096;
@@ -26,8 +27,11 @@ pub const GRANTED_DOMAINS_MAX: usize = 32;
 pub const TEXT_OCTETS_MAX: usize = 200;
 /// The most statements that one node ever makes; a node that needs more rotates its key.
 pub const SEQUENCE_MAX: u32 = 4095;
-/// The format described here.
+/// The most that found a mesh together, beside who signs.
+pub const FOUNDERS_MAX: usize = 16;
+/// The formats described here.
 const VERSION: u8 = 1;
+const VERSION_OF_SEVERAL: u8 = 2;
 
 /// The name of a statement: SHA-256 of its octets.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -71,6 +75,8 @@ pub enum What {
         policy: Policy,
         /// Its name, for people.
         label: Box<str>,
+        /// Who founds it with its signer: members from the beginning, each with a voice of its own.
+        founders: Vec<NodeKey>,
     },
     /// This node is a member.
     Admit {
@@ -122,7 +128,7 @@ pub enum StatementError {
     #[error("the statement is malformed: {0}")]
     Malformed(&'static str),
     /// Made by a release whose format this one does not read.
-    #[error("the statement has format version {0}; this release reads version {VERSION}")]
+    #[error("the statement has format version {0}; this release reads versions up to {VERSION_OF_SEVERAL}")]
     Version(u8),
     /// Its signature, or the consent in it, does not hold.
     #[error("the signature of the statement does not hold")]
@@ -164,6 +170,9 @@ struct Wire {
     /// Rotation: the next key's signature over the key that it follows.
     #[n(14)]
     consent: Option<ByteArray<64>>,
+    /// Founding, version 2: who founds it as well.
+    #[n(15)]
+    founders: Option<Vec<ByteArray<32>>>,
 }
 
 const FOUND: u8 = 1;
@@ -175,8 +184,17 @@ const RETIRE: u8 = 5;
 impl Statement {
     /// Founds a mesh.
     pub fn found(founder: &SecretKey, policy: Policy, label: &str, at: u64) -> Statement {
+        Statement::found_with(founder, Vec::new(), policy, label, at)
+    }
+
+    /// Founds a mesh together with others.
+    ///
+    /// # Panics
+    ///
+    /// When there are more than [`FOUNDERS_MAX`], or one stands twice.
+    pub fn found_with(founder: &SecretKey, founders: Vec<NodeKey>, policy: Policy, label: &str, at: u64) -> Statement {
         let head = Head { mesh: None, sequence: 0, previous: None, at };
-        Statement::sign(founder, head, What::Found { policy, label: label.into() }, None)
+        Statement::sign(founder, head, What::Found { policy, label: label.into(), founders }, None)
     }
 
     /// States something in a mesh. For a rotation use [`Statement::rotate`].
@@ -214,8 +232,10 @@ impl Statement {
             return Err(StatementError::TooLong);
         }
         let wire: Wire = minicbor::decode(octets).map_err(|_| NOT_CBOR)?;
-        if wire.version != VERSION {
-            return Err(StatementError::Version(wire.version));
+        match wire.version {
+            VERSION => {}
+            VERSION_OF_SEVERAL if wire.kind == FOUND => {}
+            version => return Err(StatementError::Version(version)),
         }
         let by = NodeKey::from_octets(*wire.by);
         if !by.verifies(Purpose::Statement, octets, &signature) {
@@ -301,9 +321,14 @@ fn wire(by: &NodeKey, head: Head, what: &What, consent: Option<Signature>) -> Wi
         text: None,
         upto: None,
         consent: consent.map(|consent| (*consent.octets()).into()),
+        founders: None,
     };
     match what {
-        What::Found { policy, label } => {
+        What::Found { policy, label, founders } => {
+            if !founders.is_empty() {
+                wire.version = VERSION_OF_SEVERAL;
+                wire.founders = Some(founders.iter().map(|key| (*key.octets()).into()).collect());
+            }
             wire.kind = FOUND;
             wire.policy = Some((policy.admit_by, policy.revoke_by));
             wire.text = Some(label.to_string());
@@ -339,7 +364,16 @@ fn what(wire: Wire, by: &NodeKey) -> Result<What, StatementError> {
             if admit_by == 0 || revoke_by == 0 {
                 return Err("a policy by nobody".into());
             }
-            What::Found { policy: Policy { admit_by, revoke_by }, label: text(wire.text, TEXT_OCTETS_MAX)? }
+            // To version 1 it is a field of a later release.
+            let founders = wire.founders.filter(|_| wire.version == VERSION_OF_SEVERAL).unwrap_or_default();
+            let founders: Vec<NodeKey> =
+                few(founders, FOUNDERS_MAX)?.iter().map(|key| NodeKey::from_octets(**key)).collect();
+            let is_new = |(place, key): (usize, &NodeKey)| key != by && !founders[..place].contains(key);
+            if !founders.iter().enumerate().all(is_new) {
+                return Err("a founder that stands twice".into());
+            }
+            let policy = Policy { admit_by, revoke_by };
+            What::Found { policy, label: text(wire.text, TEXT_OCTETS_MAX)?, founders }
         }
         ADMIT => What::Admit {
             node: key(wire.key)?,
@@ -397,6 +431,11 @@ impl StatementId {
 impl Policy {
     /// Any member that may admit admits; two revoke.
     pub const DEFAULT: Policy = Policy { admit_by: 1, revoke_by: 2 };
+
+    /// Returns eight characters to compare it by, for people.
+    pub fn hash(&self) -> String {
+        base32(&sha256(&[b"postroad mesh policy 1\0", &[self.admit_by, self.revoke_by]]))[..8].to_owned()
+    }
 }
 
 impl fmt::Display for StatementId {

@@ -261,6 +261,46 @@ fn a_policy_of_two_wants_two_sponsors() {
     assert_eq!(mesh.roster.member(&mesh.id(5)).expect("admitted").sponsors.len(), 2);
 }
 
+/// Three found a mesh together, so that a policy of two voices has somebody to go by.
+#[test]
+fn founders_have_a_voice_each_and_what_lacks_voices_is_named() {
+    let keys: Vec<SecretKey> = (0..12).map(|n| SecretKey::from_seed(&[n; 32])).collect();
+    let others = vec![keys[B].public(), keys[C].public()];
+    let policy = Policy { admit_by: 2, revoke_by: 3 };
+    let founding = Statement::found_with(&keys[A], others.clone(), policy, "lab", 1);
+    assert_eq!(Statement::from_octets(&founding.to_octets()).expect("sound"), founding);
+    let mut mesh = Mesh { roster: Roster::new(founding).expect("it founds"), keys };
+    assert!([A, B, C].iter().all(|node| mesh.roster.member(&mesh.id(*node)).expect("a founder").caps == Caps::ALL));
+    mesh.admits(B, D, MEMBER);
+    assert!(!mesh.has(D));
+    let pending = mesh.roster.pending();
+    assert_eq!((pending.len(), pending[0].node, pending[0].voices, pending[0].needed), (1, mesh.id(D), 1, 2));
+    assert_eq!(pending[0].by, [mesh.id(B)].into());
+    mesh.says(C, pending[0].what.clone());
+    assert!(mesh.has(D) && mesh.roster.pending().is_empty());
+    for by in [A, B] {
+        mesh.revokes(by, C, None);
+    }
+    let pending = mesh.roster.pending();
+    assert_eq!((pending.len(), pending[0].voices, pending[0].needed), (1, 2, 3));
+    assert!(mesh.has(C), "a founder, too, is revoked by three");
+    mesh.revokes(D, C, None);
+    assert!(!mesh.has(C) && mesh.roster.pending().is_empty());
+    let twice =
+        std::panic::catch_unwind(|| Statement::found_with(&SecretKey::from_seed(&[1; 32]), others, policy, "lab", 1));
+    assert!(twice.is_err(), "nobody founds it twice over");
+}
+
+/// What founded the first meshes reads as it did, and is still written so.
+#[test]
+fn a_founding_statement_of_version_1_is_what_it_was() {
+    let founding = Statement::found(&SecretKey::from_seed(&[7; 32]), Policy::DEFAULT, "ours", 1_800_000_000_000);
+    let sample = include_bytes!("samples/found-1");
+    assert_eq!(founding.to_octets(), sample);
+    let read = Statement::from_octets(sample).expect("sound");
+    assert!(matches!(read.what(), What::Found { policy: Policy::DEFAULT, founders, .. } if founders.is_empty()));
+}
+
 /// What somebody might say, with numbers for nodes.
 #[derive(Clone, Debug)]
 enum Said {
@@ -281,8 +321,13 @@ fn said() -> impl Strategy<Value = Said> {
 }
 
 /// Lets everybody speak in turn; who is nobody's guest yet is not heard.
-fn tell(story: &[Said]) -> Mesh {
-    let mut mesh = Mesh::founded(Policy::DEFAULT);
+fn tell(story: &[Said], policy: Policy) -> Mesh {
+    let mut mesh = Mesh::founded(policy);
+    if policy != Policy::DEFAULT {
+        let others = [B, C, D].map(|node| mesh.keys[node].public()).to_vec();
+        let founding = Statement::found_with(&mesh.keys[A], others, policy, "lab", 1);
+        mesh.roster = Roster::new(founding).expect("it founds");
+    }
     for said in story {
         let by = match said {
             Said::Admits(by, ..) | Said::Revokes(by, ..) | Said::Retires(by) | Said::Rotates(by, _) => *by,
@@ -311,8 +356,9 @@ proptest! {
         story in prop::collection::vec(said(), 0..24),
         seed in any::<u64>(),
         cut in any::<prop::sample::Index>(),
+        admit_by in 1u8..4,
     ) {
-        let told = tell(&story).roster;
+        let told = tell(&story, Policy { admit_by, ..Policy::DEFAULT }).roster;
         let mut statements: Vec<Statement> = told.statements().values().cloned().collect();
         let founding = statements.iter().position(|s| s.head().mesh.is_none()).expect("there is one");
         let mut other = Roster::new(statements.swap_remove(founding)).expect("it founds");
@@ -330,6 +376,7 @@ proptest! {
         other.merge(all);
         prop_assert_eq!(other.members(), told.members());
         prop_assert_eq!(other.gone(), told.gone());
+        prop_assert_eq!(other.pending(), told.pending());
         for (id, earlier) in told.members().keys().map(|id| (id, told.earlier(id).collect::<Vec<_>>())) {
             prop_assert_eq!(other.earlier(id).collect::<Vec<_>>(), earlier);
         }
@@ -338,7 +385,7 @@ proptest! {
 
     #[test]
     fn statements_come_back_as_they_went(story in prop::collection::vec(said(), 0..12)) {
-        for statement in tell(&story).roster.statements().values() {
+        for statement in tell(&story, Policy::DEFAULT).roster.statements().values() {
             prop_assert_eq!(&Statement::from_octets(&statement.to_octets()).expect("sound"), statement);
         }
     }

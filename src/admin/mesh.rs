@@ -11,6 +11,13 @@ pub enum MeshRequest {
         /// What it is called, for people.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         label: Option<String>,
+        /// How many independent voices make a member, and end a membership.
+        admit_by: u8,
+        /// See `admit_by`.
+        revoke_by: u8,
+        /// The cards of those who found it, too.
+        #[serde(default)]
+        founders: Vec<String>,
     },
     /// Invite; found a mesh first when this host is in none. Shows an [`InviteView`].
     Invite {
@@ -71,6 +78,12 @@ pub enum MeshRequest {
         #[serde(default)]
         reason: String,
     },
+    /// Add this host's voice to what lacks voices, or with no node only show that. Shows a [`VotesView`].
+    Vote {
+        /// Whom it is about: a label, an id, or what an id begins with.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        node: Option<String>,
+    },
     /// Take a node for no member here, whatever the others say. Shows a [`MeshView`].
     Refuse {
         /// Which.
@@ -114,6 +127,50 @@ pub struct VoteView {
     pub is_revoked: bool,
     /// How many voices it takes.
     pub voices_needed: u8,
+}
+
+/// What lacks voices.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct VotesView {
+    /// What the voice that was added just now came to.
+    pub done: Option<String>,
+    /// What lacks voices still.
+    pub open: Vec<OpenVoteView>,
+}
+
+/// An admission or a revocation that lacks voices.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct OpenVoteView {
+    /// Whom it is about.
+    pub node: String,
+    /// What that one is called.
+    pub label: String,
+    /// What it is: `admit` or `revoke`.
+    pub what: String,
+    /// With which rights and domains, or why.
+    pub detail: String,
+    /// Who spoke for it.
+    pub by: Vec<String>,
+    /// How many independent voices these have.
+    pub voices: u8,
+    /// How many it takes.
+    pub needed: u8,
+    /// This host has spoken for it.
+    pub is_said: bool,
+}
+
+/// How the members of a mesh decide.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PolicyView {
+    /// How many independent voices make a member.
+    pub admit_by: u8,
+    /// How many end a membership.
+    pub revoke_by: u8,
+    /// What people compare it by.
+    pub hash: String,
 }
 
 /// That a member is there.
@@ -252,6 +309,10 @@ pub struct MeshView {
     pub over_quota: Vec<OverView>,
     /// What members tried that no honest member does.
     pub misdeeds: Vec<MisdeedView>,
+    /// How its members decide; none in none.
+    pub policy: Option<PolicyView>,
+    /// Admissions and revocations that lack voices.
+    pub open_votes: u64,
     /// This host is changing its key.
     pub rotation: Option<RotationView>,
 }

@@ -2,6 +2,7 @@
 
 mod candidates;
 pub(super) mod dns;
+mod govern;
 mod map;
 mod svg;
 
@@ -10,7 +11,6 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use comfy_table::{ContentArrangement, Table, presets};
-use postroad_queue::UnixMillis;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -18,9 +18,8 @@ use super::ask::ask;
 use super::{Context, Failure};
 use crate::admin::Request;
 use crate::admin::mesh::{
-    CandidatesView, CardView, DnsView, InviteView, MemberView, MeshRequest, MeshView, PingView, VoteView,
+    CandidatesView, CardView, DnsView, InviteView, MemberView, MeshRequest, MeshView, PingView, VoteView, VotesView,
 };
-use crate::admin::view::Time;
 use crate::clock::millis;
 use crate::config::{parse_duration, show_duration};
 use crate::telemetry::escaped;
@@ -53,6 +52,16 @@ enum Action {
         /// What the mesh is called; default the name of this host
         #[arg(long)]
         label: Option<String>,
+        /// How many independent voices make a member; the same for all the life of the mesh
+        #[arg(long, value_name = "N", default_value_t = 1)]
+        admit_by: u8,
+        /// How many independent voices end a membership
+        #[arg(long, value_name = "N", default_value_t = 2)]
+        revoke_by: u8,
+        /// A host that founds it as well, with a voice of its own: what `postroad mesh card` printed there; may
+        /// stand several times
+        #[arg(long, value_name = "CARD")]
+        with: Vec<String>,
     },
     /// Invite hosts; prints what to say on them. Makes the mesh when there is none
     Invite {
@@ -154,6 +163,15 @@ Examples:
         #[arg(long)]
         lift: bool,
     },
+    /// Show which admissions and revocations lack voices, or add this host's voice to one
+    #[command(after_help = "\
+Examples:
+  postroad mesh vote          What lacks voices, and who spoke for it
+  postroad mesh vote lab      This host agrees")]
+    Vote {
+        /// Whom it is about: a label, an id, or what an id begins with
+        node: Option<String>,
+    },
     /// Let of a member's mail only a trickle leave the mesh here; within the mesh it goes on
     Contain {
         /// Its label, its id, or what its id begins with
@@ -196,9 +214,9 @@ struct Rights {
 
 pub(super) fn run(args: Args, context: &mut Context) -> Result<(), Failure> {
     match args.action {
-        Action::Init { label } => {
-            let view: MeshView = request(context, MeshRequest::Init { label })?;
-            print(context, &view, |view| vec![summary(view)])
+        Action::Init { label, admit_by, revoke_by, with } => {
+            let view: MeshView = request(context, MeshRequest::Init { label, admit_by, revoke_by, founders: with })?;
+            print(context, &view, |view| [vec![summary(view)], govern::policy(view)].concat())
         }
         Action::Invite { ttl, uses, rights } => {
             let Rights { caps, serves } = rights;
@@ -248,6 +266,10 @@ fn run_parting(action: Action, context: &mut Context) -> Result<(), Failure> {
             let view: VoteView = request(context, MeshRequest::Revoke { node, reason })?;
             print(context, &view, |view| vec![vote(view)])
         }
+        Action::Vote { node } => {
+            let view: VotesView = request(context, MeshRequest::Vote { node })?;
+            print(context, &view, govern::votes)
+        }
         Action::Refuse { node, lift } => {
             let view: MeshView = request(context, MeshRequest::Refuse { node, lift })?;
             print(context, &view, status)
@@ -258,7 +280,7 @@ fn run_parting(action: Action, context: &mut Context) -> Result<(), Failure> {
         }
         Action::Rotate { finish } => {
             let view: MeshView = request(context, MeshRequest::Rotate { finish })?;
-            print(context, &view, |view| [vec![summary(view)], changing(view)].concat())
+            print(context, &view, |view| [vec![summary(view)], govern::changing(view)].concat())
         }
         Action::Leave => {
             let view: MeshView = request(context, MeshRequest::Leave {})?;
@@ -350,7 +372,8 @@ fn status(view: &MeshView) -> Vec<String> {
         (Some(_), false) => "this host is no member of the mesh that it knows".to_owned(),
     }];
     lines.extend(table(&view.members).lines().map(str::to_owned));
-    lines.extend(changing(view));
+    lines.extend(govern::policy(view));
+    lines.extend(govern::changing(view));
     for gone in &view.gone {
         lines.push(format!("gone: {} ({})", short(&gone.node), escaped(&gone.why)));
     }
@@ -367,26 +390,6 @@ fn status(view: &MeshView) -> Vec<String> {
         lines.push(format!("invitations open here: {}", view.open_invitations));
     }
     lines
-}
-
-/// Says who changes its key, and who has not heard of that yet.
-fn changing(view: &MeshView) -> Vec<String> {
-    let own = view.rotation.iter().map(|rotation| {
-        let unheard: Vec<String> = rotation.unheard.iter().map(|label| escaped(label)).collect();
-        let unheard = if unheard.is_empty() { "nobody any more".to_owned() } else { unheard.join(", ") };
-        format!(
-            "this host changes its key: as {} it is known still to {unheard}, until {} at the latest\n  \
-             to give the old key up now: postroad mesh rotate --finish",
-            short(&rotation.earlier),
-            Time(UnixMillis(rotation.until_ms))
-        )
-    });
-    let others = view.members.iter().filter(|member| member.link != "self" && !member.earlier.is_empty());
-    let others = others.map(|member| {
-        let earlier: Vec<String> = member.earlier.iter().map(|node| short(node)).collect();
-        format!("{} changes its key: as {} it is known still", escaped(&member.label), earlier.join(", "))
-    });
-    own.chain(others).collect()
 }
 
 /// Says who is contained, who hands over too much, and who tried what it may not.

@@ -11,6 +11,7 @@ use std::time::Duration;
 use postroad_mesh::frame::Item;
 use postroad_mesh::invite::Proof;
 use postroad_mesh::link::{MESSAGE_OCTETS_MAX, Message, STRANGER_OCTETS_MAX};
+use postroad_mesh::pending::Pending;
 use postroad_mesh::statement::What;
 use postroad_mesh::{Directory, Invitation, NodeId, NodeKey, Roster, Statement};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -27,7 +28,10 @@ use crate::net::Stream;
 const JOIN_LIMIT: Duration = Duration::from_millis(4_500);
 /// How long a stranger may take to say what it wants.
 const STRANGER_LIMIT: Duration = Duration::from_secs(10);
-/// What a stranger hears, whatever is wrong: who guesses is to learn nothing.
+/// What somebody hears who was invited and is no member yet.
+const MORE_VOICES: &str =
+    "this mesh wants more than one voice; when others have said `postroad mesh vote` as well, join again";
+/// What a stranger hears otherwise, whatever is wrong: who guesses is to learn nothing.
 const NOT_INVITED: &str = "no open invitation fits: it may be used up, ended or mistyped";
 
 impl Peers {
@@ -88,6 +92,11 @@ impl Peers {
             if state.spread.directory().roster().gone().contains_key(&node) || state.own.refused.contains(&node) {
                 return Err("its membership was ended; it can come back under another key".to_owned());
             }
+            let pending = state.spread.directory().roster().pending();
+            let spoken = |pending: &Pending| pending.node == node && pending.by.contains(&state.identity.id());
+            if pending.iter().any(spoken) {
+                return Err(MORE_VOICES.to_owned());
+            }
             // One that was given out under the key before is good for as long as that key is.
             let mine = [self.0.identity.load_full(), self.0.earlier.load_full()];
             let mut redeem =
@@ -104,7 +113,7 @@ impl Peers {
         let what = What::Admit { node: key, caps: open.caps, serves: open.serves, label: label.into() };
         self.state_durably(what).await.map_err(|failure| failure.message)?;
         if !self.view().is_member(&node) {
-            return Err("this mesh wants more than one voice; ask further members".to_owned());
+            return Err(MORE_VOICES.to_owned());
         }
         info!(%node, label, caps = %open.caps, "let in by an invitation");
         self.founding().ok_or_else(|| NOT_INVITED.to_owned())

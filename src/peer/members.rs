@@ -12,7 +12,7 @@ use postroad_mesh::{Caps, Directory, Invitation, NodeId, Roster, SecretKey, Stat
 use postroad_smtp::Domain;
 use tracing::info;
 
-use super::{Identity, Peers, View, own};
+use super::{Identity, Peers, View, own, vote};
 use crate::admin::Failure;
 use crate::admin::mesh::{
     CandidatesView, CardView, GoneView, InviteView, MemberView, MeshRequest, MeshView, ProofView,
@@ -32,8 +32,8 @@ impl Peers {
     pub async fn perform(&self, request: MeshRequest) -> Result<serde_json::Value, Failure> {
         let shown = |value: Result<serde_json::Value, serde_json::Error>| value.expect("a view is plain JSON");
         match request {
-            MeshRequest::Init { label } => {
-                self.found(label.as_deref()).await?;
+            MeshRequest::Init { label, admit_by, revoke_by, founders } => {
+                self.found(label.as_deref(), Policy { admit_by, revoke_by }, &founders).await?;
                 Ok(shown(serde_json::to_value(self.mesh_view())))
             }
             MeshRequest::Invite { ttl_ms, uses, caps, serves } => {
@@ -70,6 +70,7 @@ impl Peers {
             MeshRequest::Map {} => Ok(shown(serde_json::to_value(self.map_view()))),
             MeshRequest::Status {} => Ok(shown(serde_json::to_value(self.mesh_view()))),
             MeshRequest::Revoke { node, reason } => Ok(shown(serde_json::to_value(self.revoke(&node, &reason).await?))),
+            MeshRequest::Vote { node } => Ok(shown(serde_json::to_value(self.vote(node.as_deref()).await?))),
             MeshRequest::Refuse { node, lift } => {
                 self.refuse(&node, lift).await?;
                 Ok(shown(serde_json::to_value(self.mesh_view())))
@@ -105,7 +106,7 @@ impl Peers {
     }
 
     /// Founds a mesh with this host as its first member.
-    async fn found(&self, label: Option<&str>) -> Result<(), Failure> {
+    async fn found(&self, label: Option<&str>, policy: Policy, founders: &[String]) -> Result<(), Failure> {
         let _alone = self.0.deciding.lock().await;
         if self.view().me().is_some() {
             return Err(Failure::new("this host is a member of a mesh already", "see it: postroad mesh status"));
@@ -114,7 +115,8 @@ impl Peers {
         let label = label.unwrap_or_else(|| own::label(&config));
         check_text(label)?;
         let identity = self.make_key().await?;
-        let founding = Statement::found(&identity.key, Policy::DEFAULT, label, self.now());
+        let founders = vote::founders(&identity, policy, founders)?;
+        let founding = Statement::found_with(&identity.key, founders, policy, label, self.now());
         let roster = Roster::new(founding).expect("a founding statement founds");
         info!(mesh = %roster.mesh(), "a mesh was founded");
         self.take_part(Directory::new(roster)).await
@@ -127,7 +129,7 @@ impl Peers {
         }
         let is_founded = self.view().me().is_none();
         if is_founded {
-            self.found(None).await?;
+            self.found(None, Policy::DEFAULT, &[]).await?;
         }
         self.check_may_admit(caps)?;
         let secret = tls::random().map_err(|error| Failure::new(error.to_string(), ""))?;
@@ -145,7 +147,7 @@ impl Peers {
     }
 
     /// Returns the text that leads a joiner here.
-    fn token(&self, secret: [u8; 16]) -> Result<String, Failure> {
+    pub(super) fn token(&self, secret: [u8; 16]) -> Result<String, Failure> {
         let inviter = self.me().ok_or_else(in_no_mesh)?;
         let addresses = own::addresses(&self.config());
         let addresses: Vec<Box<str>> =
@@ -200,7 +202,7 @@ impl Peers {
         Ok(())
     }
 
-    fn check_may_admit(&self, caps: Caps) -> Result<(), Failure> {
+    pub(super) fn check_may_admit(&self, caps: Caps) -> Result<(), Failure> {
         let view = self.view();
         let me = view.me().ok_or_else(in_no_mesh)?;
         let mine = view.member(&me).map(|member| member.caps).unwrap_or_default();
@@ -267,6 +269,8 @@ impl Peers {
             over_quota: self.over_views(),
             misdeeds: self.misdeed_views(),
             rotation: self.rotation_view(),
+            policy: view.roster().map(|roster| vote::policy_view(roster.policy())),
+            open_votes: view.roster().map_or(0, |roster| roster.pending().len() as u64),
         }
     }
 

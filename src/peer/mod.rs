@@ -20,6 +20,7 @@ mod questions;
 mod rotation;
 mod state;
 mod view;
+mod vote;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;

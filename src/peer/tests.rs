@@ -24,12 +24,16 @@ fn peers(directory: &Path) -> Peers {
     Peers::open(parts).expect("what is on disk is sound")
 }
 
+fn init() -> MeshRequest {
+    MeshRequest::Init { label: None, admit_by: 1, revoke_by: 2, founders: Vec::new() }
+}
+
 #[tokio::test]
 async fn what_is_on_disk_is_what_it_is() {
     let directory = tempfile::tempdir().expect("scratch");
     let first = peers(directory.path());
     assert!(first.me().is_none() && first.connector(&NodeId::from_octets([0; 32])).is_none());
-    first.perform(MeshRequest::Init { label: None }).await.expect("founded");
+    first.perform(init()).await.expect("founded");
     let me = first.me().expect("it is the first member");
     assert_eq!(peers(directory.path()).me(), Some(me));
     std::fs::write(directory.path().join("mesh/directory"), b"x").expect("writable");
@@ -78,7 +82,7 @@ fn same_parts(of: &Peers) -> Parts {
 async fn a_panic_ends_neither_the_view_nor_the_mesh() {
     let directory = tempfile::tempdir().expect("scratch");
     let peers = peers(directory.path());
-    peers.perform(MeshRequest::Init { label: None }).await.expect("founded");
+    peers.perform(init()).await.expect("founded");
     let me = peers.me();
     let running = tokio::spawn(peers.clone().run());
     let broken = peers.clone();

@@ -163,6 +163,17 @@ fn a_restart_keeps_the_membership_and_finds_the_others() {
     c.ok(&["mesh", "join", &token]);
 }
 
+/// Nobody dials it: what it does not know itself it does not hear.
+#[test]
+fn a_host_that_is_killed_as_soon_as_it_has_joined_is_a_member() {
+    let (a, mut b) = (host("a").start(), host("b").set("mesh.reach", "\"dials-out\"").start());
+    b.ok(&["mesh", "join", &invite(&a, &["--serves", "b.example"])]);
+    b.kill();
+    b.start();
+    wait_members(&b, &[("a", "a.example"), ("b", "b.example")]);
+    wait_until("they are linked again", SOON, || links(&a) == 1 && links(&b) == 1);
+}
+
 /// Where port 25 is blocked: TLS from the first octet on a port of its own, and no other address.
 #[test]
 fn a_port_with_tls_at_once_is_enough() {

@@ -87,16 +87,22 @@ impl Peers {
         }
     }
 
-    /// Keeps what is known on disk. What is lost before it is there is heard again.
+    /// Keeps what is known, together with what comes right behind it. What is lost before it is on disk is
+    /// heard again.
     async fn keep_soon(&self) {
         sleep(KEEP_DELAY).await;
-        let _alone = self.0.deciding.lock().await;
         self.0.keeping.store(false, Ordering::Relaxed);
-        let known = self.state().as_ref().map(|state| state.known_with(None));
-        let Some(known) = known else { return };
-        if let Err(error) = self.on_disk(move |files| files.put_known(&known)).await {
+        if let Err(error) = self.keep().await {
             error!(%error, "what is known of the mesh is not on disk");
         }
+    }
+
+    /// Keeps what is known on disk, now.
+    pub(super) async fn keep(&self) -> Result<(), Failure> {
+        let _alone = self.0.deciding.lock().await;
+        let known = self.state().as_ref().map(|state| state.known_with(None));
+        let Some(known) = known else { return Ok(()) };
+        self.on_disk(move |files| files.put_known(&known)).await
     }
 
     /// Does something with the files, where blocking is allowed.

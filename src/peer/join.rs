@@ -158,7 +158,9 @@ impl Peers {
         self.begin(&founding).await?;
         self.note_invitation(invitation.inviter, &addresses);
         self.link_as_member(stream, invitation.inviter);
-        self.until_member(until, &invitation.inviter).await
+        self.until_member(until, &invitation.inviter).await?;
+        // Whoever is told that it is a member stays one, whatever happens next.
+        self.keep().await
     }
 
     /// Keeps what the inviter said of the mesh, and takes part in it from here on.

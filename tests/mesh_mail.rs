@@ -14,7 +14,7 @@ use support::client::{Client, Way};
 use support::ledger::Ledger;
 use support::mesh::{host, join, wait_members};
 use support::net::{SOON, own_address, wait_until};
-use support::sink::Sink;
+use support::sink::{Behaviour, Sink};
 use support::{ahead, note, skip};
 
 /// How long mail may wait for another way when a member is gone.
@@ -92,6 +92,26 @@ fn mail_goes_through_a_member_in_the_middle() {
     let content = mailbox(&c).remove(0);
     let by: Vec<usize> = ["by c.test", "by b.test", "by a.test"].map(|by| content.find(by).expect(by)).to_vec();
     assert!(by.is_sorted() && count(&content, "(mid ") + count(&content, "(mid\n") == 2, "{content}");
+}
+
+#[test]
+fn whoever_lists_xmesh_and_is_no_member_gets_mail_as_any_host() {
+    let sink = Sink::start(Behaviour { mesh: true, starttls: true, ..Behaviour::default() });
+    let a = host("a").set("mesh.egress", "true").route("sink.test", sink.address()).start();
+    let b = host("b").start();
+    join(&a, &b, "b.example");
+    wait_known(&[&a, &b]);
+    send(&b, "plain@sink.test", b"Subject: out\r\n\r\nhello\r\n");
+    sink.expect(1, SOON);
+    a.edit_config("tls = \"never\"", "tls = \"required\"");
+    a.ok(&["reload"]);
+    send(&b, "secure@sink.test", b"Subject: out\r\n\r\nhello\r\n");
+    for (message, tls) in sink.expect(2, SOON).iter().zip([false, true]) {
+        assert_eq!(message.tls, tls);
+        let content = String::from_utf8_lossy(&message.content);
+        assert!(content.contains("(mid "), "it came through the mesh: {content}");
+        assert!(!message.mail_parameters.to_ascii_uppercase().contains("XMESH"), "{}", message.mail_parameters);
+    }
 }
 
 #[test]

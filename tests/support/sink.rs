@@ -63,6 +63,8 @@ pub struct Behaviour {
     pub deliver_by: Option<u32>,
     /// MT-PRIORITY.
     pub mt_priority: bool,
+    /// XMESH 1, as a member of a mesh lists it to members.
+    pub mesh: bool,
     /// SIZE with this limit.
     pub size: Option<u64>,
     /// Credentials that AUTH needs; MAIL is refused without it.
@@ -96,6 +98,7 @@ impl Default for Behaviour {
             dsn: true,
             deliver_by: None,
             mt_priority: false,
+            mesh: false,
             size: None,
             auth: None,
             mail: Arc::new(|_, _| "250 2.1.0 Sender OK".into()),

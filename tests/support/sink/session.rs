@@ -110,6 +110,7 @@ impl<'a> Session<'a> {
         offer(behaviour.smtputf8, "SMTPUTF8");
         offer(behaviour.dsn, "DSN");
         offer(behaviour.mt_priority, "MT-PRIORITY");
+        offer(behaviour.mesh, "XMESH 1");
         offer(behaviour.auth.is_some() && self.wire.is_tls(), "AUTH PLAIN LOGIN");
         offer(true, "ENHANCEDSTATUSCODES");
         if let Some(seconds) = behaviour.deliver_by {

@@ -1,5 +1,5 @@
-//! Real programs around the agent: clients that submit through it, and Postfix, Exim and Dovecot as
-//! neighbours in both directions. What arrives is compared with what was sent.
+//! Real programs around the agent: clients that submit through it, and Postfix, Exim, OpenSMTPD and Dovecot
+//! as neighbours in both directions. What arrives is compared with what was sent.
 //!
 //! Needs root and the packages that `.ci/run` installs, so it runs only when asked:
 //! `cargo test --test interop -- --ignored --test-threads=1`. Every peer runs in a directory of its
@@ -9,6 +9,10 @@
 mod daemon;
 #[path = "interop/peers.rs"]
 mod peers;
+#[path = "interop/recorder.rs"]
+mod recorder;
+#[path = "interop/strangers.rs"]
+mod strangers;
 mod support;
 
 use std::io::Write;
@@ -232,28 +236,27 @@ fn has(messages: &[Message], text: &str) -> bool {
     })
 }
 
-/// Sends through a neighbour into the agent, and through the agent into the neighbour.
-fn both_ways(start: impl FnOnce(&Place, &peers::Neighbours) -> daemon::Daemon) {
+/// Sends through a neighbour into the agent, and through the agent into the neighbour, under TLS where that offers it.
+fn both_ways(start: impl FnOnce(&Place, &peers::Neighbours) -> daemon::Daemon, samples: &[Sample], offers_tls: bool) {
     let (sink, back) = (Sink::new(), Sink::new());
     let place = Place::new();
     let peer = std::net::SocketAddr::new(support::net::own_address(), 2526);
     let agent = Builder::new()
         .set("limits.hops", "60")
         .route("forth.test", sink.address())
-        .route_with("back.test", peer, "tls = \"required\"")
+        .route_with("back.test", peer, if offers_tls { "tls = \"required\"" } else { "tls = \"never\"" })
         .start();
-    let neighbours = peers::Neighbours { address: peer, agent: agent.smtp(), back: back.address() };
+    let neighbours = peers::Neighbours { address: peer, agent: agent.smtp(), back: back.address(), tls: true };
     let daemon = start(&place, &neighbours);
     daemon.wait_listening(peer);
-    let samples = proper();
-    send_all(peer, "forth.test", &samples);
-    send_all(agent.smtp(), "back.test", &samples);
+    send_all(peer, "forth.test", samples);
+    send_all(agent.smtp(), "back.test", samples);
     let limit = Duration::from_secs(120);
     let forth = sink.expect(samples.len(), limit);
     let came_back = back.expect(samples.len(), limit);
     agent.wait_empty(SOON);
-    compare(&forth, &samples, 2);
-    compare(&came_back, &samples, 2);
+    compare(&forth, samples, 2);
+    compare(&came_back, samples, 2);
     assert!(has(&forth, "with ESMTPS ("), "the neighbour used TLS towards the agent");
     assert_eq!((sink.count(), back.count()), (samples.len(), samples.len()), "nothing came twice");
 }
@@ -261,13 +264,41 @@ fn both_ways(start: impl FnOnce(&Place, &peers::Neighbours) -> daemon::Daemon) {
 #[test]
 #[ignore = "needs postfix and root"]
 fn postfix_relays_into_the_agent_and_receives_from_it() {
-    both_ways(peers::postfix);
+    both_ways(peers::postfix, &proper(), true);
 }
 
 #[test]
 #[ignore = "needs exim4 and root"]
 fn exim_relays_into_the_agent_and_receives_from_it() {
-    both_ways(peers::exim);
+    both_ways(peers::exim, &proper(), true);
+}
+
+#[test]
+#[ignore = "needs opensmtpd and root"]
+fn opensmtpd_relays_into_the_agent_and_receives_from_it() {
+    // It writes its own name behind authors that have no host.
+    let is_whole = |line: &[u8]| !line.to_ascii_lowercase().starts_with(b"from:") || line.contains(&b'@');
+    let mut samples = proper();
+    samples.retain(|sample| sample.content.split(|octet| *octet == b'\n').all(is_whole));
+    both_ways(peers::opensmtpd, &samples, false);
+}
+
+#[test]
+#[ignore = "needs postfix and root"]
+fn postfix_sees_nothing_of_the_mesh() {
+    strangers::meets_a_member(peers::postfix, true);
+}
+
+#[test]
+#[ignore = "needs exim4 and root"]
+fn exim_sees_nothing_of_the_mesh() {
+    strangers::meets_a_member(peers::exim, true);
+}
+
+#[test]
+#[ignore = "needs opensmtpd and root"]
+fn opensmtpd_sees_nothing_of_the_mesh() {
+    strangers::meets_a_member(peers::opensmtpd, false);
 }
 
 /// A refusal by a neighbour becomes a notification, a refusal by the agent the neighbour's.
@@ -285,7 +316,7 @@ fn refusals_are_understood_on_both_sides() {
         .route("back.test", peer)
         .start();
     back.behave(|sink| sink.rcpt = std::sync::Arc::new(|_, _| "550 5.1.1 No such user".into()));
-    let neighbours = peers::Neighbours { address: peer, agent: agent.smtp(), back: back.address() };
+    let neighbours = peers::Neighbours { address: peer, agent: agent.smtp(), back: back.address(), tls: true };
     let daemon = peers::postfix(&place, &neighbours);
     daemon.wait_listening(peer);
     let content = b"Subject: refusals\r\n\r\nbody\r\n";

@@ -1,5 +1,5 @@
 //! How each neighbour is set up: it relays everything to the agent, but mail for back.test to a
-//! sink; TLS on both sides; nothing rewritten that needs not be.
+//! sink; TLS as it can; nothing rewritten that needs not be.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -16,6 +16,8 @@ pub struct Neighbours {
     pub agent: SocketAddr,
     /// Where mail for back.test goes.
     pub back: SocketAddr,
+    /// Whether it relays to the agent under TLS, or never.
+    pub tls: bool,
 }
 
 fn certificate(place: &Place) {
@@ -49,7 +51,7 @@ pub fn postfix(place: &Place, at: &Neighbours) -> Daemon {
         ("smtp_bind_address", at.address.ip().to_string()),
         ("smtpd_peername_lookup", "no".to_owned()),
         ("smtp_dns_support_level", "disabled".to_owned()),
-        ("smtp_tls_security_level", "may".to_owned()),
+        ("smtp_tls_security_level", if at.tls { "may" } else { "none" }.to_owned()),
         ("smtpd_tls_security_level", "may".to_owned()),
         ("smtpd_tls_chain_files", format!("{0}/key.pem {0}/cert.pem", place.path("").display())),
         ("minimal_backoff_time", "2s".to_owned()),
@@ -145,7 +147,7 @@ to_agent:
   driver = smtp
   port = {agent_port}
   allow_localhost = true
-  hosts_require_tls = *
+  {tls} = *
   tls_verify_certificates =
   tls_try_verify_hosts =
 begin retry
@@ -158,7 +160,43 @@ begin retry
         back_port = back.port(),
         agent_ip = agent.ip(),
         agent_port = agent.port(),
+        tls = if at.tls { "hosts_require_tls" } else { "hosts_avoid_tls" },
     )
+}
+
+/// What is seen by OpenSMTPD alone: its directories, which cannot be set, and no DNS.
+const OPENSMTPD_MOUNTS: &str = "place=$1; shift
+for directory in lib run spool; do mount --bind \"$place/$directory\" /var/$directory; done
+mount --bind \"$place/resolv.conf\" /etc/resolv.conf
+exec \"$@\"";
+
+/// Starts Debian's OpenSMTPD with a configuration, a queue and mounts of its own. It offers no TLS: with the
+/// OpenSSL of Debian 12 its process for keys finds none.
+pub fn opensmtpd(place: &Place, at: &Neighbours) -> Daemon {
+    for (directory, mode) in [("lib/opensmtpd/empty", 0o755), ("run", 0o755), ("spool/smtpd", 0o711)] {
+        std::fs::create_dir_all(place.path(directory)).expect("writable");
+        allow(&place.path(directory), mode);
+    }
+    place.write("resolv.conf", "lookup file\n");
+    let (peer, agent, back) = (at.address, at.agent, at.back);
+    let (scheme, verify) = if at.tls { ("smtp+tls", "tls no-verify") } else { ("smtp+notls", "") };
+    let config = format!(
+        "smtp max-message-size 100M
+mta limit conn-delay-route 0
+listen on {ip} port {port} hostname opensmtpd.test
+action \"back\" relay host smtp+notls://{back} helo opensmtpd.test
+action \"forth\" relay host {scheme}://{agent} {verify} helo opensmtpd.test
+match from any for domain \"back.test\" action \"back\"
+match from any for any action \"forth\"
+",
+        ip = peer.ip(),
+        port = peer.port(),
+    );
+    let config = place.write("smtpd.conf", &config);
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "--propagation", "private", "sh", "-euc", OPENSMTPD_MOUNTS, "sh"]);
+    command.arg(place.path("")).arg(program("smtpd")).arg("-d").arg("-f").arg(config);
+    Daemon::start(&mut command, place.path("opensmtpd.log"))
 }
 
 /// Starts Dovecot with an LMTP socket at `lmtp` and Maildirs below `mail`; it knows alice.

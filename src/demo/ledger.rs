@@ -4,6 +4,7 @@
 //! delivered when the file is trace fields and then, octet for octet, what was submitted. The
 //! ledger infers nothing: what it did not read is not delivered.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -25,6 +26,8 @@ pub struct Ledger {
 
 #[derive(Debug)]
 struct Entry {
+    /// How many were offered before it.
+    turn: usize,
     /// As a mailbox has it, with LF.
     content: Vec<u8>,
     accepted: bool,
@@ -54,6 +57,7 @@ pub struct Tally {
 struct Way {
     message_id: String,
     hops: usize,
+    turn: usize,
 }
 
 impl Ledger {
@@ -62,7 +66,7 @@ impl Ledger {
         // A letter has CR in line ends only.
         let content = letter.content.iter().copied().filter(|octet| *octet != b'\r').collect();
         let copies = letter.recipients.iter().map(|name| (*name, 0)).collect();
-        let entry = Entry { content, accepted: false, copies };
+        let entry = Entry { turn: self.letters.len(), content, accepted: false, copies };
         self.letters.insert(letter.message_id.clone(), entry);
     }
 
@@ -99,12 +103,18 @@ impl Ledger {
         Ok(())
     }
 
+    /// Looks for the longest way among what arrives from here on: a host that was killed has not written down
+    /// all that it did just before.
+    pub fn forget_ways(&mut self) {
+        self.longest_way = None;
+    }
+
     fn deliver(&mut self, mailbox: &str, path: &Path, octets: &[u8]) {
         let found = find(&mut self.letters, octets).and_then(|(id, trace, entry)| {
             let copies = entry.copies.get_mut(mailbox)?;
-            Some((id, trace, copies))
+            Some((id, trace, entry.turn, copies))
         });
-        let Some((message_id, trace, copies)) = found else {
+        let Some((message_id, trace, turn, copies)) = found else {
             self.tally.altered.push(path.to_owned());
             return;
         };
@@ -116,9 +126,10 @@ impl Ledger {
         self.tally.delivered += 1;
         let hops = hops(&trace);
         self.tally.around += u64::from(!hops.iter().any(|hop| is_by(hop, Host::B.hostname())));
-        // The last of them: whatever was killed meanwhile has told all of it.
-        if self.longest_way.as_ref().is_none_or(|way| way.hops <= hops.len()) {
-            self.longest_way = Some(Way { message_id, hops: hops.len() });
+        let way = Way { message_id, hops: hops.len(), turn };
+        let is_better = |last: &Way| (way.hops, Reverse(way.turn)) > (last.hops, Reverse(last.turn));
+        if self.longest_way.as_ref().is_none_or(is_better) {
+            self.longest_way = Some(way);
         }
     }
 
@@ -127,7 +138,7 @@ impl Ledger {
         &self.tally
     }
 
-    /// Returns the Message-ID of a letter that took as many hops as any, the last of them.
+    /// Returns the Message-ID of a letter that took as many hops as any, the first of them that was offered.
     pub fn farthest(&self) -> Option<&str> {
         self.longest_way.as_ref().map(|way| way.message_id.as_str())
     }
@@ -214,7 +225,7 @@ mod tests {
         ledger.deliver("bob", Path::new("4"), &file(&letters[1], TRACE));
         let tally = Tally { letters: 2, owed: 3, delivered: 3, duplicates: 1, around: 1, altered: vec![] };
         assert_eq!((ledger.tally(), ledger.is_balanced()), (&tally, true));
-        assert_eq!(ledger.farthest(), Some("t.3@field.test"));
+        assert_eq!(ledger.farthest(), Some("t.0@field.test"), "both came over b, and this one was offered first");
         assert_eq!(hops(TRACE)[0], "by a.demo.test; before");
     }
 

@@ -217,8 +217,8 @@ impl Demo {
     /// The story could not be played to its end; an unbalanced ledger is an outcome.
     pub async fn play(&mut self, tell: &(dyn Fn(Line) + Sync)) -> Result<Outcome, DemoError> {
         let begun = Instant::now();
-        let story =
-            Story { begun, tell, numbers: self.numbers(), letters: self.letters as u64, site: self.site.clone() };
+        let (letters, site) = (self.letters as u64, self.site.clone());
+        let story = Story { begun, tell, numbers: self.numbers(), ledger: Arc::clone(&self.ledger), letters, site };
         story.introduce();
         for agent in &mut self.agents {
             story.start(agent).await?;
@@ -274,6 +274,7 @@ struct Story<'a> {
     begun: Instant,
     tell: &'a (dyn Fn(Line) + Sync),
     numbers: Receiver<Numbers>,
+    ledger: Arc<Mutex<Ledger>>,
     letters: u64,
     site: Site,
 }
@@ -380,6 +381,7 @@ impl Story<'_> {
         let around = |n: &Numbers| n.around >= share(20) && died.elapsed() >= DEAD_MIN;
         let seen = self.until("letters around b", around).await?;
         self.say(Some(Host::C), Tone::Plain, format!("has {} copies that came straight from a", seen.around));
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner).forget_ways();
         let took = b.start().await?;
         let text = format!(
             "is back on the same disk, {} ms after its restart (pid {})",

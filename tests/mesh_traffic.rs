@@ -87,7 +87,8 @@ impl Mesh {
             agents.iter().all(|agent| links(agent) >= 3.min(count / 2))
         });
         let joining = octets.load(Ordering::SeqCst);
-        assert!(joining > 10_000 * (count as u64 - 1), "what passes is counted: {joining}");
+        // A handshake alone takes as much.
+        assert!(joining > 1_000 * (count as u64 - 1), "what passes is counted: {joining}");
         Mesh { agents, octets }
     }
 

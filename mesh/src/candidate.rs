@@ -9,6 +9,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::chance::Chance;
 use crate::node::NodeId;
 use crate::record::Address;
 
@@ -62,7 +63,7 @@ pub enum Standing {
 pub struct Candidates {
     found: BTreeMap<Source, BTreeMap<NodeId, Vec<Address>>>,
     tried: BTreeMap<NodeId, Vec<(Address, Standing)>>,
-    random: u64,
+    chance: Chance,
     ask_at: u64,
 }
 
@@ -74,7 +75,7 @@ pub fn node_of(target: &str) -> Option<NodeId> {
 impl Candidates {
     /// Begins with nothing; chance comes from a seed.
     pub fn new(seed: u64) -> Candidates {
-        Candidates { random: seed, ..Candidates::default() }
+        Candidates { chance: Chance::new(seed), ..Candidates::default() }
     }
 
     /// Takes what a source says now, in the place of what it said before.
@@ -153,7 +154,7 @@ impl Candidates {
     /// Notes that DNS gave an answer that is good for so long.
     pub fn asked(&mut self, ttl_ms: u64, now: u64) {
         let pause = ttl_ms.clamp(ASK_INTERVAL_MIN_MS, ASK_INTERVAL_MAX_MS);
-        self.ask_at = now + pause + self.random_below(ASK_INTERVAL_MIN_MS / 4);
+        self.ask_at = now + pause + self.chance.below(ASK_INTERVAL_MIN_MS / 4);
     }
 
     fn standing(&self, node: &NodeId, address: &Address) -> Standing {
@@ -162,15 +163,7 @@ impl Candidates {
     }
 
     fn jittered(&mut self, ms: u64) -> u64 {
-        ms + self.random_below(ms / 4)
-    }
-
-    /// SplitMix64.
-    fn random_below(&mut self, limit: u64) -> u64 {
-        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.random ^ (self.random >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (mixed ^ (mixed >> 31)) % limit
+        ms + self.chance.below(ms / 4)
     }
 }
 

@@ -9,6 +9,7 @@ pub mod archive;
 pub mod candidate;
 pub mod caps;
 pub mod card;
+mod chance;
 pub mod difference;
 pub mod directory;
 pub mod frame;

@@ -15,6 +15,7 @@ use minicbor::{Decode, Encode};
 use postroad_smtp::Domain;
 
 use crate::archive::ArchiveError;
+use crate::chance::Chance;
 use crate::node::NodeId;
 use crate::wire::{NOT_CBOR, few};
 
@@ -108,7 +109,7 @@ pub enum Step {
 #[derive(Clone, Debug, Default)]
 pub struct Proofs {
     domains: BTreeMap<Domain, Standing>,
-    random: u64,
+    chance: Chance,
     /// When no question counts any more.
     spent_until: u64,
 }
@@ -178,7 +179,7 @@ pub fn ids(text: &str) -> BTreeSet<NodeId> {
 impl Proofs {
     /// Begins with nothing; chance comes from a seed.
     pub fn new(seed: u64) -> Proofs {
-        Proofs { random: seed, ..Proofs::default() }
+        Proofs { chance: Chance::new(seed), ..Proofs::default() }
     }
 
     /// Says what members claim that nobody granted them; what is claimed no more is forgotten.
@@ -190,7 +191,7 @@ impl Proofs {
             if self.domains.len() >= DOMAINS_MAX && !self.domains.contains_key(domain) {
                 break;
             }
-            let next = now + self.random_below(FIRST_JITTER_MS);
+            let next = now + self.chance.below(FIRST_JITTER_MS);
             let first = || Standing { next, ..Standing::default() };
             self.domains.entry(domain.clone()).or_insert_with(first).is_claimed = true;
         }
@@ -223,7 +224,7 @@ impl Proofs {
 
     /// Takes in what DNS said of a domain; returns whether the disk is to hear of it.
     pub fn answered(&mut self, domain: &Domain, answer: Answer, now: u64) -> bool {
-        let jitter = self.random_below(HOUR_MS / 4);
+        let jitter = self.chance.below(HOUR_MS / 4);
         let Some(standing) = self.domains.get_mut(domain) else { return false };
         let before = standing.ids.clone();
         let pause = standing.take(answer, now);
@@ -276,14 +277,6 @@ impl Proofs {
             proofs.domains.insert(domain, Standing { is_signed, next, ids, ..Standing::default() });
         }
         Ok(proofs)
-    }
-
-    /// SplitMix64.
-    fn random_below(&mut self, limit: u64) -> u64 {
-        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.random ^ (self.random >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (mixed ^ (mixed >> 31)) % limit
     }
 }
 

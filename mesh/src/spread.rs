@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use postroad_smtp::Domain;
 
+use crate::chance::Chance;
 use crate::difference::{Range, Said, begin, compare};
 use crate::directory::{Directory, RecordRefused, Taken};
 use crate::frame::{ASKED_MAX, Frame, ITEMS_MAX, Item, ShortId};
@@ -59,7 +60,7 @@ pub struct Spread {
     me: NodeId,
     directory: Directory,
     profile: Profile,
-    random: u64,
+    chance: Chance,
     sessions: BTreeMap<NodeId, Session>,
     dialling: BTreeSet<NodeId>,
     unreachable: BTreeMap<NodeId, Failures>,
@@ -100,7 +101,7 @@ impl Spread {
             me,
             directory,
             profile,
-            random: seed,
+            chance: Chance::new(seed),
             sessions: BTreeMap::new(),
             dialling: BTreeSet::new(),
             unreachable: BTreeMap::new(),
@@ -348,7 +349,7 @@ impl Spread {
         if ready.is_empty() {
             return candidates.iter().filter_map(resting).min().map_or(Ok(None), Err);
         }
-        let place = self.next_random() as usize % ready.len();
+        let place = self.chance.below(ready.len() as u64) as usize;
         Ok(Some(ready[place]))
     }
 
@@ -360,15 +361,7 @@ impl Spread {
 
     /// Returns three quarters to five quarters of a time.
     fn jittered(&mut self, ms: u64) -> u64 {
-        ms / 4 * 3 + self.next_random() % (ms / 2 + 1)
-    }
-
-    /// SplitMix64.
-    fn next_random(&mut self) -> u64 {
-        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.random ^ (self.random >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
+        ms / 4 * 3 + self.chance.below(ms / 2 + 1)
     }
 }
 

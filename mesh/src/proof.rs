@@ -207,19 +207,17 @@ impl Proofs {
     /// Returns what to do at `now`.
     pub fn poll(&mut self, now: u64) -> Step {
         self.domains.values_mut().for_each(|standing| standing.ids.retain(|_, proof| !proof.is_stale(now)));
-        let open = self.domains.iter().filter(|(_, standing)| standing.is_claimed && !standing.is_asked);
-        let Some((domain, at)) =
-            open.map(|(domain, standing)| (domain.clone(), standing.next)).min_by_key(|(_, at)| *at)
-        else {
+        let open = self.domains.iter_mut().filter(|(_, standing)| standing.is_claimed && !standing.is_asked);
+        let Some((domain, standing)) = open.min_by_key(|(_, standing)| standing.next) else {
             return Step::Wait(u64::MAX);
         };
-        let at = at.max(self.spent_until.saturating_sub(HOUR_MS / 2));
+        let at = standing.next.max(self.spent_until.saturating_sub(HOUR_MS / 2));
         if at > now {
             return Step::Wait(at);
         }
         self.spent_until = self.spent_until.max(now) + HOUR_MS / QUESTIONS_PER_HOUR_MAX;
-        self.domains.get_mut(&domain).expect("it was found there").is_asked = true;
-        Step::Ask(domain)
+        standing.is_asked = true;
+        Step::Ask(domain.clone())
     }
 
     /// Takes in what DNS said of a domain; returns whether the disk is to hear of it.

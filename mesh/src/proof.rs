@@ -9,6 +9,7 @@
 //! [`GRACE_MS`]. Questions cost at most [`QUESTIONS_PER_HOUR_MAX`] an hour, whatever members claim.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Display;
 
 use minicbor::bytes::ByteArray;
 use minicbor::{Decode, Encode};
@@ -20,7 +21,7 @@ use crate::node::NodeId;
 use crate::wire::{NOT_CBOR, few};
 
 /// The label below which a domain names its nodes.
-pub const LABEL: &str = "_smtp-mesh";
+const LABEL: &str = "_smtp-mesh";
 /// The most nodes of one domain.
 pub const IDS_MAX: usize = 16;
 /// The most domains of one member that DNS is asked about, the first in its record.
@@ -156,12 +157,12 @@ struct WireStanding {
 }
 
 /// Returns the name whose TXT records say which nodes serve a domain.
-pub fn name(domain: &Domain) -> String {
+pub fn name(domain: &impl Display) -> String {
     format!("{LABEL}.{domain}")
 }
 
 /// Returns the text that names a node.
-pub fn text(node: &NodeId) -> String {
+pub fn text(node: &impl Display) -> String {
     format!("{VERSION_TAG}; id={node}")
 }
 

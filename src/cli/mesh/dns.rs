@@ -44,7 +44,7 @@ pub(super) fn claimed_in_vain(view: &MeshView) -> Vec<String> {
 
 /// Returns the record that proves a domain to be a node's.
 pub(in crate::cli) fn record(domain: &str, node: &str) -> String {
-    format!("{}.{domain}. IN TXT \"v=postroad1; id={node}\"", proof::LABEL)
+    format!("{}. IN TXT \"{}\"", proof::name(&domain), proof::text(&node))
 }
 
 /// Says which domains are used because DNS names their member.

@@ -66,6 +66,12 @@ impl Mesh {
         self.says(by, what);
     }
 
+    fn rotates(&mut self, by: usize, to: usize) {
+        let head = self.roster.next_head(&self.id(by), 2);
+        let rotation = Statement::rotate(&self.keys[by], &self.keys[to], head);
+        assert_eq!(self.roster.merge([rotation]).taken.len(), 1);
+    }
+
     fn has(&self, node: usize) -> bool {
         self.roster.member(&self.id(node)).is_some()
     }
@@ -182,9 +188,7 @@ fn a_third_tongue_is_not_listened_to_unless_it_is_vouched_for() {
 fn a_node_leaves_and_goes_on_under_another_key() {
     let mut mesh = Mesh::of_five();
     let admitted = mesh.admits(B, 5, MEMBER);
-    let head = mesh.roster.next_head(&mesh.id(B), 2);
-    let rotation = Statement::rotate(&mesh.keys[B], &mesh.keys[6], head);
-    assert_eq!(mesh.roster.merge([rotation]).taken.len(), 1);
+    mesh.rotates(B, 6);
     assert!(mesh.has(B) && mesh.has(6), "both are valid until the old one retires");
     let goes_on =
         |mesh: &Mesh| (mesh.roster.successor(&mesh.id(B)), mesh.roster.earlier(&mesh.id(6)).collect::<Vec<_>>());
@@ -204,9 +208,7 @@ fn a_node_leaves_and_goes_on_under_another_key() {
 #[test]
 fn a_node_with_two_keys_has_one_voice() {
     let mut mesh = Mesh::of_five();
-    let head = mesh.roster.next_head(&mesh.id(ROGUE), 2);
-    let rotation = Statement::rotate(&mesh.keys[ROGUE], &mesh.keys[6], head);
-    assert_eq!(mesh.roster.merge([rotation]).taken.len(), 1);
+    mesh.rotates(ROGUE, 6);
     mesh.admits(C, 6, MEMBER);
     mesh.revokes(ROGUE, B, None);
     mesh.revokes(6, B, None);
@@ -215,9 +217,7 @@ fn a_node_with_two_keys_has_one_voice() {
     assert!(!mesh.has(B));
     // The founder is one as well.
     let mut mesh = Mesh::of_five();
-    let head = mesh.roster.next_head(&mesh.id(A), 2);
-    let rotation = Statement::rotate(&mesh.keys[A], &mesh.keys[6], head);
-    assert_eq!(mesh.roster.merge([rotation]).taken.len(), 1);
+    mesh.rotates(A, 6);
     mesh.admits(C, 6, MEMBER);
     mesh.revokes(A, B, None);
     mesh.revokes(6, B, None);
@@ -230,9 +230,7 @@ fn who_is_revoked_does_not_go_on_under_another_key() {
     let mut mesh = Mesh::of_five();
     let last = mesh.roster.next_head(&mesh.id(ROGUE), 2).previous;
     mesh.revokes(C, ROGUE, last);
-    let head = mesh.roster.next_head(&mesh.id(ROGUE), 2);
-    let rotation = Statement::rotate(&mesh.keys[ROGUE], &mesh.keys[6], head);
-    assert_eq!(mesh.roster.merge([rotation]).taken.len(), 1);
+    mesh.rotates(ROGUE, 6);
     mesh.revokes(D, ROGUE, last);
     assert!(!mesh.has(ROGUE) && !mesh.has(6));
     assert_eq!(mesh.roster.successor(&mesh.id(ROGUE)), None);

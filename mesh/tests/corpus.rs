@@ -3,7 +3,8 @@
 #[path = "../../fuzz/mesh_targets.rs"]
 mod targets;
 
-use std::path::{Path, PathBuf};
+#[path = "../../fuzz/replay.rs"]
+mod replay;
 
 use postroad_mesh::card::Card;
 use postroad_mesh::difference::begin;
@@ -14,26 +15,8 @@ use postroad_mesh::recipient::Asked;
 use postroad_mesh::record::{Egress, Said};
 use postroad_mesh::statement::What;
 use postroad_mesh::{Caps, Invitation, MeshMessageId, Passage, Record, Statement, archive};
+use replay::{keep_sample, replay};
 use targets::{id, key};
-
-/// No input of a few kilobytes makes the process ask for so much memory.
-const ADDRESS_SPACE_KIB_MAX: u64 = 2 << 20;
-
-fn corpus(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus").join(name)
-}
-
-fn replay(name: &str, target: fn(&[u8])) {
-    let mut count = 0;
-    for entry in std::fs::read_dir(corpus(name)).expect("the corpus is committed") {
-        target(&std::fs::read(entry.expect("a readable directory").path()).expect("a readable file"));
-        count += 1;
-    }
-    assert!(count > 0, "{name} is empty");
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let peak = status.lines().find_map(|line| line.strip_prefix("VmPeak:")?.trim().strip_suffix(" kB")?.parse().ok());
-    assert!(peak.unwrap_or(0) < ADDRESS_SPACE_KIB_MAX, "{name}: {peak:?} KiB were asked for");
-}
 
 #[test]
 fn every_message_is_read_or_refused() {
@@ -61,11 +44,7 @@ fn a_member_bears_whatever_comes_over_a_link() {
 fn what_members_say_is_in_the_corpus_and_bears_every_cut() {
     for (name, target, samples) in samples() {
         for (number, octets) in samples.iter().enumerate() {
-            let path = corpus(name).join(format!("sample-{number}"));
-            if std::env::var_os("POSTROAD_WRITE_CORPUS").is_some() {
-                std::fs::create_dir_all(corpus(name)).expect("writable");
-                std::fs::write(&path, octets).expect("writable");
-            }
+            let path = keep_sample(name, &format!("sample-{number}"), octets);
             assert!(path.exists(), "{} lacks: POSTROAD_WRITE_CORPUS=1 writes it", path.display());
             target(octets);
             for end in 0..octets.len().min(600) {

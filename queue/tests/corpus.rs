@@ -4,30 +4,16 @@
 #[allow(dead_code, reason = "of the simulated disk, other tests use more")]
 mod targets;
 
+#[path = "../../fuzz/replay.rs"]
+mod replay;
+
 use std::path::{Path, PathBuf};
 
-/// No input of a few kilobytes makes the process ask for so much memory.
-const ADDRESS_SPACE_KIB_MAX: u64 = 2 << 20;
-
-fn corpus() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus/queue")
-}
-
-fn check_memory() {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let peak = status.lines().find_map(|line| line.strip_prefix("VmPeak:")?.trim().strip_suffix(" kB")?.parse().ok());
-    assert!(peak.unwrap_or(0) < ADDRESS_SPACE_KIB_MAX, "{peak:?} KiB were asked for");
-}
+use replay::{check_memory, keep_sample, replay};
 
 #[test]
 fn a_queue_opens_on_any_files() {
-    let mut count = 0;
-    for entry in std::fs::read_dir(corpus()).expect("the corpus is committed") {
-        targets::queue(&std::fs::read(entry.expect("a readable directory").path()).expect("a readable file"));
-        count += 1;
-    }
-    assert!(count > 0);
-    check_memory();
+    replay("queue", targets::queue);
 }
 
 /// The samples of both formats, with each octet altered in turn; nothing but whole records has right checksums
@@ -36,11 +22,7 @@ fn a_queue_opens_on_any_files() {
 fn a_queue_opens_on_samples_altered_behind_their_checksums() {
     for version in [1, 2] {
         let octets = sample(version);
-        let path = corpus().join(format!("sample-{version}"));
-        if std::env::var_os("POSTROAD_WRITE_CORPUS").is_some() {
-            std::fs::create_dir_all(corpus()).expect("writable");
-            std::fs::write(&path, &octets).expect("writable");
-        }
+        let path = keep_sample("queue", &format!("sample-{version}"), &octets);
         assert_eq!(std::fs::read(&path).expect("POSTROAD_WRITE_CORPUS=1 writes it"), octets);
         for place in (0..octets.len()).step_by(2) {
             // Lengths of gibibytes and more are among them.
@@ -55,7 +37,7 @@ fn a_queue_opens_on_samples_altered_behind_their_checksums() {
             targets::queue(&octets[..end]);
         }
     }
-    check_memory();
+    check_memory("queue");
 }
 
 /// Returns a sample queue as one input.

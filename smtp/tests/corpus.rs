@@ -3,17 +3,10 @@
 #[path = "../../fuzz/targets.rs"]
 mod targets;
 
-use std::path::Path;
+#[path = "../../fuzz/replay.rs"]
+mod replay;
 
-fn replay(name: &str, target: fn(&[u8])) {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus").join(name);
-    let mut count = 0;
-    for entry in std::fs::read_dir(&dir).expect("the corpus is committed") {
-        target(&std::fs::read(entry.expect("a readable directory").path()).expect("a readable file"));
-        count += 1;
-    }
-    assert!(count > 0, "{} is empty", dir.display());
-}
+use replay::replay;
 
 #[test]
 fn every_line_is_a_command_or_an_error() {

@@ -109,9 +109,8 @@ impl Reply {
 
     /// Returns this reply with another text; control characters become spaces.
     pub fn with_text(self, text: &str) -> Reply {
-        let is_plain = text.bytes().all(|c| matches!(c, b' '..=b'~'));
         let clean = || text.chars().map(|c| if c.is_control() && c != '\n' { ' ' } else { c }).collect();
-        Reply { text: Cow::Owned(if is_plain { text.to_owned() } else { clean() }), ..self }
+        Reply { text: Cow::Owned(if is_printable_ascii(text) { text.to_owned() } else { clean() }), ..self }
     }
 
     /// Returns what the code's first digit says.
@@ -164,6 +163,11 @@ impl fmt::Display for Reply {
         }
         self.text.split('\n').try_for_each(|line| write!(f, " {line}"))
     }
+}
+
+/// Returns whether nothing in a text has to be replaced before people see it; most texts are so.
+pub(crate) fn is_printable_ascii(text: &str) -> bool {
+    text.bytes().all(|c| matches!(c, b' '..=b'~'))
 }
 
 #[cfg(test)]

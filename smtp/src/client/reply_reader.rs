@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 
 use crate::line::{Input, Line};
-use crate::reply::{Code, REPLY_TEXT_OCTETS_MAX, Reply, Status};
+use crate::reply::{Code, REPLY_TEXT_OCTETS_MAX, Reply, Status, is_printable_ascii};
 
 /// The longest reply line, its CR LF included; RFC 5321 §4.5.3.1.5 promises 512, AUTH needs more.
 pub const REPLY_LINE_OCTETS_MAX: usize = 12_288;
@@ -149,7 +149,7 @@ fn split_status(code: Code, text: &str) -> (Option<Status>, &str) {
 }
 
 fn push_printable(out: &mut String, text: &str) {
-    if text.bytes().all(|c| matches!(c, b' '..=b'~')) {
+    if is_printable_ascii(text) {
         return out.push_str(text);
     }
     out.extend(text.chars().map(|c| if c.is_control() { ' ' } else { c }));

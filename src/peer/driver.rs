@@ -186,16 +186,19 @@ impl Peers {
     fn begin_state(&self, directory: Directory) -> Result<(), Failure> {
         let failed = |error: &dyn std::fmt::Display| Failure::new(error.to_string(), "");
         let identity = self.0.identity.load_full().ok_or_else(|| failed(&"this host has no key"))?;
-        let seed = u64::from_be_bytes(crate::tls::random().map_err(|error| failed(&error))?);
-        let own = self.0.files.own().map_err(|error| failed(&error))?;
-        let proofs = self.0.files.proofs(seed).map_err(|error| failed(&error))?;
-        let profile = self.config().mesh.profile;
-        let mut state = State::new(identity, directory, (own, proofs), profile, seed, self.now());
+        let mut state = self.state_with(identity, directory).map_err(|error| failed(&error))?;
         let view = state.view();
         *self.state() = Some(state);
         self.show(view);
         self.0.wake.notify_one();
         Ok(())
+    }
+
+    /// Returns the state of a host that knows this of its mesh, with what it keeps on disk beside that.
+    fn state_with(&self, identity: Arc<Identity>, directory: Directory) -> Result<State, PeerError> {
+        let seed = u64::from_be_bytes(crate::tls::random()?);
+        let kept = (self.0.files.own()?, self.0.files.proofs(seed)?);
+        Ok(State::new(identity, directory, kept, self.config().mesh.profile, seed, self.now()))
     }
 
     /// Reads key and mesh from disk.
@@ -217,10 +220,7 @@ impl Peers {
         self.0.earlier.store(earlier.map(Arc::new));
         let identity = self.use_identity(key)?;
         let Some(directory) = directory else { return Ok(()) };
-        let seed = u64::from_be_bytes(crate::tls::random()?);
-        let profile = self.config().mesh.profile;
-        let kept = (self.0.files.own()?, self.0.files.proofs(seed)?);
-        let mut state = State::new(identity, directory, kept, profile, seed, self.now());
+        let mut state = self.state_with(identity, directory)?;
         let view = state.view().unwrap_or_default();
         *self.state() = Some(state);
         self.0.view.store(view);

@@ -235,8 +235,12 @@ impl Peers {
 
     /// Answers those who ask for this host by its key, and by the one that it had before.
     fn answer_to_names(&self) {
-        let both = [self.0.identity.load_full(), self.0.earlier.load_full()];
-        self.0.parts.tls.set_nodes(both.iter().flatten().map(|identity| identity.tls.clone()).collect());
+        self.0.parts.tls.set_nodes(self.identities().map(|identity| identity.tls.clone()).collect());
+    }
+
+    /// Returns who this host is, and who it was before while somebody may not have heard: two at most.
+    fn identities(&self) -> impl Iterator<Item = Arc<Identity>> {
+        [self.0.identity.load_full(), self.0.earlier.load_full()].into_iter().flatten()
     }
 
     /// Asks for the right to serve a link; `None`: there is a better one.

@@ -77,8 +77,7 @@ impl Peers {
         let first = self.identity_to(&node).ok_or(AskError::NoMember)?;
         let answered = self.ask_as(&first, node, kind, octets).await;
         // Somebody on the way may have heard of another key than the node itself.
-        let both = [self.0.identity.load_full(), self.0.earlier.load_full()];
-        match (both.into_iter().flatten().find(|other| other.id() != first.id()), &answered) {
+        match (self.identities().find(|other| other.id() != first.id()), &answered) {
             (Some(other), Err(AskError::Fault(Fault::Stranger))) => self.ask_as(&other, node, kind, octets).await,
             _ => answered,
         }

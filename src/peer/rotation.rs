@@ -83,19 +83,17 @@ impl Peers {
     async fn overlap(self) {
         let mut pause = PAUSE;
         loop {
-            while self.overlap_ends().is_some_and(|until| self.now() < until) {
-                let unheard = self.unheard();
-                if unheard.is_empty() {
-                    break;
-                }
+            while !self.is_overlap_over() {
                 let met = async {
                     self.0.met.notified().await;
                     sleep(PAUSE).await;
                 };
+                let unheard = self.unheard();
                 let before = unheard.len();
                 self.tell(unheard).await;
-                pause = if self.unheard().len() < before { PAUSE } else { (pause * 2).min(PAUSE_MAX) };
-                if self.unheard().is_empty() {
+                let left = self.unheard().len();
+                pause = if left < before { PAUSE } else { (pause * 2).min(PAUSE_MAX) };
+                if left == 0 {
                     break;
                 }
                 tokio::select! {
@@ -106,14 +104,17 @@ impl Peers {
             sleep(GRACE).await;
             let _alone = self.0.deciding.lock().await;
             // Somebody may have come, or finished it by hand.
-            let is_over = self.overlap_ends().is_none_or(|until| self.now() >= until) || self.unheard().is_empty();
-            if is_over {
+            if self.is_overlap_over() {
                 match self.retire_earlier().await {
                     Ok(()) => return,
                     Err(failure) => error!(%failure, "the old key of this host cannot be given up yet"),
                 }
             }
         }
+    }
+
+    fn is_overlap_over(&self) -> bool {
+        self.overlap_ends().is_none_or(|until| self.now() >= until) || self.unheard().is_empty()
     }
 
     /// Asks members under the new key, and notes who answers.
@@ -175,8 +176,7 @@ impl Peers {
 
     /// Returns this host as a node that it is, or was until everybody has heard.
     pub(super) fn identity_of(&self, node: &NodeId) -> Option<Arc<Identity>> {
-        let both = [self.0.identity.load_full(), self.0.earlier.load_full()];
-        both.into_iter().flatten().find(|identity| identity.id() == *node)
+        self.identities().find(|identity| identity.id() == *node)
     }
 
     pub(super) fn rotation_view(&self) -> Option<RotationView> {

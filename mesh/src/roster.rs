@@ -191,6 +191,11 @@ impl Roster {
         &self.statements
     }
 
+    /// Returns whether a node has stated that another one is to be a member, whatever came of it.
+    pub fn has_spoken_for(&self, by: &NodeId, node: &NodeKey) -> bool {
+        self.chain_of(by).any(|statement| matches!(statement.what(), What::Admit { node: key, .. } if key == node))
+    }
+
     /// Returns what the next statement of a node is to say of itself.
     pub fn next_head(&self, by: &NodeId, at: u64) -> Head {
         let last = self.chain_of(by).max_by_key(|statement| statement.head().sequence);

@@ -11,7 +11,6 @@ use std::time::Duration;
 use postroad_mesh::frame::Item;
 use postroad_mesh::invite::Proof;
 use postroad_mesh::link::{MESSAGE_OCTETS_MAX, Message, STRANGER_OCTETS_MAX};
-use postroad_mesh::pending::Pending;
 use postroad_mesh::statement::What;
 use postroad_mesh::{Directory, Invitation, NodeId, NodeKey, Roster, Statement};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -92,16 +91,13 @@ impl Peers {
             if state.spread.directory().roster().gone().contains_key(&node) || state.own.refused.contains(&node) {
                 return Err("its membership was ended; it can come back under another key".to_owned());
             }
-            let pending = state.spread.directory().roster().pending();
-            let spoken = |pending: &Pending| pending.node == node && pending.by.contains(&state.identity.id());
-            if pending.iter().any(spoken) {
+            if state.spread.directory().roster().has_spoken_for(&state.identity.id(), &key) {
                 return Err(MORE_VOICES.to_owned());
             }
             // One that was given out under the key before is good for as long as that key is.
-            let mine = [self.0.identity.load_full(), self.0.earlier.load_full()];
             let mut redeem =
                 |me: Arc<Identity>| state.own.invitations.redeem(proof, binding, &node, &me.id(), now).ok();
-            let open = mine.into_iter().flatten().find_map(&mut redeem);
+            let open = self.identities().find_map(&mut redeem);
             (open, state.own.clone())
         };
         let Some(open) = open else {

@@ -304,9 +304,10 @@ mod tests {
         let address = Address::Tcp(listener.local_addr().expect("bound"));
         let pair = || async { tokio::join!(Stream::connect(&address, LINGER), listener.accept()) };
         let ((idle, _first_peer), (busy, _second_peer)) = (pair().await, pair().await);
+        let soon = timeout(LINGER / 2, idle.expect("connected").close_idle());
         tokio::select! {
             biased;
-            () = idle.expect("connected").close_idle() => {}
+            closed = soon => assert!(closed.is_ok(), "it is waited for as long as others"),
             () = busy.expect("connected").close() => panic!("who may have more to say is not waited for"),
         }
     }

@@ -151,7 +151,7 @@ fn lmtp_target(core: &Core, config: &Config, address: &LmtpAddress) -> Target {
         },
         implicit_tls: false,
         tls: core.tls.any_certificate().clone(),
-        member: None,
+        nodes: None,
         connect_limit: config.timeouts.connect,
     }
 }

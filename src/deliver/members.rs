@@ -19,7 +19,7 @@ use super::attempt::{Ended, Task};
 use super::dispatcher::Core;
 use super::outcome::Outcome;
 use super::remote::{Lane, Result, Sent, refused};
-use super::transport::Connection;
+use super::transport::{Connection, Nodes};
 use crate::route::{Hop, Member, NextHop, ResolveError};
 
 /// How long a member that could not be reached is tried after the others only.
@@ -75,12 +75,12 @@ struct Tally {
 impl Connection {
     /// Returns whether the host is a member of the mesh, by its key.
     pub fn is_member(&self) -> bool {
-        self.target.member.is_some()
+        self.target.nodes.is_some()
     }
 
-    /// Returns which member it is.
-    pub fn member(&self) -> Option<NodeId> {
-        NodeId::from_server_name(&self.target.member.as_ref()?.to_str())
+    /// Returns which nodes it is between; `None`: the host is no member.
+    pub fn nodes(&self) -> Option<Nodes> {
+        self.target.nodes
     }
 
     /// Returns whether the host, a member of the mesh, takes this one for a member, too.
@@ -204,8 +204,9 @@ impl Tally {
     }
 }
 
-/// Returns the passage of a message as the next member, to which this host is `me`, is to hear of it. One that did not come through
-/// the mesh (a notification, mail from before there was one) is named here, the same at every attempt.
+/// Returns the passage of a message as the next member, to which this host is `me`, is to hear of it. One that
+/// did not come through the mesh (a notification, mail from before there was one) is named here, the same at
+/// every attempt.
 pub fn onward(task: &Task<'_>, me: NodeId) -> Option<PassageToken> {
     let item = task.item;
     let known: Option<Passage> = item.envelope.params.passage.as_ref().and_then(|token| token.as_str().parse().ok());

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use postroad_mesh::NodeId;
 use postroad_queue::schedule::Attempt;
 use postroad_queue::{LoadError, QueueId, Report};
 use postroad_smtp::client::{self, Answer, Failure, Protocol, TlsNeed, Transaction};
@@ -15,7 +16,7 @@ use super::attempt::{Ended, Task};
 use super::dispatcher::{Core, Routing};
 use super::members;
 use super::outcome::Outcome;
-use super::transport::{Connection, OpenError, Target, credentials};
+use super::transport::{Connection, Nodes, OpenError, Target, credentials};
 use crate::config::{RouteCredentials, TlsUse};
 use crate::metrics::{Direction, Handshake};
 use crate::net::Address;
@@ -166,14 +167,19 @@ impl Lane {
             return own;
         }
         if let Some(own) = own.filter(|own| own.ahead().is_none() && own.is_quiet()) {
-            if own.generation() == Some(core.pool.generation()) {
+            if own.generation() == Some(core.pool.generation()) && shows_the_key(core, &own) {
                 return Some(own);
             }
             core.spawn(own.quit());
         }
-        let kept = core.pool.take(&self.site)?;
-        core.metrics.connections_reused.inc();
-        Some(kept)
+        loop {
+            let kept = core.pool.take(&self.site)?;
+            if shows_the_key(core, &kept) {
+                core.metrics.connections_reused.inc();
+                return Some(kept);
+            }
+            core.spawn(kept.quit());
+        }
     }
 
     /// Sends over a connection that was used before. `None` when it turns out that it was closed
@@ -207,7 +213,7 @@ impl Lane {
                     break;
                 }
             };
-            let transaction = transaction(core, task, &places, connection.member());
+            let transaction = transaction(core, task, &places, connection.nodes().map(|nodes| nodes.me));
             let next = if rest.is_empty() { behind(core, task, &connection) } else { None };
             let answers = connection.send(transaction, content, next).await;
             if connection.is_exposed() {
@@ -262,6 +268,12 @@ fn generation(core: &Core, routing: &Routing) -> Option<u64> {
     std::ptr::eq(&raw const **in_force, routing).then_some(generation)
 }
 
+/// Returns whether a connection shows its host the key by which that one is to know this host. While a key is
+/// changed that becomes another one, and sessions under the old key end with it.
+fn shows_the_key(core: &Core, connection: &Connection) -> bool {
+    connection.nodes().is_none_or(|nodes| core.peers.me_to(&nodes.member) == Some(nodes.me))
+}
+
 /// Returns the transaction that goes behind a task's last one, where one does and the connection lasts
 /// so long.
 fn behind(core: &Core, task: &Task<'_>, connection: &Connection) -> Option<(QueueId, Transaction)> {
@@ -271,11 +283,11 @@ fn behind(core: &Core, task: &Task<'_>, connection: &Connection) -> Option<(Queu
     Some((next.item.id, transaction(core, next, &next.places, None)))
 }
 
-fn transaction(core: &Core, task: &Task<'_>, places: &[usize], member: Option<postroad_mesh::NodeId>) -> Transaction {
+fn transaction(core: &Core, task: &Task<'_>, places: &[usize], me: Option<NodeId>) -> Transaction {
     let envelope = &task.item.envelope;
     let deliver_by = task.item.deliver_by_left(core.clock.now());
     // Which way it came is for members alone.
-    let passage = member.and_then(|member| members::onward(task, core.peers.me_to(&member)?));
+    let passage = me.and_then(|me| members::onward(task, me));
     Transaction {
         reverse_path: envelope.reverse_path.clone(),
         params: MailParams { deliver_by, passage, ..envelope.params.clone() },
@@ -431,15 +443,15 @@ async fn target(core: &Core, routing: &Routing, hop: &Hop) -> std::result::Resul
         None => None,
         Some(login) => Some(password(Arc::clone(login)).await?),
     };
-    let (connector, member) = match (hop.node, hop.tls) {
-        (Some(node), _) => {
-            let (connector, name) = core.peers.connector(&node).ok_or(NO_KEY)?;
-            (connector, Some(name))
+    let (connector, nodes) = match (hop.node, hop.tls) {
+        (Some(member), _) => {
+            let (me, connector) = core.peers.connector(&member).ok_or(NO_KEY)?;
+            (connector, Some(Nodes { me, member }))
         }
         (None, TlsUse::Verify) => (core.tls.trusted_certificate().clone(), None),
         (None, _) => (core.tls.any_certificate().clone(), None),
     };
-    let connect_limit = match member {
+    let connect_limit = match nodes {
         Some(_) => timeouts.connect.min(MEMBER_CONNECT_LIMIT),
         None => timeouts.connect,
     };
@@ -459,7 +471,7 @@ async fn target(core: &Core, routing: &Routing, hop: &Hop) -> std::result::Resul
         },
         implicit_tls: hop.implicit_tls,
         tls: connector,
-        member,
+        nodes,
         connect_limit,
     })
 }

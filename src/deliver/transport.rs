@@ -7,12 +7,12 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use postroad_mesh::NodeId;
 use postroad_queue::{ContentReader, QueueId};
 use postroad_smtp::client::{self, Action, Answer, Failure, Protocol, TlsNeed, Transaction};
 use postroad_smtp::line::Input;
 use postroad_smtp::sasl::Credentials;
 use postroad_smtp::{ByMode, DeliverBy, Reply, Status};
-use rustls::pki_types::ServerName;
 use tokio_rustls::TlsConnector;
 use tracing::debug;
 
@@ -20,6 +20,7 @@ use super::turned::Ticket;
 use crate::metrics::Open;
 use crate::net::{Address, Stream};
 use crate::tls::client::server_name;
+use crate::tls::node;
 
 /// How long the end of a TLS session and of a connection may take.
 const QUIT_LIMIT: Duration = Duration::from_secs(5);
@@ -41,10 +42,19 @@ pub struct Target {
     pub implicit_tls: bool,
     /// Verifies what TLS has to verify.
     pub tls: TlsConnector,
-    /// The name by which a member of the mesh is asked for in TLS, where it is one.
-    pub member: Option<ServerName<'static>>,
+    /// Which nodes a session is between, where the host is a member of the mesh.
+    pub nodes: Option<Nodes>,
     /// Limit of the TCP connect and of the TLS handshake, each.
     pub connect_limit: Duration,
+}
+
+/// The two ends of a session within the mesh.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Nodes {
+    /// This host, under the key that it shows there.
+    pub me: NodeId,
+    /// The member.
+    pub member: NodeId,
 }
 
 impl Target {
@@ -421,7 +431,10 @@ enum Step {
 }
 
 async fn secure(stream: Stream, target: &Target) -> Result<Stream, OpenError> {
-    let name = target.member.clone().unwrap_or_else(|| server_name(&target.name, target.address.ip()));
+    let name = match target.nodes {
+        Some(nodes) => node::server_name(&nodes.member),
+        None => server_name(&target.name, target.address.ip()),
+    };
     let handshake = stream.connect_tls(&target.tls, name, target.connect_limit).await;
     handshake.map_err(|source| OpenError::Tls { name: target.name.clone(), address: target.address.clone(), source })
 }

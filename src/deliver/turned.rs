@@ -20,13 +20,12 @@ use tracing::{debug, info};
 use super::attempt::{Ended, Task};
 use super::dispatcher::Core;
 use super::remote::{Lane, Result, Sent, session_timeouts};
-use super::transport::{Connection, Target};
+use super::transport::{Connection, Nodes, Target};
 use crate::config::{self, Config};
 use crate::memory::{Held, SESSION_OCTETS};
 use crate::metrics::Open;
 use crate::net::Address;
 use crate::route::{TurnHop, turn};
-use crate::tls::node::server_name;
 use crate::turn::{Grant, Guest, Place, Turned};
 
 /// How long one is kept at least whose next message cannot start yet.
@@ -350,11 +349,12 @@ impl Core {
     fn target_of(&self, guest: &Guest, peer: IpAddr) -> Target {
         let routing = self.routing.load();
         let config = &routing.config;
-        let (name, member) = match guest {
+        let (name, nodes) = match guest {
             Guest::Customer(turn) => (turn.user.clone(), None),
             Guest::Member(node) => {
                 let found = routing.router.members().and_then(|members| members.member(node));
-                (found.map_or_else(|| node.short(), ToString::to_string), Some(server_name(node)))
+                let nodes = self.peers.me_to(node).map(|me| Nodes { me, member: *node });
+                (found.map_or_else(|| node.short(), ToString::to_string), nodes)
             }
         };
         Target {
@@ -370,7 +370,7 @@ impl Core {
             },
             implicit_tls: false,
             tls: self.tls.any_certificate().clone(),
-            member,
+            nodes,
             connect_limit: config.timeouts.connect,
         }
     }

@@ -14,6 +14,7 @@ use tracing::debug;
 use super::Peers;
 use crate::metrics::{Direction, Handshake};
 use crate::net::{self, Stream};
+use crate::tls::node::server_name;
 
 /// How long one address may take, from the connection to the answer to XLINK.
 const ADDRESS_LIMIT: Duration = Duration::from_secs(10);
@@ -68,7 +69,7 @@ impl Peers {
 
     async fn open_link(&self, node: &NodeId, address: SocketAddr, implicit_tls: bool) -> io::Result<Linked> {
         let no_key = || io::Error::new(io::ErrorKind::NotFound, "this host has no key");
-        let (connector, name) = self.connector(node).ok_or_else(no_key)?;
+        let (_, connector) = self.connector(node).ok_or_else(no_key)?;
         let hostname = self.config().helo().to_string();
         let mut talk =
             Talk { stream: Stream::connect(&net::Address::Tcp(address), ADDRESS_LIMIT).await?, input: Input::new() };
@@ -80,7 +81,7 @@ impl Peers {
                 return Err(io::Error::new(io::ErrorKind::InvalidData, "octets behind STARTTLS before TLS began"));
             }
         }
-        let secured = talk.stream.connect_tls(&connector, name, ADDRESS_LIMIT).await;
+        let secured = talk.stream.connect_tls(&connector, server_name(node), ADDRESS_LIMIT).await;
         let outcome = if secured.is_ok() { Handshake::Done } else { Handshake::Failed };
         self.0.parts.metrics.count_handshake(Direction::Out, outcome);
         talk.stream = secured?;

@@ -32,14 +32,13 @@ use postroad_mesh::link::Message;
 use postroad_mesh::node::Signature;
 use postroad_mesh::question::Fault;
 use postroad_mesh::{NodeId, SecretKey};
-use rustls::pki_types::ServerName;
 use tokio::sync::{Notify, Semaphore, oneshot, watch};
 use tokio_rustls::TlsConnector;
 
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::metrics::Metrics;
-use crate::tls::{self, NodeTls, ServerTls, node};
+use crate::tls::{self, NodeTls, ServerTls};
 use conduct::Conduct;
 pub use conduct::Outside;
 pub use files::FileError;
@@ -174,11 +173,11 @@ impl Peers {
         self.0.changed.subscribe()
     }
 
-    /// Returns what connects with a node as the one that this host is to it ([`Peers::me_to`]), and the name to
-    /// ask for: a session under it is with that node and with nobody else. `None`: this host has no key.
-    pub fn connector(&self, node: &NodeId) -> Option<(TlsConnector, ServerName<'static>)> {
+    /// Returns which node this host is to another one ([`Peers::me_to`]), and what connects as that: a session
+    /// under [`tls::node::server_name`] is with the other node and with nobody else. `None`: this host has no key.
+    pub fn connector(&self, node: &NodeId) -> Option<(NodeId, TlsConnector)> {
         let identity = self.identity_to(node)?;
-        Some((identity.tls.connector().clone(), node::server_name(node)))
+        Some((identity.id(), identity.tls.connector().clone()))
     }
 
     /// Looks at the configuration again: what this host says of itself may be something else now.

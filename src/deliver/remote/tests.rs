@@ -144,7 +144,7 @@ async fn connection(agent: &Agent, port: u16) -> Connection {
         session: client::Config::new("client.example"),
         implicit_tls: false,
         tls: agent.delivery.0.tls.any_certificate().clone(),
-        member: None,
+        nodes: None,
         connect_limit: Duration::from_secs(5),
     };
     Connection::open(Arc::new(target)).await.unwrap_or_else(|error| panic!("{error}"))

@@ -54,7 +54,7 @@ async fn open(address: Address, protocol: Protocol) -> Connection {
         session: client::Config { protocol, ..client::Config::new("client.example") },
         implicit_tls: false,
         tls: ClientTls::new().any_certificate().clone(),
-        member: None,
+        nodes: None,
         connect_limit: Duration::from_secs(5),
     };
     Connection::open(Arc::new(target)).await.unwrap_or_else(|error| panic!("{error}"))

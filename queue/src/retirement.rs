@@ -72,11 +72,11 @@ fn write(spool: &Spool, tail: &mut Tail, list: &[Retire]) -> Option<Place> {
     if list.len() > RETIRED_IDS_MAX || spool.check_poison().is_err() {
         return None;
     }
-    let action = format_args!("write of log/{}", segment_name(active.number)).to_string();
+    let number = active.number;
     match tail.write(&[part], &mut Vec::new()) {
         Ok(places) => places.first().copied(),
         Err(e) => {
-            if let Fault::Broken(why) = fault(&action, &e) {
+            if let Fault::Broken(why) = fault(&format!("write of log/{}", segment_name(number)), &e) {
                 spool.poison(&why);
             } else if let Some(active) = &mut tail.active {
                 active.cut();

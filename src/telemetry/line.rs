@@ -15,7 +15,8 @@ use tracing_subscriber::registry::LookupSpan;
 
 use super::escape::{push_escaped, push_quoted, push_value};
 
-/// Room for the values of one line.
+/// Room for most lines, and for the values of one.
+const LINE_OCTETS: usize = 384;
 const TEXTS_OCTETS: usize = 256;
 
 /// How a line is written.
@@ -54,7 +55,7 @@ impl LineLayer {
     }
 
     fn line(&self, level: Level, target: &str, fields: &Fields) -> String {
-        let mut line = String::with_capacity(256);
+        let mut line = String::with_capacity(LINE_OCTETS);
         if self.stamp == Stamp::Priority {
             line.push_str(priority(level));
         }
@@ -68,8 +69,7 @@ impl LineLayer {
 
     fn push_text(&self, line: &mut String, level: Level, target: &str, fields: &Fields) {
         if self.stamp == Stamp::Time {
-            line.push_str(&now());
-            line.push(' ');
+            write!(line, "{:.3} ", jiff::Timestamp::now()).expect("writing to a string cannot fail");
         }
         let place = target.strip_prefix("postroad::").unwrap_or(target);
         write!(line, "{level} {place}: ").expect("writing to a string cannot fail");
@@ -84,7 +84,8 @@ impl LineLayer {
     }
 
     fn push_json(&self, line: &mut String, level: Level, target: &str, fields: &Fields) {
-        write!(line, r#"{{"time":"{}","level":"{level}","target":"#, now()).expect("writing to a string cannot fail");
+        let now = jiff::Timestamp::now();
+        write!(line, r#"{{"time":"{now:.3}","level":"{level}","target":"#).expect("writing to a string cannot fail");
         push_quoted(line, target);
         line.push_str(r#","message":"#);
         push_quoted(line, &fields.message);
@@ -115,7 +116,8 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for LineLayer {
     }
 
     fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
-        let mut fields = Fields::default();
+        let metadata = event.metadata();
+        let mut fields = Fields { pairs: Vec::with_capacity(metadata.fields().len()), ..Fields::default() };
         event.record(&mut fields);
         // The nearest wins when two speak of the same field.
         for span in context.event_scope(event).into_iter().flatten() {
@@ -123,7 +125,6 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for LineLayer {
                 fields.add_missing(around);
             }
         }
-        let metadata = event.metadata();
         (self.sink)(self.line(*metadata.level(), metadata.target(), &fields).as_bytes());
     }
 }
@@ -207,10 +208,6 @@ impl Visit for Fields {
         // JSON knows no infinity and no NaN.
         self.set(field, value.is_finite(), format_args!("{value}"));
     }
-}
-
-fn now() -> String {
-    format!("{:.3}", jiff::Timestamp::now())
 }
 
 /// sd-daemon(3): the levels of syslog.

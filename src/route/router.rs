@@ -291,6 +291,9 @@ impl Router {
     }
 
     fn longest_below(&self, domain: &Domain) -> Option<&Rule> {
+        if self.below.is_empty() {
+            return None;
+        }
         let parents = std::iter::successors(domain.parent(), Domain::parent);
         parents.into_iter().find_map(|parent| self.below.get(&parent))
     }

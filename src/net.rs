@@ -19,7 +19,7 @@ use rustls::server::Acceptor;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
-use tokio::time::{timeout, timeout_at};
+use tokio::time::{Sleep, sleep_until, timeout, timeout_at};
 use tokio_rustls::{LazyConfigAcceptor, TlsConnector, TlsStream};
 
 use crate::tls::ServerTls;
@@ -101,19 +101,20 @@ impl Stream {
     }
 
     /// Waits for octets and appends them to `input`; 0 is the end of the stream. While nothing
-    /// arrives, an empty `input` holds no memory.
+    /// arrives, an empty `input` holds no memory. `timer` is kept from one wait to the next.
     ///
     /// # Errors
     /// `TimedOut` at the deadline, or what the connection says.
-    pub async fn fill(&mut self, input: &mut Input, until: Instant) -> io::Result<usize> {
-        let read = poll_fn(|cx| {
+    pub async fn fill(&mut self, input: &mut Input, timer: &mut Timer, until: Instant) -> io::Result<usize> {
+        let filled = poll_fn(|cx| {
             let filled = self.poll_fill(cx, input);
-            if filled.is_pending() {
-                input.release();
+            if filled.is_ready() {
+                return filled.map_ok(Some);
             }
-            filled
+            input.release();
+            timer.poll(cx, until.into()).map(|()| Ok(None))
         });
-        timeout_at(until.into(), read).await.map_err(|_| timed_out("nothing was received in time"))?
+        filled.await?.ok_or_else(|| timed_out("nothing was received in time"))
     }
 
     fn poll_fill(&mut self, cx: &mut Context<'_>, input: &mut Input) -> Poll<io::Result<usize>> {
@@ -283,6 +284,36 @@ impl Stream {
     }
 }
 
+/// Ends waits of one connection. Of the many deadlines of a session few pass: the runtime hears of the
+/// first, and of another only when that time has come, or sooner where the new one is.
+#[derive(Debug, Default)]
+pub struct Timer(Option<Pin<Box<Sleep>>>);
+
+impl Timer {
+    /// Ready when it is `until`, or later.
+    fn poll(&mut self, cx: &mut Context<'_>, until: tokio::time::Instant) -> Poll<()> {
+        if until <= tokio::time::Instant::now() {
+            return Poll::Ready(());
+        }
+        let sleep = self.0.get_or_insert_with(|| Box::pin(sleep_until(until)));
+        if until < sleep.deadline() {
+            sleep.as_mut().reset(until);
+        }
+        loop {
+            ready!(sleep.as_mut().poll(cx));
+            if until <= sleep.deadline() {
+                return Poll::Ready(());
+            }
+            sleep.as_mut().reset(until);
+        }
+    }
+
+    /// Forgets what was waited for: nobody is woken any more.
+    pub fn clear(&mut self) {
+        self.0 = None;
+    }
+}
+
 fn timed_out(what: &'static str) -> io::Error {
     io::Error::new(io::ErrorKind::TimedOut, what)
 }
@@ -310,5 +341,26 @@ mod tests {
             closed = soon => assert!(closed.is_ok(), "it is waited for as long as others"),
             () = busy.expect("connected").close() => panic!("who may have more to say is not waited for"),
         }
+    }
+
+    #[tokio::test]
+    async fn each_wait_ends_at_its_own_time_under_one_timer() {
+        let (ours, mut theirs) = UnixStream::pair().expect("a pair");
+        let (mut stream, mut timer) = (Stream::Unix(ours), Timer::default());
+        let (hour, soon) = (Duration::from_hours(1), Duration::from_millis(20));
+        let fill = async |stream: &mut Stream, timer: &mut Timer, limit| {
+            stream.fill(&mut Input::new(), timer, Instant::now() + limit).await.map_err(|error| error.kind())
+        };
+        assert!(timeout(soon, fill(&mut stream, &mut timer, hour)).await.is_err(), "nothing came");
+        let waited = timeout(Duration::from_secs(30), fill(&mut stream, &mut timer, soon)).await;
+        assert_eq!(waited, Ok(Err(io::ErrorKind::TimedOut)), "a sooner time than the one before");
+        let answer = async {
+            tokio::time::sleep(soon).await;
+            theirs.write_all(b"late").await
+        };
+        let (filled, written) = tokio::join!(fill(&mut stream, &mut timer, hour), answer);
+        assert_eq!((filled, written.is_ok()), (Ok(4), true), "a time that has passed was that of another wait");
+        let over = fill(&mut stream, &mut timer, Duration::ZERO).await;
+        assert_eq!(over, Err(io::ErrorKind::TimedOut), "no time at all");
     }
 }

@@ -18,7 +18,7 @@ use tracing::debug;
 
 use super::turned::Ticket;
 use crate::metrics::Open;
-use crate::net::{Address, Stream};
+use crate::net::{Address, Stream, Timer};
 use crate::tls::client::server_name;
 use crate::tls::node;
 
@@ -74,6 +74,8 @@ impl Target {
 /// An open session with a next hop, ready for a transaction whenever nobody is inside `send`.
 pub struct Connection {
     stream: Stream,
+    /// Ends the waits for what it says.
+    timer: Timer,
     pub(super) session: client::Session,
     input: Input,
     pub(super) target: Arc<Target>,
@@ -171,6 +173,7 @@ impl Connection {
         Connection {
             session: client::Session::new(target.session.clone(), is_secure, Instant::now()),
             stream,
+            timer: Timer::default(),
             input: Input::new(),
             remote: target.remote(),
             target,
@@ -276,7 +279,13 @@ impl Connection {
                 }
             }
         }
+        self.rest();
+    }
+
+    /// Holds nothing while nobody sends over it, and wakes nobody.
+    fn rest(&mut self) {
         self.input.release();
+        self.timer.clear();
     }
 
     /// Polls the machine and performs until it needs somebody else.
@@ -324,7 +333,7 @@ impl Connection {
             None => until,
             Some(_) => until.min(Instant::now() + LAST_WORDS_LIMIT),
         };
-        let ended = match self.stream.fill(&mut self.input, until).await {
+        let ended = match self.stream.fill(&mut self.input, &mut self.timer, until).await {
             Ok(1..) => {
                 self.heard = true;
                 return;

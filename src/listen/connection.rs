@@ -25,7 +25,7 @@ use crate::clock;
 use crate::config::Service;
 use crate::memory::{self, Held};
 use crate::metrics::{self, Direction, Handshake, Refusal};
-use crate::net::Stream;
+use crate::net::{Stream, Timer};
 use crate::peer::Peers;
 use crate::policy::limits::SessionPermit;
 use crate::tls;
@@ -48,6 +48,8 @@ struct Connection {
     session: Session,
     facts: Facts,
     input: Input,
+    /// Ends the waits for it.
+    timer: Timer,
     transaction: Transaction,
     /// What ATRN was accepted for.
     grant: Option<Box<Grant>>,
@@ -149,6 +151,7 @@ async fn begin(arrival: Box<Arrival>, context: Arc<Context>, drain: &mut Drain) 
         session: Session::new(settings, tls.clone(), now),
         facts: Facts { tls, ..Facts::default() },
         input: Input::new(),
+        timer: Timer::default(),
         transaction: Transaction::default(),
         grant: None,
         draining: false,
@@ -279,7 +282,7 @@ impl Connection {
         self.session.output().shrink_to(OUTPUT_OCTETS_KEPT);
         let filled = tokio::select! {
             biased;
-            filled = stream.fill(&mut self.input, until) => filled,
+            filled = stream.fill(&mut self.input, &mut self.timer, until) => filled,
             // Told once: a session inside a transaction goes on, and waits for its client alone.
             () = drained(drain), if !self.draining => {
                 self.draining = true;

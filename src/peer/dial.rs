@@ -13,7 +13,7 @@ use tracing::debug;
 
 use super::Peers;
 use crate::metrics::{Direction, Handshake};
-use crate::net::{self, Stream};
+use crate::net::{self, Stream, Timer};
 use crate::tls::node::server_name;
 
 /// How long one address may take, from the connection to the answer to XLINK.
@@ -128,7 +128,8 @@ impl Talk {
                 Line::Incomplete => {}
                 _ => return Err(io::Error::new(io::ErrorKind::InvalidData, "this is no SMTP server")),
             }
-            if self.stream.fill(&mut self.input, Instant::now() + ADDRESS_LIMIT).await? == 0 {
+            let until = Instant::now() + ADDRESS_LIMIT;
+            if self.stream.fill(&mut self.input, &mut Timer::default(), until).await? == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
         }

@@ -80,7 +80,7 @@ impl Connection {
             return Err(Interruption::Peer(self.last_words().await));
         }
         // The time is over at once: only what has arrived already is taken.
-        match self.stream.fill(&mut self.input, Instant::now()).await {
+        match self.stream.fill(&mut self.input, &mut self.timer, Instant::now()).await {
             Err(error) if error.kind() == io::ErrorKind::TimedOut => return Ok(()),
             Ok(0) => self.broken = Some(io::ErrorKind::UnexpectedEof),
             Err(error) => self.broken = Some(error.kind()),

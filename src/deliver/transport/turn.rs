@@ -46,7 +46,7 @@ impl Connection {
     pub async fn noop(&mut self) -> bool {
         self.session.noop(Instant::now());
         let answered = tokio::time::timeout(NOOP_LIMIT, self.step()).await;
-        self.input.release();
+        self.rest();
         matches!(answered, Ok(Step::Ready))
     }
 

@@ -76,6 +76,7 @@ async fn a_session_is_told_of_the_drain_once_and_then_waits_for_its_client() {
         session: Session::new(Context::session_config(&context.config.load(), Service::Smtp), None, Instant::now()),
         facts: Facts::default(),
         input: Input::new(),
+        timer: Timer::default(),
         transaction: Transaction::default(),
         grant: None,
         draining: false,

@@ -9,7 +9,7 @@ use tracing::debug;
 
 use super::dispatcher::{Core, Delivery};
 use super::jobs::key;
-use super::remote::{dial, targets};
+use super::open::{dial, targets};
 use crate::config::Turn;
 use crate::net::Address;
 use crate::route::{MESH_PREFIX, NextHop, turn};

@@ -16,6 +16,7 @@ mod local_mail;
 mod members;
 mod note;
 mod notify;
+mod open;
 pub mod outcome;
 mod patience;
 mod pool;

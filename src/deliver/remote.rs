@@ -7,19 +7,17 @@ use std::time::Duration;
 use postroad_mesh::NodeId;
 use postroad_queue::schedule::Attempt;
 use postroad_queue::{LoadError, QueueId, Report};
-use postroad_smtp::client::{self, Answer, Failure, Protocol, TlsNeed, Transaction};
-use postroad_smtp::sasl::Credentials;
+use postroad_smtp::client::{Answer, Failure, Transaction};
 use postroad_smtp::{DeliverBy, ForwardPath, MailParams, OriginalRecipient, Recipient, Reply, Severity, Status};
 use tracing::{debug, error, warn};
 
 use super::attempt::{Ended, Task};
 use super::dispatcher::{Core, Routing};
 use super::members;
+use super::open::{dial, targets};
 use super::outcome::Outcome;
-use super::transport::{Connection, Nodes, OpenError, Target, credentials};
-use crate::config::{RouteCredentials, TlsUse};
-use crate::metrics::{Direction, Handshake};
-use crate::net::Address;
+use super::transport::{Connection, Target};
+use crate::metrics::Direction;
 use crate::route::{self, Hop, NextHop};
 
 /// Recipients of one transaction, at most: what every host has to take (RFC 5321 §4.5.3.1.8).
@@ -28,11 +26,6 @@ const RECIPIENTS_PER_TRANSACTION_MAX: usize = 100;
 /// that DNS named last.
 const SITE_TRUSTED_MS: u64 = 60_000;
 
-/// How long a member of the mesh may take to be reached: there are others.
-const MEMBER_CONNECT_LIMIT: Duration = Duration::from_secs(5);
-const UNKNOWN_TO_MEMBER: Reply =
-    Reply::of(451, Some(Status::new(4, 7, 0)), "the member does not know this host as one of the mesh yet");
-const NO_KEY: Reply = Reply::of(451, Some(Status::new(4, 3, 5)), "this host has no key in the mesh any more");
 const NO_ADDRESS: Reply = Reply::of(451, Some(Status::new(4, 4, 4)), "no address of this member of the mesh is known");
 
 /// A worker's way to its site: the connection it holds, if any.
@@ -382,126 +375,6 @@ impl From<Sent> for Result {
     fn from(sent: Sent) -> Result {
         (sent.outcomes, sent.ended)
     }
-}
-
-/// Connects to the first host that takes a session. One that greets with 5yz takes no mail now:
-/// another may, and the message waits for one (RFC 5321 §5.1).
-pub(super) async fn dial(core: &Core, targets: Vec<Target>) -> std::result::Result<Connection, (Box<str>, Reply)> {
-    let mut refusal = None;
-    for target in targets {
-        let remote = target.remote();
-        match Connection::open(Arc::new(target)).await {
-            Ok(connection) if connection.is_member() && !connection.knows_us() => {
-                debug!(host = %remote, "it does not list XMESH");
-                refusal.get_or_insert((remote, UNKNOWN_TO_MEMBER));
-                core.spawn(connection.quit());
-            }
-            Ok(mut connection) => {
-                connection.count(core.metrics.open_connection());
-                if connection.is_secure() {
-                    core.metrics.count_handshake(Direction::Out, Handshake::Done);
-                }
-                return Ok(connection);
-            }
-            Err(error) => {
-                debug!(host = %remote, %error, "no session");
-                core.metrics.connections_failed.inc();
-                if matches!(error, OpenError::Tls { .. }) {
-                    core.metrics.count_handshake(Direction::Out, Handshake::Failed);
-                }
-                // Of several, what a host said tells more than that another did not answer.
-                if refusal.is_none() || matches!(error, OpenError::Session(_)) {
-                    refusal = Some((remote, transient(error.reply())));
-                }
-            }
-        }
-    }
-    Err(refusal.expect("a destination has at least one address to try"))
-}
-
-fn transient(reply: Reply) -> Reply {
-    match reply.severity() {
-        Severity::Permanent => {
-            let text = format!("The host takes no mail now: {reply}");
-            Reply::of(451, Some(Status::new(4, 4, 1)), "").with_text(&text)
-        }
-        _ => reply,
-    }
-}
-
-pub(super) async fn targets(core: &Core, routing: &Routing, hops: &[Hop]) -> std::result::Result<Vec<Target>, Reply> {
-    let mut targets = Vec::with_capacity(hops.len());
-    for hop in hops {
-        targets.push(target(core, routing, hop).await?);
-    }
-    Ok(targets)
-}
-
-async fn target(core: &Core, routing: &Routing, hop: &Hop) -> std::result::Result<Target, Reply> {
-    let timeouts = &routing.config.timeouts;
-    let auth = match &hop.credentials {
-        None => None,
-        Some(login) => Some(password(Arc::clone(login)).await?),
-    };
-    let (connector, nodes) = match (hop.node, hop.tls) {
-        (Some(member), _) => {
-            let (me, connector) = core.peers.connector(&member).ok_or(NO_KEY)?;
-            (connector, Some(Nodes { me, member }))
-        }
-        (None, TlsUse::Verify) => (core.tls.trusted_certificate().clone(), None),
-        (None, _) => (core.tls.any_certificate().clone(), None),
-    };
-    let connect_limit = match nodes {
-        Some(_) => timeouts.connect.min(MEMBER_CONNECT_LIMIT),
-        None => timeouts.connect,
-    };
-    Ok(Target {
-        name: hop.name.clone(),
-        address: Address::Tcp(hop.addr),
-        session: client::Config {
-            helo: routing.config.helo().as_str().into(),
-            protocol: Protocol::Smtp,
-            tls: match hop.tls {
-                TlsUse::Never => TlsNeed::Never,
-                TlsUse::Opportunistic => TlsNeed::Opportunistic,
-                TlsUse::Required | TlsUse::Verify => TlsNeed::Required,
-            },
-            auth,
-            timeouts: session_timeouts(timeouts),
-        },
-        implicit_tls: hop.implicit_tls,
-        tls: connector,
-        nodes,
-        connect_limit,
-    })
-}
-
-/// The client's limits out of the configuration.
-pub fn session_timeouts(timeouts: &crate::config::Timeouts) -> client::Timeouts {
-    client::Timeouts {
-        greeting: timeouts.reply,
-        command: timeouts.reply,
-        data: timeouts.data_start,
-        block: timeouts.data,
-        final_reply: timeouts.data_end,
-        ..client::Timeouts::default()
-    }
-}
-
-/// Reads the password of a route, each time, so that changing it needs no restart; on a thread that
-/// may block.
-async fn password(login: Arc<RouteCredentials>) -> std::result::Result<Credentials, Reply> {
-    let read = tokio::task::spawn_blocking(move || read_password(&login)).await;
-    let read = read.unwrap_or_else(|fault| Err(fault.to_string()));
-    read.map_err(|why| Reply::of(451, Some(Status::new(4, 3, 5)), "").with_text(&why))
-}
-
-fn read_password(login: &RouteCredentials) -> std::result::Result<Credentials, String> {
-    let path = login.password_file.display();
-    let text = std::fs::read_to_string(&login.password_file)
-        .map_err(|error| format!("the route's password_file {path} cannot be read: {error}"))?;
-    let password = text.lines().next().unwrap_or_default();
-    credentials(&login.user, password).map_err(|error| format!("the login in {path} is not usable: {error}"))
 }
 
 #[cfg(test)]

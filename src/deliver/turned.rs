@@ -19,7 +19,8 @@ use tracing::{debug, info};
 
 use super::attempt::{Ended, Task};
 use super::dispatcher::Core;
-use super::remote::{Lane, Result, Sent, session_timeouts};
+use super::open::session_timeouts;
+use super::remote::{Lane, Result, Sent};
 use super::transport::{Connection, Nodes, Target};
 use crate::config::{self, Config};
 use crate::memory::{Held, SESSION_OCTETS};

@@ -4,9 +4,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use postroad_queue::{Item, RecipientState};
+use postroad_smtp::client;
 
+use super::super::open::password;
 use super::super::scenario::{Agent, Peer, Say, config, routing};
 use super::*;
+use crate::config::RouteCredentials;
+use crate::net::Address;
 
 /// Everything goes to one peer.
 fn all_to(port: u16) -> String {

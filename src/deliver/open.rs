@@ -1,0 +1,149 @@
+//! Opening a session with one of the hosts of a next hop: what to tell it, what to insist on, and who is tried
+//! when one does not take it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use postroad_smtp::client::{self, Protocol, TlsNeed};
+use postroad_smtp::sasl::Credentials;
+use postroad_smtp::{Reply, Severity, Status};
+use tracing::debug;
+
+use super::dispatcher::{Core, Routing};
+use super::transport::{Connection, Nodes, OpenError, Target, credentials};
+use crate::config::{RouteCredentials, TlsUse};
+use crate::metrics::{Direction, Handshake};
+use crate::net::Address;
+use crate::route::Hop;
+
+/// How long a member of the mesh may take to be reached: there are others.
+const MEMBER_CONNECT_LIMIT: Duration = Duration::from_secs(5);
+/// Said of a member that does not list XMESH to this host.
+pub const UNKNOWN_TO_MEMBER: Reply =
+    Reply::of(451, Some(Status::new(4, 7, 0)), "the member does not know this host as one of the mesh yet");
+/// Said where this host has left the mesh.
+pub const NO_KEY: Reply = Reply::of(451, Some(Status::new(4, 3, 5)), "this host has no key in the mesh any more");
+
+/// Connects to the first host that takes a session. One that greets with 5yz takes no mail now:
+/// another may, and the message waits for one (RFC 5321 §5.1).
+pub async fn dial(core: &Core, targets: Vec<Target>) -> Result<Connection, (Box<str>, Reply)> {
+    let mut refusal = None;
+    for target in targets {
+        let remote = target.remote();
+        match Connection::open(Arc::new(target)).await {
+            Ok(connection) if connection.is_member() && !connection.knows_us() => {
+                debug!(host = %remote, "it does not list XMESH");
+                refusal.get_or_insert((remote, UNKNOWN_TO_MEMBER));
+                core.spawn(connection.quit());
+            }
+            Ok(mut connection) => {
+                connection.count(core.metrics.open_connection());
+                if connection.is_secure() {
+                    core.metrics.count_handshake(Direction::Out, Handshake::Done);
+                }
+                return Ok(connection);
+            }
+            Err(error) => {
+                debug!(host = %remote, %error, "no session");
+                core.metrics.connections_failed.inc();
+                if matches!(error, OpenError::Tls { .. }) {
+                    core.metrics.count_handshake(Direction::Out, Handshake::Failed);
+                }
+                // Of several, what a host said tells more than that another did not answer.
+                if refusal.is_none() || matches!(error, OpenError::Session(_)) {
+                    refusal = Some((remote, transient(error.reply())));
+                }
+            }
+        }
+    }
+    Err(refusal.expect("a destination has at least one address to try"))
+}
+
+fn transient(reply: Reply) -> Reply {
+    match reply.severity() {
+        Severity::Permanent => {
+            let text = format!("The host takes no mail now: {reply}");
+            Reply::of(451, Some(Status::new(4, 4, 1)), "").with_text(&text)
+        }
+        _ => reply,
+    }
+}
+
+/// Returns how each of these hops is connected to.
+///
+/// # Errors
+/// The reply that says why none can be.
+pub async fn targets(core: &Core, routing: &Routing, hops: &[Hop]) -> Result<Vec<Target>, Reply> {
+    let mut targets = Vec::with_capacity(hops.len());
+    for hop in hops {
+        targets.push(target(core, routing, hop).await?);
+    }
+    Ok(targets)
+}
+
+async fn target(core: &Core, routing: &Routing, hop: &Hop) -> Result<Target, Reply> {
+    let timeouts = &routing.config.timeouts;
+    let auth = match &hop.credentials {
+        None => None,
+        Some(login) => Some(password(Arc::clone(login)).await?),
+    };
+    let (connector, nodes) = match (hop.node, hop.tls) {
+        (Some(member), _) => {
+            let (me, connector) = core.peers.connector(&member).ok_or(NO_KEY)?;
+            (connector, Some(Nodes { me, member }))
+        }
+        (None, TlsUse::Verify) => (core.tls.trusted_certificate().clone(), None),
+        (None, _) => (core.tls.any_certificate().clone(), None),
+    };
+    let connect_limit = match nodes {
+        Some(_) => timeouts.connect.min(MEMBER_CONNECT_LIMIT),
+        None => timeouts.connect,
+    };
+    Ok(Target {
+        name: hop.name.clone(),
+        address: Address::Tcp(hop.addr),
+        session: client::Config {
+            helo: routing.config.helo().as_str().into(),
+            protocol: Protocol::Smtp,
+            tls: match hop.tls {
+                TlsUse::Never => TlsNeed::Never,
+                TlsUse::Opportunistic => TlsNeed::Opportunistic,
+                TlsUse::Required | TlsUse::Verify => TlsNeed::Required,
+            },
+            auth,
+            timeouts: session_timeouts(timeouts),
+        },
+        implicit_tls: hop.implicit_tls,
+        tls: connector,
+        nodes,
+        connect_limit,
+    })
+}
+
+/// The client's limits out of the configuration.
+pub fn session_timeouts(timeouts: &crate::config::Timeouts) -> client::Timeouts {
+    client::Timeouts {
+        greeting: timeouts.reply,
+        command: timeouts.reply,
+        data: timeouts.data_start,
+        block: timeouts.data,
+        final_reply: timeouts.data_end,
+        ..client::Timeouts::default()
+    }
+}
+
+/// Reads the password of a route, each time, so that changing it needs no restart; on a thread that
+/// may block.
+pub(super) async fn password(login: Arc<RouteCredentials>) -> Result<Credentials, Reply> {
+    let read = tokio::task::spawn_blocking(move || read_password(&login)).await;
+    let read = read.unwrap_or_else(|fault| Err(fault.to_string()));
+    read.map_err(|why| Reply::of(451, Some(Status::new(4, 3, 5)), "").with_text(&why))
+}
+
+fn read_password(login: &RouteCredentials) -> Result<Credentials, String> {
+    let path = login.password_file.display();
+    let text = std::fs::read_to_string(&login.password_file)
+        .map_err(|error| format!("the route's password_file {path} cannot be read: {error}"))?;
+    let password = text.lines().next().unwrap_or_default();
+    credentials(&login.user, password).map_err(|error| format!("the login in {path} is not usable: {error}"))
+}

@@ -7,6 +7,8 @@
 //! that passes neither this node nor any the message has visited: so no message visits a
 //! node twice, however old or contradictory the maps of the nodes are.
 
+mod through;
+
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap};
 use std::sync::OnceLock;
@@ -15,6 +17,7 @@ use postroad_smtp::Domain;
 
 use crate::node::{NodeId, sha256};
 use crate::record::{Egress, Reach, Said};
+pub use through::{THROUGH_MAX, Through};
 
 /// The most nodes that a message may visit.
 pub const VISITED_MAX: usize = 12;

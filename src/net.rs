@@ -3,6 +3,9 @@
 //! Octets are read through a buffer that belongs to the thread, not to the connection, so an idle
 //! connection holds none. Nothing here knows SMTP.
 
+mod splice;
+mod wire;
+
 use std::cell::RefCell;
 use std::fmt;
 use std::future::poll_fn;
@@ -23,6 +26,7 @@ use tokio::time::{Sleep, sleep_until, timeout, timeout_at};
 use tokio_rustls::{LazyConfigAcceptor, TlsConnector, TlsStream};
 
 use crate::tls::ServerTls;
+pub use wire::Wire;
 
 /// Octets taken from a socket at a time, at most.
 const READ_OCTETS: usize = 64 * 1024;
@@ -47,8 +51,11 @@ thread_local! {
 pub enum Stream {
     /// Plain TCP.
     Plain(TcpStream),
-    /// TLS over TCP, either side of it.
-    Tls(Box<TlsStream<TcpStream>>),
+    /// TLS, either side of it.
+    Tls(Box<TlsStream<Wire>>),
+    /// What somebody passes on within the TLS session with them: as good as a plain connection with whoever is
+    /// behind.
+    Within(Box<TlsStream<Wire>>),
     /// A socket in the file system.
     Unix(UnixStream),
 }
@@ -122,7 +129,7 @@ impl Stream {
             let mut buffer = ReadBuf::new(scratch);
             ready!(match self {
                 Stream::Plain(tcp) => Pin::new(tcp).poll_read(cx, &mut buffer),
-                Stream::Tls(tls) => Pin::new(&mut **tls).poll_read(cx, &mut buffer),
+                Stream::Tls(tls) | Stream::Within(tls) => Pin::new(&mut **tls).poll_read(cx, &mut buffer),
                 Stream::Unix(unix) => Pin::new(unix).poll_read(cx, &mut buffer),
             })?;
             input.extend(buffer.filled());
@@ -146,7 +153,7 @@ impl Stream {
     async fn write(&mut self, octets: &[u8]) -> io::Result<()> {
         match self {
             Stream::Plain(tcp) => tcp.write_all(octets).await,
-            Stream::Tls(tls) => {
+            Stream::Tls(tls) | Stream::Within(tls) => {
                 tls.write_all(octets).await?;
                 tls.flush().await
             }
@@ -159,7 +166,7 @@ impl Stream {
     /// # Errors
     /// What TLS says, `TimedOut`, or `InvalidInput` on a stream that has TLS already.
     pub async fn accept_tls(self, tls: &ServerTls, limit: Duration) -> io::Result<Stream> {
-        let plain = self.into_plain()?;
+        let plain = self.into_wire()?;
         let handshake = async {
             let begun = LazyConfigAcceptor::new(Acceptor::default(), plain).await?;
             let config = tls.answer(begun.client_hello().server_name());
@@ -179,14 +186,35 @@ impl Stream {
         name: ServerName<'static>,
         limit: Duration,
     ) -> io::Result<Stream> {
-        let handshake = connector.connect(name, self.into_plain()?);
+        let handshake = connector.connect(name, self.into_wire()?);
         let tls = timeout(limit, handshake).await.map_err(|_| timed_out("TLS handshake"))??;
         Ok(Stream::Tls(Box::new(TlsStream::Client(tls))))
     }
 
-    fn into_plain(self) -> io::Result<TcpStream> {
+    /// Returns what somebody passes on within this TLS session with them.
+    ///
+    /// # Errors
+    /// `InvalidInput` without TLS.
+    pub fn into_within(self) -> io::Result<Stream> {
         match self {
-            Stream::Plain(tcp) => Ok(tcp),
+            Stream::Tls(tls) => Ok(Stream::Within(tls)),
+            _ => Err(io::Error::new(io::ErrorKind::InvalidInput, "the connection has no TLS")),
+        }
+    }
+
+    /// Returns whether others pass on what is said here.
+    pub fn is_passed_on(&self) -> bool {
+        match self {
+            Stream::Plain(_) | Stream::Unix(_) => false,
+            Stream::Tls(tls) => !tls.get_ref().0.is_direct(),
+            Stream::Within(_) => true,
+        }
+    }
+
+    fn into_wire(self) -> io::Result<Wire> {
+        match self {
+            Stream::Plain(tcp) => Ok(Wire::Tcp(tcp)),
+            Stream::Within(tls) => Ok(Wire::Within(tls)),
             Stream::Tls(_) => Err(io::Error::new(io::ErrorKind::InvalidInput, "the connection has TLS already")),
             Stream::Unix(_) => Err(io::Error::new(io::ErrorKind::InvalidInput, "no TLS on a socket of this host")),
         }
@@ -197,11 +225,11 @@ impl Stream {
     ///
     /// # Errors
     /// `InvalidInput` without TLS, or what the operating system says.
-    pub fn into_tls(self) -> io::Result<TlsStream<TcpStream>> {
+    pub fn into_tls(self) -> io::Result<TlsStream<Wire>> {
         let Stream::Tls(tls) = self else {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "the connection has no TLS"));
         };
-        ask_alive(tls.get_ref().0)?;
+        ask_alive(tls.get_ref().0.tcp())?;
         Ok(*tls)
     }
 
@@ -213,7 +241,7 @@ impl Stream {
     pub fn keep_alive(&self) -> io::Result<()> {
         match self {
             Stream::Plain(tcp) => ask_alive(tcp),
-            Stream::Tls(tls) => ask_alive(tls.get_ref().0),
+            Stream::Tls(tls) | Stream::Within(tls) => ask_alive(tls.get_ref().0.tcp()),
             Stream::Unix(_) => Ok(()),
         }
     }
@@ -221,7 +249,7 @@ impl Stream {
     /// Returns the connection's state as rustls sees it, where there is TLS.
     pub fn tls(&self) -> Option<&rustls::CommonState> {
         match self {
-            Stream::Plain(_) | Stream::Unix(_) => None,
+            Stream::Plain(_) | Stream::Within(_) | Stream::Unix(_) => None,
             Stream::Tls(tls) => Some(tls.get_ref().1),
         }
     }
@@ -238,12 +266,13 @@ impl Stream {
     }
 
     /// Returns whether an idle connection is still open and silent, as one between transactions
-    /// has to be.
+    /// has to be. One that others pass on is not taken for that.
     pub fn is_quiet(&self) -> bool {
         let mut octet = [0];
         let read = match self {
             Stream::Plain(tcp) => tcp.try_read(&mut octet),
-            Stream::Tls(tls) => tls.get_ref().0.try_read(&mut octet),
+            _ if self.is_passed_on() => return false,
+            Stream::Tls(tls) | Stream::Within(tls) => tls.get_ref().0.tcp().try_read(&mut octet),
             Stream::Unix(unix) => unix.try_read(&mut octet),
         };
         matches!(read, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
@@ -265,7 +294,7 @@ impl Stream {
         let finish = async {
             match &mut self {
                 Stream::Plain(tcp) => tcp.shutdown().await?,
-                Stream::Tls(tls) => tls.shutdown().await?,
+                Stream::Tls(tls) | Stream::Within(tls) => tls.shutdown().await?,
                 Stream::Unix(unix) => unix.shutdown().await?,
             }
             let mut rest = Input::default();

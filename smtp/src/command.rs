@@ -66,6 +66,9 @@ pub enum Command<'a> {
     /// `XLINK version`: what follows are no commands but frames between hosts that know each other.
     /// Whoever does not offer it answers as to an unknown command, whatever stands behind the verb.
     XLink(&'a str),
+    /// `XVIA node`: what follows are octets between the client and this member of its mesh. Whoever does not
+    /// offer it answers as to an unknown command, whatever stands behind the verb.
+    XVia(&'a str),
     /// `ATRN [domain,domain…]` (RFC 2645): no domain means all that are the user's.
     Atrn(Vec<Domain>),
     /// `ETRN node` (RFC 1985).
@@ -155,6 +158,8 @@ pub enum CommandError {
     Atrn,
     #[error("the syntax is ETRN domain, ETRN @domain or ETRN #queue")]
     Etrn,
+    #[error("the syntax is XVIA node, which is small letters and digits")]
+    Via,
 }
 
 impl CommandError {
@@ -220,6 +225,7 @@ impl<'a> Command<'a> {
             b"STARTTLS" => alone(argument, Command::StartTls),
             b"NOOP" => Ok(Command::Noop),
             b"XLINK" => Ok(Command::XLink(argument.unwrap_or_default())),
+            b"XVIA" => Ok(Command::XVia(argument.unwrap_or_default())),
             b"HELP" => Ok(Command::Help),
             b"VRFY" => argument.map(|_| Command::Vrfy).ok_or(CommandError::ArgumentMissing),
             b"EXPN" | b"TURN" | b"SEND" | b"SOML" | b"SAML" => Err(CommandError::NotImplemented),

@@ -263,6 +263,7 @@ impl Policy for ScriptPolicy {
             Question::Turn([]) => ("turn", "*".to_owned()),
             Question::Turn(domains) => ("turn", domains.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")),
             Question::Start(node) => ("start", node.to_string()),
+            Question::Via(node) => ("via", (*node).to_owned()),
             // RFC 2195 §2: the secret of its example, and what it comes to for our first challenge.
             Question::Cram(response) => {
                 return match response.digest == CRAM_DIGEST && &*response.challenge == "<1.seed@mx.example.org>" {

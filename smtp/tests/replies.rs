@@ -60,6 +60,7 @@ fn command_errors() -> Vec<CommandError> {
         E::Bdat,
         E::Atrn,
         E::Etrn,
+        E::Via,
     ];
     for error in &all {
         match error {
@@ -68,7 +69,8 @@ fn command_errors() -> Vec<CommandError> {
             E::ReversePath(_) | E::ForwardPath(_) | E::NeedsSmtpUtf8 | E::ParameterSyntax => {}
             E::ParameterUnknown | E::ParameterDuplicate | E::Size | E::Body | E::SmtpUtf8 | E::Ret => {}
             E::EnvId | E::AuthParameter | E::Priority | E::Notify | E::OriginalRecipient => {}
-            E::DeliverBy | E::HoldFor | E::HoldUntil | E::HeldTwice | E::Passage | E::Bdat | E::Atrn | E::Etrn => {}
+            E::DeliverBy | E::HoldFor | E::HoldUntil | E::HeldTwice | E::Passage | E::Bdat => {}
+            E::Atrn | E::Etrn | E::Via => {}
         }
     }
     all

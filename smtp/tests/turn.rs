@@ -1,4 +1,4 @@
-//! The client session where a connection is reversed (RFC 2645), or kept open without work.
+//! The client session where a connection is reversed (RFC 2645), leads to another member, or is kept open without work.
 
 use std::time::{Duration, Instant};
 
@@ -64,6 +64,20 @@ fn a_turned_connection_is_handed_over_and_a_refusal_leaves_it_as_it_was() {
     server.client.quit(server.now);
     server.client.noop(server.now);
     assert!(matches!(server.poll(), Action::HandOver) && server.client.output().is_empty());
+}
+
+#[test]
+fn who_passes_octets_on_is_handed_over_and_a_refusal_leaves_it_as_it_was() {
+    let mut server = Server::ready();
+    server.client.through("aaaa2222", server.now);
+    assert_eq!(server.hears(), "XVIA aaaa2222\r\n");
+    server.says("451 4.4.1 not now\r\n");
+    assert!(matches!(server.poll(), Action::NotTurned(reply) if reply.code.get() == 451));
+    assert!(matches!(server.poll(), Action::Ready));
+    server.client.through("aaaa2222", server.now);
+    server.hears();
+    server.says("220 now\r\n");
+    assert!(matches!(server.poll(), Action::HandOver));
 }
 
 #[test]

@@ -410,10 +410,11 @@ fn conduct(view: &MeshView) -> Vec<String> {
             "question" => "asked something in another member's name",
             "asked" => "asked what it may not be told",
             "join" => "asked to be let in with what fits no invitation",
+            "through" => "asked for octets to be passed on that it may not have passed on",
             other => other,
         };
         // Honest people try these as well.
-        let how = if ["asked", "join"].contains(&one.what.as_str()) { "refused" } else { "suspicious" };
+        let how = if ["asked", "join", "through"].contains(&one.what.as_str()) { "refused" } else { "suspicious" };
         format!("{how}: {} {}, {} times", escaped(&one.label), escaped(what), one.times)
     });
     contained.chain(over).chain(misdeeds).collect()

@@ -3,18 +3,18 @@
 
 use std::sync::Arc;
 
+use postroad_mesh::NodeId;
 use postroad_queue::schedule::Selector;
 use postroad_smtp::{Domain, Node, Reply, Status};
 use tracing::debug;
 
 use super::dispatcher::{Core, Delivery};
 use super::jobs::key;
-use super::open::{dial, targets};
 use crate::config::Turn;
 use crate::net::Address;
 use crate::route::{MESH_PREFIX, NextHop, turn};
 use crate::turn::fetch::{Caller, NotReversed, Reversed, Source};
-use crate::turn::{Carrier, Guest, Turned};
+use crate::turn::{Carrier, Guest, Reaching, Turned};
 
 /// Destinations looked at without a pause for others.
 pub const LOOKED_AT_ONCE: u32 = 2_000;
@@ -43,6 +43,10 @@ impl Carrier for Delivery {
 
     fn carry(&self, turned: Turned) {
         self.0.spawn(self.0.clone().carry(turned));
+    }
+
+    fn reach<'a>(&'a self, node: &'a NodeId) -> Reaching<'a> {
+        Box::pin(self.0.reach(node))
     }
 
     fn start(&self, node: &Node) -> Option<usize> {
@@ -113,9 +117,8 @@ impl Caller for Delivery {
                 (NextHop::member(member, &routing.config.hostname), &[][..])
             }
         };
-        let found = routing.resolver.resolve(&next_hop).await.map_err(|error| refused(None, Reply::from(&error)))?;
-        let targets = targets(core, &routing, &found.hops).await.map_err(|reply| refused(None, reply))?;
-        let connection = dial(core, targets).await.map_err(|(remote, reply)| refused(Some(remote), reply))?;
+        let dialled = core.dial_hop(&routing, &next_hop).await;
+        let connection = dialled.map_err(|(remote, reply)| refused(remote, reply))?;
         let (remote, address) = (connection.remote().into(), connection.address().clone());
         let stream = connection.reverse(domains).await.map_err(|reply| refused(Some(remote), reply))?;
         let Address::Tcp(peer) = address else { unreachable!("a host is reached by TCP") };

@@ -437,6 +437,10 @@ impl Core {
 
     /// Keeps a connection for others; gives it back when enough are kept.
     pub fn keep(&self, site: &Arc<str>, connection: Connection) -> Option<Connection> {
+        // Those in between have better things to do.
+        if connection.is_passed_on() {
+            return Some(connection);
+        }
         let surplus = self.pool.put(site, connection, &self.routing.load().config.outbound);
         self.sweep_changed.notify_one();
         surplus

@@ -3,7 +3,8 @@
 //!
 //! A member remembers what it took, so asking it again delivers nothing twice; asking another one might.
 //! Sessions are kept for each member, whichever messages they were opened for. A member that comes for its
-//! mail has opened them itself ([`Callers`](super::callers::Callers)).
+//! mail has opened them itself ([`Callers`](super::callers::Callers)). What can only go back the way it came goes
+//! through members that pass octets on ([`through`](super::through)).
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
@@ -110,7 +111,7 @@ impl Lane {
                     .ended
                     .map_or((Vec::new(), Ended::Elsewhere), |ended| (tally.outcomes.into_iter().collect(), ended));
             };
-            if !member.comes {
+            if !member.comes && member.through.is_empty() {
                 core.links.note(&member, &sent.ended);
             }
             tally.add(sent);
@@ -139,11 +140,12 @@ impl Lane {
         next_hop: &NextHop,
         hops: &mut Option<std::result::Result<Vec<Hop>, ResolveError>>,
     ) -> Option<Sent> {
-        self.go_to(core, &format!("member:{}", member.node).into());
+        self.go_to(core, &site_of(member));
         let mut tally = Tally::default();
         let mut part = Task { item: task.item, places: task.places.clone(), routing: task.routing, next: None };
         for _ in 0..=REPEATS_MAX {
             let kept = match member.comes {
+                _ if !member.through.is_empty() => Some(self.over_others(core, &part, member).await),
                 true => {
                     let waits = next_hop.members().len() == 1;
                     self.over_caller(core, &part, (&member.node, next_hop.key(), waits)).await
@@ -202,6 +204,12 @@ impl Tally {
     fn is_open(&self, place: usize) -> bool {
         matches!(self.outcomes.get(&place), None | Some(Outcome::Deferred(_)))
     }
+}
+
+/// Returns what names the connections with a member, by the members that pass on what is said over them.
+fn site_of(member: &Member) -> Arc<str> {
+    let through = member.through.iter().rev().map(|one| format!("<{}", one.node)).collect::<String>();
+    format!("member:{}{through}", member.node).into()
 }
 
 /// Returns the passage of a message as the next member, to which this host is `me`, is to hear of it. One that

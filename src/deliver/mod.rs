@@ -24,6 +24,7 @@ mod remote;
 #[cfg(test)]
 mod scenario;
 mod sweep;
+mod through;
 pub mod transport;
 mod turned;
 mod worker;

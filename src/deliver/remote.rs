@@ -263,7 +263,7 @@ fn generation(core: &Core, routing: &Routing) -> Option<u64> {
 
 /// Returns whether a connection shows its host the key by which that one is to know this host. While a key is
 /// changed that becomes another one, and sessions under the old key end with it.
-fn shows_the_key(core: &Core, connection: &Connection) -> bool {
+pub(super) fn shows_the_key(core: &Core, connection: &Connection) -> bool {
     connection.nodes().is_none_or(|nodes| core.peers.me_to(&nodes.member) == Some(nodes.me))
 }
 

@@ -399,6 +399,11 @@ impl Connection {
         self.failure.is_none() && self.stream.is_quiet()
     }
 
+    /// Returns whether other members of the mesh pass on what is said here.
+    pub fn is_passed_on(&self) -> bool {
+        self.stream.is_passed_on()
+    }
+
     /// Returns whether messages can be read on their way: they cross a network without TLS.
     pub fn is_exposed(&self) -> bool {
         !self.is_secure() && !matches!(self.target.address, Address::Unix(_))

@@ -31,6 +31,7 @@ use crate::policy::limits::SessionPermit;
 use crate::tls;
 use crate::turn::Grant;
 use asking::{Asking, with};
+use through::Passed;
 
 /// How long a client may take to read what we say.
 const WRITE_LIMIT: Duration = Duration::from_secs(60);
@@ -53,6 +54,8 @@ struct Connection {
     transaction: Transaction,
     /// What ATRN was accepted for.
     grant: Option<Box<Grant>>,
+    /// What XVIA was accepted for.
+    passed: Option<Box<Passed>>,
     /// The session knows that the agent drains.
     draining: bool,
     /// Where the client is a member of the mesh: which, and what tells when the members change.
@@ -137,6 +140,12 @@ async fn begin(arrival: Box<Arrival>, context: Arc<Context>, drain: &mut Drain) 
             let facts = stream.tls().map(tls::facts);
             (stream, facts)
         }
+        // Who passes on what is said here is not who says it.
+        Service::Fetch if stream.is_passed_on() => {
+            let stream = Box::pin(secure(stream, &context)).await?;
+            let facts = stream.tls().map(tls::facts);
+            (stream, facts)
+        }
         // TLS began before the connection was reversed.
         Service::Fetch => {
             let facts = stream.tls().map(tls::facts);
@@ -154,6 +163,7 @@ async fn begin(arrival: Box<Arrival>, context: Arc<Context>, drain: &mut Drain) 
         timer: Timer::default(),
         transaction: Transaction::default(),
         grant: None,
+        passed: None,
         draining: false,
         members: None,
         context,
@@ -164,7 +174,10 @@ async fn begin(arrival: Box<Arrival>, context: Arc<Context>, drain: &mut Drain) 
     }
     connection.offer_turn();
     let Some(stream) = connection.run(stream, drain).await? else { return Ok(()) };
-    connection.hand_over(stream);
+    match connection.passed.take() {
+        Some(passed) => return Box::pin(connection.pass(*passed, stream, drain)).await,
+        None => connection.hand_over(stream),
+    }
     Ok(())
 }
 
@@ -177,7 +190,7 @@ fn unboxed(arrival: Box<Arrival>) -> Arrival {
 impl Connection {
     /// The futures of what a session does rarely are boxed: it would carry room for the largest of
     /// them while it waits.
-    /// Returns the connection when it was reversed.
+    /// Returns the connection when it was reversed, or is to be passed on.
     async fn run(&mut self, mut stream: Stream, drain: &mut Drain) -> io::Result<Option<Stream>> {
         loop {
             match self.session.poll(&mut self.input, Instant::now()) {
@@ -190,6 +203,7 @@ impl Connection {
                     let asking = Asking { context: &self.context, name: &self.name, facts: &self.facts };
                     let verdict = match question {
                         Question::Turn(domains) => asking.turn(&self.peer, &mut self.grant, domains),
+                        Question::Via(node) => Box::pin(asking.through(&self.peer, &mut self.passed, node)).await,
                         question => asking.decide(&mut self.peer, &mut self.transaction, question).await,
                     };
                     self.session.handle_verdict(verdict);
@@ -420,6 +434,7 @@ async fn flush(stream: &mut Stream, output: &mut Vec<u8>) -> io::Result<()> {
 
 mod asking;
 mod recipient;
+mod through;
 mod turn;
 
 #[cfg(test)]

@@ -160,6 +160,8 @@ label! {
         Asked = "asked",
         /// It asked to be let in with what fits no invitation.
         Join = "join",
+        /// It asked for octets to be passed to who is no member, or for more sessions of that than it may.
+        Through = "through",
         /// It handed over more than its quota.
         OverQuota = "over_quota",
     }

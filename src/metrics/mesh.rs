@@ -6,7 +6,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
 use super::labels::{MisdeedLabel, RecipientLabel};
-use super::{Misdeed, Recipient, add};
+use super::{Misdeed, Open, Recipient, add};
 
 /// The mesh, as this member of it has it.
 #[derive(Debug)]
@@ -19,6 +19,7 @@ pub struct MeshMetrics {
     pub callers: Gauge,
     /// Members whose mail leaves the mesh here as a trickle.
     pub contained: Gauge,
+    through: Gauge,
     recipients: Family<RecipientLabel, Counter>,
     misdeeds: Family<MisdeedLabel, Counter>,
 }
@@ -36,6 +37,7 @@ impl MeshMetrics {
                 Family::default(),
             ),
             contained: add(to, "mesh_contained", "Members whose mail leaves here as a trickle", Gauge::default()),
+            through: add(to, "mesh_through", "Sessions of members that are passed on here to others", Gauge::default()),
             misdeeds: add(to, "mesh_misdeeds", "What members tried that they may not", Family::default()),
         };
         for what in Misdeed::ALL {
@@ -45,6 +47,11 @@ impl MeshMetrics {
             metrics.recipients.get_or_create_owned(&RecipientLabel { answer });
         }
         metrics
+    }
+
+    /// Counts a session that is passed on as open until the value returned is dropped.
+    pub fn open_through(&self) -> Open {
+        Open::new(self.through.clone())
     }
 
     /// Counts what a member tried.

@@ -10,7 +10,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use postroad_mesh::passage::ShortId;
-use postroad_mesh::path::{Choice, Goal, Health, Map, Need, Step};
+use postroad_mesh::path::{Choice, Goal, Health, Map, Need, Step, Through};
 use postroad_mesh::record::{Address, Reach, Said};
 use postroad_mesh::{NodeId, Passage};
 use postroad_queue::Item;
@@ -35,7 +35,7 @@ pub struct Members {
 }
 
 /// A member as a next hop.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Member {
     /// Which one.
     pub node: NodeId,
@@ -45,6 +45,8 @@ pub struct Member {
     pub addresses: Vec<Address>,
     /// Whether nobody dials it: it comes for its mail.
     pub comes: bool,
+    /// Members that pass on what it is told, the nearest first, where a message has no other way to it.
+    pub through: Vec<Arc<Member>>,
 }
 
 /// What is looked at of a message, beside the recipient, where the mesh has more than one way.
@@ -72,7 +74,7 @@ impl Members {
         let member = |(id, said): (&NodeId, &Said)| {
             let label = if said.label.is_empty() { id.short().into() } else { said.label.clone() };
             let comes = said.reach != Reach::Public;
-            (*id, Arc::new(Member { node: *id, label, addresses: said.addresses.clone(), comes }))
+            (*id, Arc::new(Member { node: *id, label, addresses: said.addresses.clone(), comes, through: Vec::new() }))
         };
         Members {
             me,
@@ -155,8 +157,16 @@ impl Members {
     }
 
     fn way(&self, domain: &Domain, mail: &Mail<'_>) -> (Way, Vec<Choice>) {
-        let choices = self.choices(domain, mail);
+        let passage = mail.passage.as_ref();
+        if passage.is_some_and(Passage::is_at_its_end) {
+            return (Way::Pass(Vec::new()), Vec::new());
+        }
+        let known = |short| self.by_short.get(short).copied();
+        let visited: Vec<NodeId> = passage.iter().flat_map(|passage| passage.visited()).filter_map(known).collect();
+        let need = Need { to: domain, from: mail.from, octets: mail.octets, visited: &visited, spread: mail.spread };
+        let choices = self.choices(&need);
         match choices.first() {
+            None => (Way::Pass(self.through(&need)), choices),
             Some(Choice { step: Step::Stay, goal: Goal::Home(_) | Goal::Egress(_), .. }) => (Way::Stay, choices),
             _ => {
                 let next = |choice: &Choice| match choice.step {
@@ -169,15 +179,20 @@ impl Members {
         }
     }
 
-    fn choices(&self, domain: &Domain, mail: &Mail<'_>) -> Vec<Choice> {
-        let passage = mail.passage.as_ref();
-        if passage.is_some_and(Passage::is_at_its_end) {
-            return Vec::new();
-        }
-        let known = |short| self.by_short.get(short).copied();
-        let visited: Vec<NodeId> = passage.iter().flat_map(|passage| passage.visited()).filter_map(known).collect();
-        let need = Need { to: domain, from: mail.from, octets: mail.octets, visited: &visited, spread: mail.spread };
-        let mut choices = self.map.choices(&need, &Health::default());
+    /// Returns the members that can be got at only through others, for a message that has no other way.
+    fn through(&self, need: &Need<'_>) -> Vec<Arc<Member>> {
+        // Who passes octets on asks for the same right.
+        let ways = if self.relays { self.map.through(need) } else { Vec::new() };
+        let step = |way: Through| {
+            let through = way.by.iter().map(|node| self.members.get(node).cloned()).collect::<Option<_>>()?;
+            let next = self.members.get(&way.next)?;
+            Some(Arc::new(Member { through, comes: false, ..Member::clone(next) }))
+        };
+        ways.into_iter().filter_map(step).take(STEPS_MAX).collect()
+    }
+
+    fn choices(&self, need: &Need<'_>) -> Vec<Choice> {
+        let mut choices = self.map.choices(need, &Health::default());
         // Who may not send through others goes to the home itself, or to whoever holds its mail.
         choices.retain(|choice| match (choice.step, choice.goal) {
             _ if self.relays => true,
@@ -186,9 +201,9 @@ impl Members {
             (Step::Pass(_), Goal::Egress(_)) => false,
         });
         if choices.iter().any(|choice| choice.step == Step::Stay) {
-            self.keep_to_pickups(&mut choices, domain);
+            self.keep_to_pickups(&mut choices, need.to);
         }
-        self.without_second_detour(choices, &visited)
+        self.without_second_detour(choices, need.visited)
     }
 
     /// What is held here for homes that come for it goes to nobody but those and who else holds it: that is
@@ -235,9 +250,22 @@ impl<'a> Mail<'a> {
     }
 }
 
+impl Member {
+    /// Returns who is connected to: the member itself, or the first of those that pass its octets on.
+    pub(super) fn first(member: &Arc<Member>) -> &Arc<Member> {
+        member.through.first().unwrap_or(member)
+    }
+}
+
 impl fmt::Display for Member {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ({})", self.label, self.node.short())
+        write!(f, "{} ({})", self.label, self.node.short())?;
+        let mut word = " through ";
+        for member in &self.through {
+            write!(f, "{word}{member}")?;
+            word = ", ";
+        }
+        Ok(())
     }
 }
 

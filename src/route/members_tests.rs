@@ -156,7 +156,9 @@ fn no_node_is_visited_twice_and_none_beyond_the_limit() {
     };
     assert_eq!(shown(&router, "u@d.example", &mail(b"")), "mesh:e,b");
     assert_eq!(shown(&router, "u@d.example", &mail(b"e")), "mesh:b");
-    assert_eq!(shown(&router, "u@d.example", &mail(b"eb")), "mesh:");
+    // Through e to d, and else through b to c: neither of those takes it again.
+    assert_eq!(shown(&router, "u@d.example", &mail(b"eb")), "mesh:d,c");
+    assert_eq!(shown(&router, "u@d.example", &mail(b"ebcd")), "mesh:");
     assert_eq!(shown(&router, "u@d.example", &mail(b"123456789xyz")), "mesh:");
 }
 
@@ -261,4 +263,41 @@ fn the_recorder_shows_the_choices() {
     let (b, c) = (node(b'b').short(), node(b'c').short());
     assert_eq!(steps[0], format!("by the mesh: b ({b}), to the home c ({c}), cost 20"));
     assert_eq!(steps[1], format!("destination mesh:{}", ShortId::from(&node(b'b'))));
+}
+
+/// A star around b, with c and d behind it: what is at c and has been at a and b goes through b.
+#[test]
+fn mail_that_can_only_go_back_goes_through_whom_it_visited() {
+    let star = || {
+        vec![
+            said(b'a', &["a.example"], b"b"),
+            said(b'b', &["b.example"], b"acd"),
+            said(b'c', &["c.example"], b"b"),
+            said(b'd', &["d.example"], b"b"),
+        ]
+    };
+    let members = |relays| {
+        let records = star().into_iter().map(|said| (said.node.id(), said)).collect();
+        Members::new(node(b'c'), records, relays)
+    };
+    let begun = Passage::new(MeshMessageId::new(1, &[b"x"]), node(b'a'));
+    let passage =
+        ["a", "b"].iter().fold(begun, |so_far, name| so_far.by_way_of(&node(name.as_bytes()[0])).expect("room"));
+    let mail = Mail { passage: Some(passage), ..Mail::default() };
+    let domain: Domain = "d.example".parse().expect("a domain");
+    let Some((Way::Pass(steps), choices)) = members(true).to_home(&domain, &mail) else { panic!("it has a home") };
+    assert!(choices.is_empty() && steps.len() == 1, "{steps:?}");
+    assert_eq!((steps[0].node, steps[0].through[0].node), (node(b'd'), node(b'b')));
+    let (b, d) = (node(b'b'), node(b'd'));
+    assert_eq!(steps[0].to_string(), format!("d ({}) through b ({})", d.short(), b.short()));
+    let hop = super::super::NextHop::member(steps[0].clone(), &domain);
+    assert_eq!(**hop.key(), format!("mesh:{}<{}", ShortId::from(&d), ShortId::from(&b)));
+    let leads_to = |name: u8| super::super::leads_to(hop.key(), &node(name));
+    assert!(leads_to(b'd') && leads_to(b'b') && !leads_to(b'a'));
+    // Whoever may not send through others may not do this either.
+    let Some((Way::Pass(steps), _)) = members(false).to_home(&domain, &mail) else { panic!("it has a home") };
+    assert_eq!(steps, []);
+    // And nobody does it who has another way.
+    let Some((Way::Pass(steps), _)) = members(true).to_home(&domain, &Mail::default()) else { panic!("it has a home") };
+    assert_eq!((steps[0].node, steps[0].through.len()), (b, 0));
 }

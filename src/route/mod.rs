@@ -163,7 +163,7 @@ impl NextHop {
     }
 
     /// Returns what attempts are grouped by: two next hops have the same key only if mail for both
-    /// may share a connection. `mx:example.org`, `host:smtp.isp.example:587`, `mesh:` and the members, with `user@` before
+    /// may share a connection. `mx:example.org`, `host:smtp.isp.example:587`, `mesh:` and the members, each with those that pass its octets on (`a<b`), with `user@` before
     /// the host and `/verify` and its kind behind it, and `/route3` when the third route has limits
     /// of its own.
     pub fn key(&self) -> &Arc<str> {
@@ -229,10 +229,10 @@ impl NextHop {
     }
 }
 
-/// Returns whether mail for a destination may go to this member of the mesh.
+/// Returns whether mail for a destination may go to this member of the mesh, or through it.
 pub fn leads_to(key: &str, node: &NodeId) -> bool {
     let wanted = ShortId::from(node).to_string();
-    key.strip_prefix(MESH_PREFIX).is_some_and(|ids| ids.split(',').any(|id| id == wanted))
+    key.strip_prefix(MESH_PREFIX).is_some_and(|ids| ids.split([',', '<']).any(|id| id == wanted))
 }
 
 /// The policy belongs to the key: a connection is reused for all mail of one key, and mail that
@@ -246,7 +246,10 @@ fn key_of(target: &Target, credentials: Option<&RouteCredentials>, policy: &str)
         Target::Members { steps, domain } if steps.is_empty() => format!("{MESH_PREFIX}{domain}").into(),
         // So much of an id that nobody makes another with the same beginning.
         Target::Members { steps, .. } => {
-            let ids: Vec<String> = steps.iter().map(|step| ShortId::from(&step.node).to_string()).collect();
+            let id = |member: &Member| ShortId::from(&member.node).to_string();
+            let through =
+                |step: &Member| step.through.iter().rev().map(|one| format!("<{}", id(one))).collect::<String>();
+            let ids: Vec<String> = steps.iter().map(|step| id(step) + &through(step)).collect();
             format!("{MESH_PREFIX}{}", ids.join(",")).into()
         }
     }

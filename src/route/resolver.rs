@@ -253,7 +253,8 @@ impl Resolver {
         }
         let mut hops = Vec::new();
         // Whoever comes for its mail is not dialled, whatever addresses it states.
-        for member in steps.iter().filter(|member| !member.comes) {
+        // What others pass on is dialled at the first of them.
+        for member in steps.iter().map(Member::first).filter(|member| !member.comes) {
             for address in &member.addresses {
                 let found = match (address.host.parse::<IpAddr>(), address.host.parse::<Domain>()) {
                     (Ok(ip), _) => vec![ip],

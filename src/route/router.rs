@@ -233,8 +233,12 @@ impl Router {
         let members = self.members.as_ref()?;
         let to_egress = || members.to_egress(domain, mail).filter(|_| self.any.is_none());
         let (way, choices) = members.to_home(domain, mail).or_else(to_egress)?;
-        let described = choices.iter().map(|choice| members::describe(members, choice));
-        recorder.note(|| Step::Mesh { choices: described.collect() });
+        recorder.note(|| Step::Mesh {
+            choices: match &way {
+                Way::Pass(steps) if choices.is_empty() => steps.iter().map(ToString::to_string).collect(),
+                _ => choices.iter().map(|choice| members::describe(members, choice)).collect(),
+            },
+        });
         match way {
             Way::Stay => None,
             Way::Pass(steps) => {

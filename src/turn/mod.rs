@@ -6,7 +6,8 @@
 //! Neither half names the other. Who may fetch what is for `policy` to say.
 //!
 //! Members of a mesh that cannot be dialled come in the same way to those that hold their mail: their key
-//! stands for the login, and they stay.
+//! stands for the login, and they stay. Octets that members exchange through this host (XVIA) come in at one
+//! half and go out at the other, too.
 
 pub mod fetch;
 mod outages;
@@ -14,6 +15,7 @@ mod places;
 
 use std::fmt;
 use std::net::IpAddr;
+use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -31,6 +33,13 @@ const TOO_MANY: Reply =
     Reply::of(451, Some(Status::new(4, 3, 2)), "your earlier connections are still in use; try again later");
 const NOT_YET: Reply = Reply::of(451, Some(Status::new(4, 3, 2)), "this host is starting or stopping; try again later");
 
+const TOO_MANY_THROUGH: Reply =
+    Reply::of(451, Some(Status::new(4, 3, 2)), "octets of enough sessions are passed on here; try again later");
+
+/// Sessions of one member that are passed on at a time.
+const THROUGH_PER_MEMBER_MAX: u32 = 8;
+/// Sessions of all members together.
+const THROUGH_MAX: usize = 64;
 /// Connections that one member of the mesh keeps with each of those that hold its mail: while some wait for
 /// the other side's disk, the next messages are on their way over others.
 pub const MEMBER_CONNECTIONS: u32 = 4;
@@ -38,6 +47,9 @@ pub const MEMBER_CONNECTIONS: u32 = 4;
 const MEMBER_CONNECTIONS_MAX: u32 = 2 * MEMBER_CONNECTIONS;
 /// How often something is said to a member over a connection without work.
 const MEMBER_KEEPALIVE: Duration = Duration::from_secs(240);
+
+/// A session with a member, on its way, or the reply that says why there is none.
+pub type Reaching<'a> = Pin<Box<dyn Future<Output = Result<Stream, Reply>> + Send + 'a>>;
 
 /// Who carries mail over reversed connections.
 pub trait Carrier: Send + Sync {
@@ -49,6 +61,9 @@ pub trait Carrier: Send + Sync {
 
     /// Takes a connection over: its peer is about to greet.
     fn carry(&self, turned: Turned);
+
+    /// Opens a session with a member of the mesh for another one, which speaks with it from then on.
+    fn reach<'a>(&'a self, node: &'a NodeId) -> Reaching<'a>;
 
     /// Makes what waits for a node due at once; returns how many messages that are, or `None` when it
     /// waits for a customer who is not here.
@@ -132,6 +147,8 @@ pub struct Meeting(Arc<Inner>);
 struct Inner {
     carrier: OnceLock<Box<dyn Carrier>>,
     places: Arc<Places>,
+    /// Sessions that are passed on, by the member that asked.
+    through: Arc<Places>,
 }
 
 impl Meeting {
@@ -153,7 +170,7 @@ impl Meeting {
         {
             return Err(NO_MAIL);
         }
-        let enter = || self.0.places.enter(&guest.key(), guest.connections_max());
+        let enter = || self.0.places.enter(&guest.key(), guest.connections_max(), usize::MAX);
         // One that is left over from before the guest's address changed is of no use to it.
         let place = enter().or_else(|| if carrier.close_idle(&guest) { enter() } else { None });
         place.map(|place| Grant { guest, place }).ok_or(TOO_MANY)
@@ -164,6 +181,22 @@ impl Meeting {
         if let Some(carrier) = self.0.carrier.get() {
             carrier.carry(turned);
         }
+    }
+
+    /// Decides whether there is room for one more session of a member that is passed on.
+    ///
+    /// # Errors
+    /// The reply to XVIA: there are too many, of this member or altogether.
+    pub fn admit_through(&self, node: &NodeId) -> Result<Place, Reply> {
+        self.0.through.enter(&node.to_string(), THROUGH_PER_MEMBER_MAX, THROUGH_MAX).ok_or(TOO_MANY_THROUGH)
+    }
+
+    /// Opens a session with a member of the mesh for another one.
+    ///
+    /// # Errors
+    /// The reply to XVIA.
+    pub async fn reach(&self, node: &NodeId) -> Result<Stream, Reply> {
+        self.0.carrier.get().ok_or(NOT_YET)?.reach(node).await
     }
 
     /// Answers ETRN of somebody who may say it (RFC 1985 §5.3).
@@ -218,6 +251,10 @@ mod tests {
 
         fn carry(&self, _: Turned) {}
 
+        fn reach<'a>(&'a self, _: &'a NodeId) -> Reaching<'a> {
+            Box::pin(async { Err(NOT_YET) })
+        }
+
         fn start(&self, node: &Node) -> Option<usize> {
             matches!(node, Node::Domain(_)).then_some(self.0)
         }
@@ -268,6 +305,22 @@ mod tests {
         assert!(kept.iter().all(Result::is_ok), "nothing waits, and it stays for what comes");
         assert_eq!(meeting.admit(node).err(), Some(TOO_MANY));
         assert!(meeting.admit(Guest::Member(NodeId::from_octets([8; 32]))).is_ok());
+    }
+
+    #[test]
+    fn sessions_that_are_passed_on_are_bounded_for_each_member_and_altogether() {
+        let meeting = Meeting::default();
+        let node = |n: u8| NodeId::from_octets([n; 32]);
+        let mut kept = Vec::new();
+        for n in 0..64 / 8 {
+            let own: Vec<_> = (0..THROUGH_PER_MEMBER_MAX).map(|_| meeting.admit_through(&node(n))).collect();
+            assert!(own.iter().all(Result::is_ok));
+            assert_eq!(meeting.admit_through(&node(n)).err(), Some(TOO_MANY_THROUGH));
+            kept.push(own);
+        }
+        assert_eq!(meeting.admit_through(&node(99)).err(), Some(TOO_MANY_THROUGH), "altogether");
+        kept.pop();
+        assert!(meeting.admit_through(&node(99)).is_ok() && meeting.connections() == 0);
     }
 
     #[test]

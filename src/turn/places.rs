@@ -1,4 +1,4 @@
-//! How many reversed connections each customer has.
+//! How many connections each customer or member has.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,9 +15,12 @@ pub struct Place {
 }
 
 impl Places {
-    /// Counts one more of a user, unless it has `max`.
-    pub fn enter(self: &Arc<Places>, user: &str, max: u32) -> Option<Place> {
+    /// Counts one more of a user, unless it has `max`, or all together have `total_max`.
+    pub fn enter(self: &Arc<Places>, user: &str, max: u32, total_max: usize) -> Option<Place> {
         let mut counts = self.lock();
+        if total(&counts) >= total_max {
+            return None;
+        }
         let count = counts.entry(user.into()).or_default();
         if *count >= max {
             return None;
@@ -28,12 +31,16 @@ impl Places {
 
     /// Returns how many there are.
     pub fn count(&self) -> usize {
-        self.lock().values().map(|count| *count as usize).sum()
+        total(&self.lock())
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Box<str>, u32>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn total(counts: &HashMap<Box<str>, u32>) -> usize {
+    counts.values().map(|count| *count as usize).sum()
 }
 
 impl Drop for Place {

@@ -40,7 +40,7 @@ pub struct Setup {
 /// A decision of the policy.
 #[derive(Clone, Debug)]
 pub struct Refusal {
-    /// `connect`, `helo`, `mail`, `rcpt`, `content`, `turn`, `start` or `stored`.
+    /// `connect`, `helo`, `mail`, `rcpt`, `content`, `turn`, `start`, `via` or `stored`.
     pub question: String,
     /// What it is about, as on the wire; empty where the question has no subject.
     pub subject: String,
@@ -184,7 +184,7 @@ impl Setup {
 
 fn read_refusal(text: &str, close: bool) -> Option<Refusal> {
     let (question, rest) = text.split_once(' ')?;
-    let has_subject = matches!(question, "helo" | "mail" | "rcpt" | "turn" | "start");
+    let has_subject = matches!(question, "helo" | "mail" | "rcpt" | "turn" | "start" | "via");
     let (subject, rest) = if has_subject { rest.split_once(' ')? } else { ("", rest) };
     let (code, rest) = rest.split_once(' ')?;
     let (status, text) = match rest.split_once(' ') {

@@ -66,6 +66,17 @@ pub fn session(key: &SecretKey, with: &Agent) -> Client {
     session_with(key, with, &status(with)["node"])
 }
 
+/// Goes on through the member of a session with another one, which greets and answers EHLO within.
+pub fn pass_on(client: &mut Client, key: &SecretKey, node: &str) {
+    client.expect(&format!("XVIA {node}"), 220);
+    let tls = NodeTls::new(key).expect("a key for TLS");
+    let name = node::server_name(&node.parse().expect("an id"));
+    let secured = client.wire().connect_tls_as(tls.connector().config().clone(), name);
+    secured.expect("the key is that node's, whoever stands between");
+    assert_eq!(client.reply().code, 220);
+    assert!(client.ehlo().offers("XMESH"));
+}
+
 /// The same with a member that is asked for under this id.
 pub fn session_with(key: &SecretKey, with: &Agent, node: &Value) -> Client {
     let tls = NodeTls::new(key).expect("a key for TLS");

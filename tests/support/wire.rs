@@ -16,6 +16,8 @@ enum Stream {
     Unix(UnixStream),
     Server(Box<StreamOwned<ServerConnection, TcpStream>>),
     Client(Box<StreamOwned<ClientConnection, TcpStream>>),
+    /// TLS within TLS.
+    Within(Box<StreamOwned<ClientConnection, Stream>>),
     /// While TLS starts.
     Nothing,
 }
@@ -43,20 +45,12 @@ impl From<UnixStream> for Wire {
 impl Wire {
     /// Bounds every read and write.
     pub fn set_timeout(&self, limit: Duration) {
-        let limit = Some(limit);
-        let set = match &self.stream {
-            Stream::Tcp(tcp) => tcp.set_read_timeout(limit).and(tcp.set_write_timeout(limit)),
-            Stream::Unix(unix) => unix.set_read_timeout(limit).and(unix.set_write_timeout(limit)),
-            Stream::Server(tls) => tls.sock.set_read_timeout(limit),
-            Stream::Client(tls) => tls.sock.set_read_timeout(limit),
-            Stream::Nothing => Ok(()),
-        };
-        set.expect("an open socket");
+        self.stream.set_timeout(limit).expect("an open socket");
     }
 
     /// Returns whether TLS is on.
     pub fn is_tls(&self) -> bool {
-        matches!(self.stream, Stream::Server(_) | Stream::Client(_))
+        matches!(self.stream, Stream::Server(_) | Stream::Client(_) | Stream::Within(_))
     }
 
     /// Returns how many octets were read and not yet taken.
@@ -79,7 +73,7 @@ impl Wire {
         self.connect_tls_as(tls::client(), "mx.test".try_into().expect("a host name"))
     }
 
-    /// The same with these settings, asking for this name.
+    /// The same with these settings, asking for this name. Under TLS already, another session begins within.
     pub fn connect_tls_as(&mut self, config: Arc<ClientConfig>, name: ServerName<'static>) -> io::Result<()> {
         let mut session = ClientConnection::new(config, name).map_err(io::Error::other)?;
         match std::mem::replace(&mut self.stream, Stream::Nothing) {
@@ -89,6 +83,12 @@ impl Wire {
                 }
                 self.stream = Stream::Client(Box::new(StreamOwned::new(session, tcp)));
             }
+            mut outer @ (Stream::Client(_) | Stream::Within(_)) => {
+                while session.is_handshaking() {
+                    session.complete_io(&mut outer)?;
+                }
+                self.stream = Stream::Within(Box::new(StreamOwned::new(session, outer)));
+            }
             _ => return Err(io::Error::other("TLS starts on plain TCP")),
         }
         Ok(())
@@ -96,13 +96,8 @@ impl Wire {
 
     /// Writes and flushes.
     pub fn send(&mut self, octets: &[u8]) -> io::Result<()> {
-        match &mut self.stream {
-            Stream::Tcp(tcp) => tcp.write_all(octets),
-            Stream::Unix(unix) => unix.write_all(octets),
-            Stream::Server(tls) => tls.write_all(octets).and_then(|()| tls.flush()),
-            Stream::Client(tls) => tls.write_all(octets).and_then(|()| tls.flush()),
-            Stream::Nothing => Err(io::ErrorKind::NotConnected.into()),
-        }
+        self.stream.write_all(octets)?;
+        self.stream.flush()
     }
 
     /// Says that nothing more comes, without closing the other direction.
@@ -190,14 +185,57 @@ impl Wire {
         let length = self.input.len();
         self.input.resize(length + 65_536, 0);
         let spare = &mut self.input[length..];
-        let read = match &mut self.stream {
+        let read = self.stream.read(spare);
+        self.input.truncate(length + *read.as_ref().unwrap_or(&0));
+        read
+    }
+}
+
+impl Stream {
+    fn set_timeout(&self, limit: Duration) -> io::Result<()> {
+        let some = Some(limit);
+        match self {
+            Stream::Tcp(tcp) => tcp.set_read_timeout(some).and(tcp.set_write_timeout(some)),
+            Stream::Unix(unix) => unix.set_read_timeout(some).and(unix.set_write_timeout(some)),
+            Stream::Server(tls) => tls.sock.set_read_timeout(some),
+            Stream::Client(tls) => tls.sock.set_read_timeout(some),
+            Stream::Within(tls) => tls.sock.set_timeout(limit),
+            Stream::Nothing => Ok(()),
+        }
+    }
+}
+
+impl Read for Stream {
+    fn read(&mut self, spare: &mut [u8]) -> io::Result<usize> {
+        match self {
             Stream::Tcp(tcp) => tcp.read(spare),
             Stream::Unix(unix) => unix.read(spare),
             Stream::Server(tls) => tls.read(spare),
             Stream::Client(tls) => tls.read(spare),
+            Stream::Within(tls) => tls.read(spare),
             Stream::Nothing => Ok(0),
-        };
-        self.input.truncate(length + *read.as_ref().unwrap_or(&0));
-        read
+        }
+    }
+}
+
+impl Write for Stream {
+    fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
+        match self {
+            Stream::Tcp(tcp) => tcp.write(octets),
+            Stream::Unix(unix) => unix.write(octets),
+            Stream::Server(tls) => tls.write(octets),
+            Stream::Client(tls) => tls.write(octets),
+            Stream::Within(tls) => tls.write(octets),
+            Stream::Nothing => Err(io::ErrorKind::NotConnected.into()),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Stream::Server(tls) => tls.flush(),
+            Stream::Client(tls) => tls.flush(),
+            Stream::Within(tls) => tls.flush(),
+            Stream::Tcp(_) | Stream::Unix(_) | Stream::Nothing => Ok(()),
+        }
     }
 }

@@ -125,10 +125,10 @@ pub enum Action {
     WantContent,
     /// The transaction is over: one answer per recipient, in their order.
     Done(Vec<Answer>),
-    /// ATRN was accepted: flush, then hand the connection over. This half has ended; the peer waits
+    /// ATRN or XVIA was accepted: flush, then hand the connection over. This half has ended; the peer waits
     /// for our greeting, and nothing it says was read yet.
     HandOver,
-    /// ATRN was refused; the session is ready again.
+    /// ATRN or XVIA was refused; the session is ready again.
     NotTurned(Reply),
     /// The session cannot be used any more; close the connection.
     Failed(Failure),
@@ -191,8 +191,8 @@ pub enum Failure {
     /// There are credentials and no TLS to protect them.
     #[error("no password is sent without TLS")]
     AuthNeedsTls,
-    /// Octets came behind the reply to ATRN: the peer speaks out of turn.
-    #[error("octets behind the reply to ATRN")]
+    /// Octets came behind the reply to ATRN or XVIA: the peer speaks out of turn.
+    #[error("octets behind the reply to ATRN or XVIA")]
     TurnedEarly,
     /// No common mechanism.
     #[error("the server offers neither AUTH PLAIN nor LOGIN")]

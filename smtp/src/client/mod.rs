@@ -41,7 +41,7 @@ pub struct Session {
     ahead: Option<Box<Exchange>>,
     /// Answers the shell has not heard yet.
     done: Option<Vec<Answer>>,
-    /// The refusal of ATRN that the shell has not heard yet.
+    /// The refusal of ATRN or XVIA that the shell has not heard yet.
     not_turned: Option<Reply>,
 }
 
@@ -59,8 +59,9 @@ enum State {
     /// The reply to RSET, of a peer without PIPELINING.
     ExpectReset,
     ExpectNoop,
+    /// The reply to ATRN or XVIA.
     ExpectTurn,
-    /// The peer is the client from now on.
+    /// This half has ended: the peer is the client from now on, or passes octets on.
     Turned,
     Ready,
     Sending(Box<Exchange>),
@@ -212,6 +213,16 @@ impl Session {
             self.output.extend_from_slice(format!("ATRN{space}{}\r\n", names.join(",")).as_bytes());
             self.state = State::ExpectTurn;
             self.restart(self.config.timeouts.turn, now);
+        }
+    }
+
+    /// Asks a member of the mesh to pass octets to another one and back, named in small letters and digits. The
+    /// session is to be [`Action::Ready`]; it goes on with [`Action::HandOver`] or [`Action::NotTurned`].
+    pub fn through(&mut self, node: &str, now: Instant) {
+        if matches!(self.state, State::Ready) {
+            self.output.extend_from_slice(format!("XVIA {node}\r\n").as_bytes());
+            self.state = State::ExpectTurn;
+            self.restart(self.config.timeouts.command, now);
         }
     }
 

@@ -35,8 +35,9 @@ pub enum Action<'a> {
         /// When the peer's time is over.
         until: Instant,
     },
-    /// Flush the output, then hand the connection over: this session has ended, and the peer is an
-    /// SMTP server that greets next (RFC 2645 §4). Nothing it says was read yet.
+    /// Flush the output, then hand the connection over: this session has ended. Behind ATRN the peer is an
+    /// SMTP server that greets next (RFC 2645 §4); behind XVIA it speaks with another member. Nothing it says was
+    /// read yet.
     HandOver,
     /// Flush the output and close the connection.
     Close,
@@ -79,6 +80,9 @@ pub enum Question<'a> {
     Turn(&'a [Domain]),
     /// Start what waits for this node (RFC 1985). The answer is `Answer` or a refusal.
     Start(&'a Node),
+    /// May the client, a member of the mesh, have its octets passed to this member and back? Small letters and
+    /// digits, 64 at most. Accepting means that there is a connection with that one.
+    Via(&'a str),
 }
 
 /// The shell's answer to a [`Question`].

@@ -10,6 +10,8 @@ use crate::node::Node;
 use crate::reply::Reply;
 use crate::sasl::{Exchange, Mechanism, Progress, SaslError};
 
+/// The longest name of a node, in octets.
+const NODE_OCTETS_MAX: usize = 64;
 /// The version of the frames behind XLINK.
 const LINK_VERSION: &str = "1";
 
@@ -67,6 +69,7 @@ impl Session {
             Command::Auth { mechanism, initial } => self.handle_auth(mechanism, initial),
             Command::Atrn(domains) => self.handle_atrn(domains),
             Command::Etrn(node) => self.handle_etrn(node),
+            Command::XVia(node) => self.handle_via(node),
             Command::Vrfy => self.say(&replies::CANNOT_VERIFY),
             Command::Help => self.say(&replies::HELP),
             _ => self.say(&replies::OK),
@@ -123,6 +126,19 @@ impl Session {
             _ if !self.may_start() => self.fault(&replies::NOT_OFFERED),
             State::ExpectHello => self.fault(&replies::HELLO_FIRST),
             State::ExpectMail => self.state = State::Asking(Asking::Start(Box::new(node))),
+            _ => self.fault(&replies::AMID_TRANSACTION),
+        }
+    }
+
+    /// Who is no member hears of a command that there is not.
+    fn handle_via(&mut self, node: &str) {
+        let is_node = (1..=NODE_OCTETS_MAX).contains(&node.len())
+            && node.bytes().all(|octet| octet.is_ascii_lowercase() || octet.is_ascii_digit());
+        match self.state {
+            _ if !self.mesh => self.fault(&CommandError::Unknown.reply()),
+            _ if !is_node => self.fault(&CommandError::Via.reply()),
+            State::ExpectHello => self.fault(&replies::HELLO_FIRST),
+            State::ExpectMail => self.state = State::ViaDue(node.into()),
             _ => self.fault(&replies::AMID_TRANSACTION),
         }
     }

@@ -5,7 +5,7 @@
 //! content, writes the output. The machine decides what every octet means. It never reads a clock,
 //! never buffers content, and what it says does not depend on how the octets were split.
 //!
-//! A session ends on its own at: content with a bare CR, LF or NUL; octets behind STARTTLS or ATRN; BDAT
+//! A session ends on its own at: content with a bare CR, LF or NUL; octets behind STARTTLS, ATRN or XVIA; BDAT
 //! without a readable size; too many errors, refusals or idle commands; a time-out; HTTP or TLS
 //! where SMTP belongs.
 
@@ -140,7 +140,7 @@ impl Session {
         self.cram = Some(seed.into());
     }
 
-    /// Offers XMESH: the client has proved in TLS that it is a member of this host's mesh.
+    /// Offers XMESH, and takes XVIA: the client has proved in TLS that it is a member of this host's mesh.
     pub fn offer_mesh(&mut self) {
         self.mesh = true;
     }
@@ -193,7 +193,7 @@ impl Session {
                 State::Asking(_) => Some(Step::Ask),
                 State::Storing { .. } => Some(self.wait(now)),
                 State::StartTlsDue => self.accept_tls(input),
-                State::TurnDue(_) => self.accept_turn(input),
+                State::TurnDue(_) | State::ViaDue(_) => self.accept_turn(input),
                 State::Turned => Some(Step::HandOver),
                 State::ExpectTls => Some(Step::StartTls),
                 State::Linked => Some(Step::Link),
@@ -244,10 +244,12 @@ impl Session {
         None
     }
 
-    /// ATRN is the last of a group of commands: whoever says more cannot know yet who speaks next.
+    /// ATRN and XVIA are the last of a group of commands: whoever says more cannot know yet who speaks next.
     fn accept_turn(&mut self, input: &Input) -> Option<Step> {
         match std::mem::replace(&mut self.state, State::Closing) {
             State::TurnDue(domains) if input.is_empty() => self.state = State::Asking(Asking::Turn(domains)),
+            State::ViaDue(node) if input.is_empty() => self.state = State::Asking(Asking::Via(node)),
+            State::ViaDue(_) => self.say_last(&replies::THROUGH_EARLY),
             _ => self.say_last(&replies::TURNED_EARLY),
         }
         None

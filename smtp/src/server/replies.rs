@@ -18,6 +18,7 @@ macro_rules! replies {
 replies! {
     HELP: 214 (2, 0, 0) "see RFC 5321";
     STARTTLS_READY: 220 (2, 0, 0) "ready to start TLS";
+    THROUGH: 220 (2, 0, 0) "octets pass from here on, TLS first";
     BYE: 221 (2, 0, 0) "bye";
     AUTHENTICATED: 235 (2, 7, 0) "authentication succeeded";
     OK: 250 (2, 0, 0) "ok";
@@ -62,5 +63,6 @@ replies! {
     NOT_SMTP: 554 (5, 5, 1) "this is an SMTP server";
     INJECTED: 554 (5, 5, 1) "octets behind STARTTLS before TLS began";
     TURNED_EARLY: 554 (5, 5, 1) "octets behind ATRN before it was answered";
+    THROUGH_EARLY: 554 (5, 5, 1) "octets behind XVIA before it was answered";
     BAD_CONTENT: 554 (5, 6, 0) "the message has a bare CR, a bare LF or a NUL; lines end with CR LF";
 }

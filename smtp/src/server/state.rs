@@ -38,11 +38,13 @@ pub(super) enum State {
     StartTlsDue,
     /// ATRN was read; it holds only when nothing stands behind it.
     TurnDue(Box<[Domain]>),
+    /// XVIA was read; it holds only when nothing stands behind it.
+    ViaDue(Box<str>),
     /// The shell owes the handshake.
     ExpectTls,
     /// The connection is the shell's.
     Linked,
-    /// The peer is the server from now on; this half has ended.
+    /// This half has ended; what follows is for others.
     Turned,
     /// Nothing more is read.
     Closing,
@@ -60,6 +62,7 @@ pub(super) enum Asking {
     Cram(Box<CramResponse>),
     Turn(Box<[Domain]>),
     Start(Box<Node>),
+    Via(Box<str>),
 }
 
 /// How content begins.

@@ -23,6 +23,7 @@ impl Asking {
             Asking::Cram(response) => Question::Cram(response),
             Asking::Turn(domains) => Question::Turn(domains),
             Asking::Start(node) => Question::Start(node),
+            Asking::Via(node) => Question::Via(node),
         }
     }
 }
@@ -92,6 +93,10 @@ impl Session {
                 self.state = State::Turned;
                 self.say(&replies::TURNING);
             }
+            Asking::Via(_) => {
+                self.state = State::Turned;
+                self.say(&replies::THROUGH);
+            }
             Asking::Auth(_) | Asking::Cram(_) => {
                 self.state = State::ExpectMail;
                 // Who was authenticated is for the shell to say; without a name nobody was.
@@ -139,7 +144,7 @@ impl Session {
         match asking {
             // RFC 5321 §3.1 lets a refused client stay for QUIT; there is nothing to gain by it.
             Asking::Connect => return self.say_last(reply),
-            Asking::Helo { .. } | Asking::Mail(_) | Asking::Turn(_) | Asking::Start(_) => {
+            Asking::Helo { .. } | Asking::Mail(_) | Asking::Turn(_) | Asking::Start(_) | Asking::Via(_) => {
                 self.state = self.idle_state();
             }
             Asking::Rcpt(mut transaction, _) => {

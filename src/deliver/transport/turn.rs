@@ -1,12 +1,13 @@
 //! Connections that are reversed (RFC 2645): from a customer who comes for its mail, and to a host
-//! that keeps ours.
+//! that keeps ours. And those that lead to another member of the mesh.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use postroad_mesh::NodeId;
 use postroad_smtp::{Domain, Reply};
 
-use super::{Connection, OpenError, Step, Target};
+use super::{Connection, OpenError, Step, Target, secure};
 use crate::deliver::turned::Ticket;
 use crate::net::{Address, Stream};
 
@@ -29,6 +30,30 @@ impl Connection {
     /// What the peer said instead, or why it said nothing.
     pub async fn reverse(mut self, domains: &[Domain]) -> Result<Stream, Reply> {
         self.session.turn(domains, Instant::now());
+        self.handed_over().await
+    }
+
+    /// Has a member of the mesh pass octets to another one and back, or begin a session within this one where
+    /// that is the member itself. Gives the connection away: what is said next is under TLS with that one.
+    ///
+    /// # Errors
+    /// What the peer said instead, or why it said nothing.
+    pub async fn through(mut self, node: &NodeId) -> Result<Stream, Reply> {
+        self.session.through(&node.to_string(), Instant::now());
+        self.handed_over().await
+    }
+
+    /// Begins a session with a host to which others pass octets on.
+    ///
+    /// # Errors
+    /// Says which step failed.
+    pub async fn within(stream: Stream, target: Arc<Target>) -> Result<Connection, OpenError> {
+        let (name, address) = (target.name.clone(), target.address.clone());
+        let stream = stream.into_within().map_err(|source| OpenError::Tls { name, address, source })?;
+        Connection::new(secure(stream, &target).await?, true, target).ready().await
+    }
+
+    async fn handed_over(mut self) -> Result<Stream, Reply> {
         match self.step().await {
             Step::HandOver => Ok(self.stream),
             Step::NotTurned(reply) => {
@@ -37,7 +62,7 @@ impl Connection {
             }
             Step::Failed(failure) => Err(failure.reply()),
             Step::Ready | Step::StartTls | Step::WantContent | Step::Done(_) => {
-                unreachable!("ATRN is answered or the session fails")
+                unreachable!("ATRN and XVIA are answered or the session fails")
             }
         }
     }

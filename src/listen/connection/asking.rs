@@ -86,6 +86,7 @@ impl Asking<'_> {
                 Ok(reply) | Err(reply) => Err(reply),
             },
             Question::Turn(_) => unreachable!("that is asked of `turn`"),
+            Question::Via(_) => unreachable!("that is asked of `through`"),
         };
         match answer {
             Ok(()) => Verdict::Accept,
@@ -145,6 +146,7 @@ fn question_name(question: &Question<'_>) -> &'static str {
         Question::Auth(_) | Question::Cram(_) => "auth",
         Question::Turn(_) => "turn",
         Question::Start(_) => "start",
+        Question::Via(_) => "through",
     }
 }
 

@@ -79,6 +79,7 @@ async fn a_session_is_told_of_the_drain_once_and_then_waits_for_its_client() {
         timer: Timer::default(),
         transaction: Transaction::default(),
         grant: None,
+        passed: None,
         draining: false,
         members: None,
         context: context.clone(),

@@ -26,8 +26,10 @@ pub enum Told {
     Exists,
     /// There is no such mailbox, for good.
     Unknown,
-    /// It cannot be told now, or is not for this node to say.
+    /// It cannot be told now.
     Unclear,
+    /// No mail for its domain ends at this node: it is for others to say.
+    Onward,
 }
 
 /// The octets are no question.
@@ -52,6 +54,8 @@ struct WireTold {
 const EXISTS: u8 = 1;
 const UNKNOWN: u8 = 2;
 const UNCLEAR: u8 = 3;
+/// Unclear to who does not know it.
+const ONWARD: u8 = 4;
 
 impl Asked {
     /// Returns the octets.
@@ -79,6 +83,7 @@ impl Told {
             Told::Exists => EXISTS,
             Told::Unknown => UNKNOWN,
             Told::Unclear => UNCLEAR,
+            Told::Onward => ONWARD,
         };
         minicbor::to_vec(WireTold { code }).expect("memory takes what is written")
     }
@@ -88,6 +93,7 @@ impl Told {
         match minicbor::decode(octets) {
             Ok(WireTold { code: EXISTS }) => Told::Exists,
             Ok(WireTold { code: UNKNOWN }) => Told::Unknown,
+            Ok(WireTold { code: ONWARD }) => Told::Onward,
             _ => Told::Unclear,
         }
     }
@@ -100,7 +106,7 @@ mod tests {
 
     #[test]
     fn what_is_said_is_understood_and_nothing_else() {
-        for told in [Told::Exists, Told::Unknown, Told::Unclear] {
+        for told in [Told::Exists, Told::Unknown, Told::Unclear, Told::Onward] {
             assert_eq!(Told::from_octets(&told.to_octets()), told);
         }
         assert_eq!(Told::from_octets(&minicbor::to_vec(WireTold { code: 9 }).expect("memory")), Told::Unclear);

@@ -35,11 +35,13 @@ impl Answerer for Doorkeeper {
 fn tell(policy: &Policy, octets: &[u8]) -> Told {
     let forward_path: Option<ForwardPath> =
         Asked::from_octets(octets).ok().and_then(|asked| asked.recipient.parse().ok());
-    match forward_path.and_then(|forward_path| policy.ending(&forward_path)) {
+    let Some(forward_path) = forward_path else { return Told::Unclear };
+    match policy.ending(&forward_path) {
         Some(Ok(_)) => Told::Exists,
         Some(Err(reply)) if reply.code.get() >= 500 => Told::Unknown,
-        // It is looked up in vain now, or its mail goes on from here.
-        Some(Err(_)) | None => Told::Unclear,
+        // It is looked up in vain now.
+        Some(Err(_)) => Told::Unclear,
+        None => Told::Onward,
     }
 }
 
@@ -65,7 +67,7 @@ mod tests {
             ("postmaster@home.example", Told::Exists),
             ("bob@home.example", Told::Unknown),
             ("\"../alice\"@home.example", Told::Unknown),
-            ("alice@elsewhere.example", Told::Unclear),
+            ("alice@elsewhere.example", Told::Onward),
             ("nonsense", Told::Unclear),
         ] {
             assert_eq!(told(recipient), want, "{recipient}");

@@ -20,10 +20,11 @@ use crate::peer::Peers;
 
 /// How long a home that did not answer is not asked again.
 const SILENCE: Duration = Duration::from_secs(30);
-/// How long it is remembered that a recipient exists, and that it does not: it may be made any time.
+/// How long it is remembered that a recipient exists, and that it does not, or that its domain ends elsewhere: that
+/// may change any time.
 const EXISTS_AGE: Duration = Duration::from_secs(3600);
 const UNKNOWN_AGE: Duration = Duration::from_secs(300);
-/// The most recipients remembered of either kind; the oldest is forgotten for a new one.
+/// The most that is remembered of each kind; the oldest is forgotten for a new one.
 pub const REMEMBERED_MAX: usize = 10_000;
 /// The most recipients of one session that are asked about.
 pub const SESSION_QUESTIONS_MAX: u16 = 50;
@@ -53,6 +54,8 @@ pub struct Homes(Mutex<State>);
 struct State {
     exists: Remembered,
     unknown: Remembered,
+    /// Homes with domains whose mail goes on from there: nobody has to ask these about each recipient.
+    onward: Remembered,
     homes: HashMap<NodeId, Home>,
 }
 
@@ -91,15 +94,22 @@ impl Homes {
         limit: Duration,
         asked: &mut u16,
     ) -> Known {
-        let name = mailbox.to_string();
-        if let Some(known) = self.lock().recall(&name, Instant::now()) {
-            return known;
+        let (name, domain) = (mailbox.to_string(), mailbox.host.to_string());
+        let homes = {
+            let (state, now) = (self.lock(), Instant::now());
+            if let Some(known) = state.recall(&name, now) {
+                return known;
+            }
+            state.without_onward(homes, &domain, now)
+        };
+        if homes.is_empty() {
+            return Known::Unsaid;
         }
         if *asked >= SESSION_QUESTIONS_MAX {
             metrics.mesh.count_recipient(Recipient::Unasked);
             return Known::Unasked;
         }
-        let known = self.ask_in_turn(peers, homes, &name, limit, asked).await;
+        let known = self.ask_in_turn(peers, &homes, (&name, &domain), limit, asked).await;
         metrics.mesh.count_recipient(match known {
             Known::Exists => Recipient::Exists,
             Known::Unknown => Recipient::Unknown,
@@ -115,7 +125,7 @@ impl Homes {
         &self,
         peers: &Peers,
         homes: &[NodeId],
-        name: &str,
+        (name, domain): (&str, &str),
         limit: Duration,
         asked: &mut u16,
     ) -> Known {
@@ -140,6 +150,7 @@ impl Homes {
                         Told::Exists => return Known::Exists,
                         Told::Unknown => return Known::Unknown,
                         Told::Unclear => {}
+                        Told::Onward => self.lock().onward.add(domain_at(home, domain), Instant::now(), UNKNOWN_AGE),
                     }
                 }
                 Ok(Err(error)) => self.unanswered(peers, home, &error),
@@ -172,12 +183,16 @@ impl Homes {
 
 impl State {
     fn recall(&self, name: &str, now: Instant) -> Option<Known> {
-        let is_known = |names: &Remembered| names.until.get(name).is_some_and(|until| now < *until);
-        match (is_known(&self.exists), is_known(&self.unknown)) {
+        match (self.exists.has(name, now), self.unknown.has(name, now)) {
             (true, _) => Some(Known::Exists),
             (_, true) => Some(Known::Unknown),
             _ => None,
         }
+    }
+
+    /// Returns those homes that have not said lately that the domain's mail goes on from there.
+    fn without_onward(&self, homes: &[NodeId], domain: &str, now: Instant) -> Vec<NodeId> {
+        homes.iter().filter(|home| !self.onward.has(&domain_at(home, domain), now)).copied().collect()
     }
 
     fn remember(&mut self, name: String, known: Known, now: Instant) {
@@ -215,6 +230,10 @@ impl Home {
 }
 
 impl Remembered {
+    fn has(&self, name: &str, now: Instant) -> bool {
+        self.until.get(name).is_some_and(|until| now < *until)
+    }
+
     fn add(&mut self, name: String, now: Instant, age: Duration) {
         // Two sessions may have asked at the same time.
         if let Some(until) = self.until.get_mut(name.as_str()) {
@@ -231,6 +250,10 @@ impl Remembered {
         self.until.insert(name.clone(), now + age);
         self.order.push_back(name);
     }
+}
+
+fn domain_at(home: &NodeId, domain: &str) -> String {
+    format!("{home} {domain}")
 }
 
 /// A question that a home has not answered yet.
@@ -270,6 +293,17 @@ mod tests {
         // What was made meanwhile is believed over what was remembered.
         state.remember("b@x".into(), Known::Exists, start);
         assert_eq!(recall(&state, "b@x", Duration::ZERO), Some(Known::Exists));
+    }
+
+    #[test]
+    fn who_passes_mail_on_is_not_asked_about_each_recipient() {
+        let (mut state, start) = (State::default(), Instant::now());
+        let asked = |state: &State, domain, age| state.without_onward(&[node(1), node(2)], domain, start + age);
+        assert_eq!(asked(&state, "x", Duration::ZERO), [node(1), node(2)]);
+        state.onward.add(domain_at(&node(1), "x"), start, UNKNOWN_AGE);
+        assert_eq!(asked(&state, "x", UNKNOWN_AGE / 2), [node(2)], "the others are asked still");
+        assert_eq!(asked(&state, "y", UNKNOWN_AGE / 2), [node(1), node(2)], "other domains are not concerned");
+        assert_eq!(asked(&state, "x", UNKNOWN_AGE), [node(1), node(2)], "it may have come to end there");
     }
 
     #[test]

@@ -149,15 +149,12 @@ impl Map {
     }
 
     /// Returns the nodes that serve a domain or one above it; those of the closest one.
-    pub fn homes(&self, domain: &Domain) -> Vec<NodeId> {
-        let mut name = Some(domain.clone());
-        while let Some(domain) = name {
-            if let Some(homes) = self.by_domain.get(&domain) {
-                return homes.clone();
-            }
-            name = domain.parent();
+    pub fn homes(&self, domain: &Domain) -> &[NodeId] {
+        if let Some(homes) = self.by_domain.get(domain) {
+            return homes;
         }
-        Vec::new()
+        let mut above = std::iter::successors(domain.parent(), Domain::parent);
+        above.find_map(|domain| self.by_domain.get(&domain)).map_or(&[], Vec::as_slice)
     }
 
     /// Returns whether two nodes state a link with each other.
@@ -212,6 +209,10 @@ impl Map {
                 goals.push((best.cost, ways));
             }
         }
+        // Most mail has one goal, and one link leads to each node: its ways differ in their steps.
+        if let [(_, ways)] = &mut goals[..] {
+            return std::mem::take(ways);
+        }
         goals.sort_by_key(|(cost, _)| *cost);
         share(&mut goals, need.spread);
         let mut seen = BTreeSet::new();
@@ -232,10 +233,10 @@ impl Map {
         }
         let mut goals = Vec::new();
         for home in homes {
-            goals.push((Goal::Home(home), 0));
-            for at in &self.places[self.by_id[&home]].pickups {
+            goals.push((Goal::Home(*home), 0));
+            for at in &self.places[self.by_id[home]].pickups {
                 if self.by_id.get(at).is_some_and(|place| self.places[*place].holds) {
-                    goals.push((Goal::Pickup { at: *at, home }, PICKUP_COST));
+                    goals.push((Goal::Pickup { at: *at, home: *home }, PICKUP_COST));
                 }
             }
         }
@@ -249,12 +250,12 @@ impl Map {
             return vec![Choice { step: Step::Stay, goal, cost: extra }];
         }
         let (Some(me), Some(end)) = (self.by_id.get(&self.me), self.by_id.get(&end)) else { return Vec::new() };
-        let mut closed: BTreeSet<usize> = need.visited.iter().filter_map(|id| self.by_id.get(id)).copied().collect();
-        closed.insert(*me);
+        let visited = || need.visited.iter().filter_map(|id| self.by_id.get(id)).filter(|place| *place != me).copied();
+        let closed = || visited().chain([*me]).collect();
         let mut once = None;
-        let costs = match closed.len() {
-            1 => self.places[*end].fresh_costs.get_or_init(|| self.costs_to(*end, &closed)),
-            _ => once.insert(self.costs_to(*end, &closed)),
+        let costs = match visited().next() {
+            None => self.places[*end].fresh_costs.get_or_init(|| self.costs_to(*end, &closed())),
+            Some(_) => once.insert(self.costs_to(*end, &closed())),
         };
         let way = |(next, link): &(usize, u32)| {
             let id = self.places[*next].id;

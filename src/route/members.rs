@@ -116,7 +116,7 @@ impl Members {
 
     /// Returns the nodes that serve a domain.
     pub fn homes(&self, domain: &Domain) -> Vec<NodeId> {
-        self.map.homes(domain)
+        self.map.homes(domain).to_vec()
     }
 
     /// Returns a member as a next hop.
@@ -143,12 +143,12 @@ impl Members {
     pub fn holds_ms(&self, domain: &Domain) -> Option<u64> {
         let days = self.records.get(&self.me).map(|said| said.holds_days).filter(|days| *days > 0)?;
         let names_me = |home: &NodeId| self.records.get(home).is_some_and(|said| said.pickups.contains(&self.me));
-        self.homes(domain).iter().any(names_me).then_some(u64::from(days) * DAY_MS)
+        self.map.homes(domain).iter().any(names_me).then_some(u64::from(days) * DAY_MS)
     }
 
     /// Returns the way to the home of a domain, where a member serves it.
     pub fn to_home(&self, domain: &Domain, mail: &Mail<'_>) -> Option<(Way, Vec<Choice>)> {
-        (!self.homes(domain).is_empty()).then(|| self.way(domain, mail))
+        (!self.map.homes(domain).is_empty()).then(|| self.way(domain, mail))
     }
 
     /// Returns the way out of the mesh for a domain that no member serves, where any sends mail out.
@@ -203,13 +203,13 @@ impl Members {
         if choices.iter().any(|choice| choice.step == Step::Stay) {
             self.keep_to_pickups(&mut choices, need.to);
         }
-        self.without_second_detour(choices, need.visited)
+        if need.visited.is_empty() { choices } else { self.without_second_detour(choices, need.visited) }
     }
 
     /// What is held here for homes that come for it goes to nobody but those and who else holds it: that is
     /// where they come. One of these may be connected to the home while this node is not.
     fn keep_to_pickups(&self, choices: &mut Vec<Choice>, domain: &Domain) {
-        let homes = self.homes(domain);
+        let homes = self.map.homes(domain);
         if homes.is_empty() || !homes.iter().all(|home| self.comes(home)) {
             return;
         }

@@ -16,6 +16,7 @@ pub mod router;
 pub mod turn;
 pub mod witness;
 
+use std::fmt::Write;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -158,7 +159,7 @@ impl NextHop {
     }
 
     fn new(target: Target, tls: TlsUse, credentials: Option<Arc<RouteCredentials>>, pace: u16) -> NextHop {
-        let key = key_of(&target, credentials.as_deref(), &terms(tls, pace));
+        let key = key_of(&target, credentials.as_deref(), || terms(tls, pace));
         NextHop(Arc::new(Destination { key, target, tls, credentials, pace }))
     }
 
@@ -237,20 +238,25 @@ pub fn leads_to(key: &str, node: &NodeId) -> bool {
 
 /// The policy belongs to the key: a connection is reused for all mail of one key, and mail that
 /// insists on a verified host must not go over one that was not.
-fn key_of(target: &Target, credentials: Option<&RouteCredentials>, policy: &str) -> Arc<str> {
+fn key_of(target: &Target, credentials: Option<&RouteCredentials>, policy: impl Fn() -> String) -> Arc<str> {
     let user = credentials.map(|login| format!("{}@", login.user)).unwrap_or_default();
     match target {
-        Target::Mx(domain) => format!("mx:{user}{domain}{policy}").into(),
-        Target::Host { name, port } => format!("host:{user}{name}:{port}{policy}").into(),
-        Target::Address(addr) | Target::Literal(addr) => format!("host:{user}{addr}{policy}").into(),
+        Target::Mx(domain) => format!("mx:{user}{domain}{}", policy()).into(),
+        Target::Host { name, port } => format!("host:{user}{name}:{port}{}", policy()).into(),
+        Target::Address(addr) | Target::Literal(addr) => format!("host:{user}{addr}{}", policy()).into(),
         Target::Members { steps, domain } if steps.is_empty() => format!("{MESH_PREFIX}{domain}").into(),
         // So much of an id that nobody makes another with the same beginning.
         Target::Members { steps, .. } => {
-            let id = |member: &Member| ShortId::from(&member.node).to_string();
-            let through =
-                |step: &Member| step.through.iter().rev().map(|one| format!("<{}", id(one))).collect::<String>();
-            let ids: Vec<String> = steps.iter().map(|step| id(step) + &through(step)).collect();
-            format!("{MESH_PREFIX}{}", ids.join(",")).into()
+            let mut key = String::from(MESH_PREFIX);
+            // Writing to a String cannot fail.
+            for (place, step) in steps.iter().enumerate() {
+                let comma = if place == 0 { "" } else { "," };
+                let _ = write!(key, "{comma}{}", ShortId::from(&step.node));
+                for one in step.through.iter().rev() {
+                    let _ = write!(key, "<{}", ShortId::from(&one.node));
+                }
+            }
+            key.into()
         }
     }
 }

@@ -103,7 +103,12 @@ impl History {
 
     /// Returns what is remembered of a message for a recipient, at `now`.
     pub fn seen(&self, message: &MeshMessageId, recipient: &str, now: u64) -> Seen {
-        if self.entries.contains(&Entry::new(message, recipient)) {
+        self.seen_entry(&Entry::new(message, recipient), message, now)
+    }
+
+    /// As [`History::seen`], for whoever has the entry of the message and the recipient.
+    pub fn seen_entry(&self, entry: &Entry, message: &MeshMessageId, now: u64) -> Seen {
+        if self.entries.contains(entry) {
             Seen::Already
         } else if message.accepted_ms() < now.saturating_sub(self.age_ms).max(self.reach) {
             Seen::TooOld
@@ -142,7 +147,11 @@ impl History {
 
     /// Forgets what is older than the memory reaches.
     pub fn forget(&mut self, now: u64) {
-        let kept = self.by_age.split_off(&now.saturating_sub(self.age_ms));
+        let limit = now.saturating_sub(self.age_ms);
+        if self.by_age.first_key_value().is_none_or(|(oldest, _)| *oldest >= limit) {
+            return;
+        }
+        let kept = self.by_age.split_off(&limit);
         for entry in std::mem::replace(&mut self.by_age, kept).into_values().flatten() {
             self.entries.remove(&entry);
         }

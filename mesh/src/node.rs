@@ -181,7 +181,11 @@ impl Purpose {
 
 /// Returns the SHA-256 of parts, one behind the other.
 pub(crate) fn sha256(parts: &[&[u8]]) -> [u8; 32] {
-    digest(&SHA256, &parts.concat()).as_ref().try_into().expect("SHA-256 has 32 octets")
+    let digest = match parts {
+        [whole] => digest(&SHA256, whole),
+        parts => digest(&SHA256, &parts.concat()),
+    };
+    digest.as_ref().try_into().expect("SHA-256 has 32 octets")
 }
 
 /// Returns base32 in lower case, without padding: short enough for a DNS label.

@@ -74,8 +74,8 @@ impl Log {
 
     /// Writes entries down, whose age counts from then.
     pub(super) fn append(&mut self, entries: &[Entry], counts_from: u64, now: UnixMillis) {
-        let octets: Vec<u8> = entries.iter().flat_map(|entry| record(entry, counts_from)).collect();
-        let written = self.today(now).and_then(|file| (&*file).write_all(&octets));
+        let records: Vec<_> = entries.iter().map(|entry| record(entry, counts_from)).collect();
+        let written = self.today(now).and_then(|file| (&*file).write_all(records.as_flattened()));
         match written {
             Ok(()) => {
                 let youngest = self.days.entry(now.0 / DAY_MS).or_default();

@@ -114,7 +114,7 @@ impl Repeats {
         for (place, recipient) in recipients.iter().enumerate() {
             let entry = Entry::new(message, recipient);
             if from_member {
-                match opened.history.seen(message, recipient, now.0) {
+                match opened.history.seen_entry(&entry, message, now.0) {
                     Seen::Already => continue,
                     Seen::TooOld => is_late = true,
                     Seen::New => {}

@@ -13,6 +13,10 @@ const VERSION_MIN: u16 = 1;
 pub(crate) const ALIGN: u64 = 64;
 /// Octets of a segment header and of a record header.
 pub(crate) const HEADER_OCTETS: usize = 64;
+/// The highest sequence that is believed: nobody lives to see it, and what follows it can still be counted.
+pub(crate) const SEQUENCE_MAX: u64 = u64::MAX >> 1;
+/// The longest content that is believed, 256 TiB: sums of them can still be counted.
+pub(crate) const CONTENT_OCTETS_MAX: u64 = (1 << 48) - 1;
 /// The most octets of metadata a record may have.
 pub(crate) const META_OCTETS_MAX: usize = 16 << 20;
 
@@ -136,13 +140,13 @@ impl Header {
         out
     }
 
-    /// Reads a header; `None` where none stands.
+    /// Reads a header; `None` where none stands, or one that no queue has written.
     pub(crate) fn decode(octets: &[u8]) -> Option<Header> {
         if octets.get(0..4) != Some(&RECORD_MAGIC) {
             return None;
         }
         let octets = unseal(octets)?;
-        Some(Header {
+        let header = Header {
             kind: Kind::from_octet(octets[4])?,
             spilled: octets[5] & SPILLED != 0,
             segment: u64_at(octets, 8),
@@ -152,7 +156,8 @@ impl Header {
             meta_crc: u32_at(octets, 36),
             content_octets: u64_at(octets, 40),
             content_crc: u32_at(octets, 48),
-        })
+        };
+        (header.sequence <= SEQUENCE_MAX && header.content_octets <= CONTENT_OCTETS_MAX).then_some(header)
     }
 
     /// Returns the octets of content inside the record.
@@ -260,6 +265,13 @@ mod tests {
         assert_eq!(segment_number("0000001f.seg"), Some(31));
         for name in ["1f.seg", "0000001F.seg", "0000001f.se", "+000001f.seg", "0000001f.seg.seg"] {
             assert_eq!(segment_number(name), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn what_could_not_be_counted_on_is_no_header() {
+        for (sequence, content_octets) in [(SEQUENCE_MAX + 1, 0), (u64::MAX, 0), (0, CONTENT_OCTETS_MAX + 1)] {
+            assert_eq!(Header::decode(&Header { sequence, content_octets, ..header() }.encode()), None);
         }
     }
 

@@ -224,8 +224,10 @@ fn blank_out(file: &dyn FsFile, fault: &Fault, segment: u64) -> io::Result<()> {
     if tail && fault.newest {
         return file.set_octets(from);
     }
-    if file.octets()? < to {
-        file.set_octets(to)?;
+    // Less than a header is damaged only behind the last record: what is written there covers nothing else.
+    let octets = (to - from).max(HEADER_OCTETS as u64);
+    if file.octets()? < from + octets {
+        file.set_octets(from + octets)?;
     }
     let header = Header {
         kind: Kind::Void,
@@ -235,7 +237,7 @@ fn blank_out(file: &dyn FsFile, fault: &Fault, segment: u64) -> io::Result<()> {
         id: QueueId::from_u64(0),
         meta_octets: 0,
         meta_crc: 0,
-        content_octets: to - from - HEADER_OCTETS as u64,
+        content_octets: octets - HEADER_OCTETS as u64,
         content_crc: 0,
     };
     file.write_at(from, &mut [IoSlice::new(&header.encode())])

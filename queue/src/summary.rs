@@ -9,7 +9,9 @@ use std::io::{self, IoSlice};
 
 use crate::fs::{Access, Dir, Fs, read_full};
 use crate::id::QueueId;
-use crate::record::{HEADER_OCTETS, Header, Kind, seal, span, u32_at, u64_at, unseal};
+use crate::record::{
+    CONTENT_OCTETS_MAX, HEADER_OCTETS, Header, Kind, SEQUENCE_MAX, seal, span, u32_at, u64_at, unseal,
+};
 
 const MAGIC: [u8; 8] = *b"PRoadSum";
 const VERSION: u16 = 1;
@@ -105,6 +107,7 @@ impl Summary {
         let body = all.split_off(HEADER_OCTETS);
         let sound = body.len() as u64 == length && crc32fast::hash(&body) == crc;
         let summary = Summary { sequence, last_id: 0, body };
+        let sound = sound && sequence <= SEQUENCE_MAX;
         (known && meant && sound && summary.lines().end() == Some(end)).then_some(summary)
     }
 
@@ -201,6 +204,9 @@ impl Lines<'_> {
                     line.content_octets = self.number()?;
                 }
             }
+        }
+        if line.content_octets > CONTENT_OCTETS_MAX {
+            return None;
         }
         let inline = if spilled { 0 } else { line.content_octets };
         self.offset = offset.checked_add(span(line.meta_octets, inline))?;

@@ -16,7 +16,7 @@ use std::sync::OnceLock;
 use postroad_smtp::Domain;
 
 use crate::node::{NodeId, sha256};
-use crate::record::{Egress, Reach, Said};
+use crate::record::{Egress, Link, Reach, Said};
 pub use through::{THROUGH_MAX, Through};
 
 /// The most nodes that a message may visit.
@@ -48,10 +48,17 @@ struct Place {
     egress: Vec<Egress>,
     pickups: Vec<NodeId>,
     holds: bool,
-    /// The places with a link from here that both ends list, and what it costs.
-    links: Vec<(usize, u32)>,
-    /// The places with a link to here, and what it costs.
-    sources: Vec<(usize, u32)>,
+    is_public: bool,
+    /// The number of its site; none where it names none.
+    site: Option<usize>,
+    /// What its links cost to all that it does not list; 0: there are none but those.
+    link_cost: u32,
+    /// The places that it lists, and what each costs.
+    listed: BTreeMap<usize, u32>,
+    /// The places that it lists or that list it.
+    named: BTreeSet<usize>,
+    /// Its pick-ups: where nobody else can dial it, links lead here from these alone.
+    dialled: Vec<usize>,
     /// What it costs to get here from each place, for mail that has visited this node alone: most
     /// mail, and so it is found once.
     fresh_costs: OnceLock<Vec<Option<u32>>>,
@@ -122,30 +129,45 @@ impl Map {
     pub fn new<'a>(me: NodeId, members: impl IntoIterator<Item = (NodeId, &'a Said)>) -> Map {
         let members: BTreeMap<NodeId, &Said> = members.into_iter().collect();
         let by_id: BTreeMap<NodeId, usize> = members.keys().copied().zip(0..).collect();
-        let link = |from: (&NodeId, &Said), to: (&NodeId, &Said)| {
-            let both = stated(from.1, to).filter(|_| from.0 != to.0 && stated(to.1, from).is_some());
-            both.filter(|_| to.1.reach == Reach::Public || to.1.pickups.contains(from.0))
-        };
-        let place = |(id, said): (&NodeId, &&Said)| Place {
-            id: *id,
-            egress: said.egress.clone(),
-            pickups: said.pickups.clone(),
-            holds: said.holds_days > 0,
-            links: members
-                .iter()
-                .zip(0..)
-                .filter_map(|((other, other_said), at)| Some((at, link((id, said), (other, other_said))?)))
-                .collect(),
-            sources: Vec::new(),
-            fresh_costs: OnceLock::new(),
-        };
+        let mut sites: HashMap<&str, usize> = HashMap::new();
+        let mut places: Vec<Place> = Vec::with_capacity(members.len());
+        for (id, said) in &members {
+            let next = sites.len();
+            let number = |id: &NodeId| by_id.get(id).copied();
+            places.push(Place {
+                id: *id,
+                egress: said.egress.clone(),
+                pickups: said.pickups.clone(),
+                holds: said.holds_days > 0,
+                is_public: said.reach == Reach::Public,
+                site: (!said.site.is_empty()).then(|| *sites.entry(&said.site).or_insert(next)),
+                link_cost: u32::from(said.link_cost),
+                // Of one that is listed twice the first counts.
+                listed: said
+                    .links
+                    .iter()
+                    .rev()
+                    .filter_map(|link| Some((number(&link.to)?, listed_cost(link))))
+                    .collect(),
+                named: BTreeSet::new(),
+                dialled: said.pickups.iter().filter_map(number).collect(),
+                fresh_costs: OnceLock::new(),
+            });
+        }
+        for from in 0..places.len() {
+            let listed: Vec<usize> = places[from].listed.keys().copied().collect();
+            for to in listed {
+                places[from].named.insert(to);
+                places[to].named.insert(from);
+            }
+        }
         let mut by_domain: HashMap<Domain, Vec<NodeId>> = HashMap::new();
         for (id, said) in &members {
             for domain in said.serves.iter().collect::<BTreeSet<_>>() {
                 by_domain.entry(domain.clone()).or_default().push(*id);
             }
         }
-        Map { me, places: with_sources(members.iter().map(place).collect()), by_id, by_domain }
+        Map { me, places, by_id, by_domain }
     }
 
     /// Returns the nodes that serve a domain or one above it; those of the closest one.
@@ -160,19 +182,17 @@ impl Map {
     /// Returns whether two nodes state a link with each other.
     pub fn has_link(&self, from: &NodeId, to: &NodeId) -> bool {
         let (Some(from), Some(to)) = (self.by_id.get(from), self.by_id.get(to)) else { return false };
-        self.places[*from].links.iter().any(|(other, _)| other == to)
+        self.cost(*from, *to).is_some()
     }
 
     /// Returns the links that both ends state, each once, with what each end says that it costs: first
     /// that of the node that is named first.
     pub fn links(&self) -> Vec<(NodeId, NodeId, [u32; 2])> {
-        let back = |from: usize, to: usize| self.places[from].links.iter().find(|(other, _)| *other == to);
-        let of = |(at, place): (usize, &Place)| {
-            let later = place.links.iter().filter(move |(to, _)| *to > at).copied().collect::<Vec<_>>();
-            let id = place.id;
-            later.into_iter().filter_map(move |(to, cost)| Some((id, self.places[to].id, [cost, back(to, at)?.1])))
+        let pairs = (0..self.places.len()).flat_map(|one| (one + 1..self.places.len()).map(move |other| (one, other)));
+        let link = |(one, other): (usize, usize)| {
+            Some((self.places[one].id, self.places[other].id, [self.cost(one, other)?, self.cost(other, one)?]))
         };
-        self.places.iter().enumerate().flat_map(|(at, place)| of((at, place))).collect()
+        pairs.filter_map(link).collect()
     }
 
     /// Returns the cheapest way from here to each node that one leads to: what it costs, and the node
@@ -189,8 +209,8 @@ impl Map {
             if at != *me {
                 tree.insert(self.places[at].id, (cost, before));
             }
-            let onward = self.places[at].links.iter().filter(|(to, _)| !closed.contains(to));
-            open.extend(onward.map(|(to, link)| Reverse((cost.saturating_add(*link), self.places[at].id, *to))));
+            let onward = self.links_from(at).filter(|(to, _)| !closed.contains(to));
+            open.extend(onward.map(|(to, link)| Reverse((cost.saturating_add(link), self.places[at].id, to))));
         }
         tree
     }
@@ -257,35 +277,103 @@ impl Map {
             None => self.places[*end].fresh_costs.get_or_init(|| self.costs_to(*end, &closed())),
             Some(_) => once.insert(self.costs_to(*end, &closed())),
         };
-        let way = |(next, link): &(usize, u32)| {
-            let id = self.places[*next].id;
-            let rest = costs[*next].filter(|_| !health.down.contains(&id))?;
+        let way = |(next, link): (usize, u32)| {
+            let id = self.places[next].id;
+            let rest = costs[next].filter(|_| !health.down.contains(&id))?;
             let penalty = health.penalties.get(&id).copied().unwrap_or_default();
-            let cost = [*link, rest, extra, penalty].into_iter().fold(0, u32::saturating_add);
+            let cost = [link, rest, extra, penalty].into_iter().fold(0, u32::saturating_add);
             Some(Choice { step: Step::Pass(id), goal, cost })
         };
-        let mut ways: Vec<Choice> = self.places[*me].links.iter().filter_map(way).collect();
+        let mut ways: Vec<Choice> = self.links_from(*me).filter_map(way).collect();
         ways.sort_by_key(|choice| (choice.cost, choice.step));
         ways
     }
 
-    /// Returns what it costs to get from each place to `end` without passing a closed one (Dijkstra).
+    /// Returns what it costs to get from each place to `end` without passing a closed one (Dijkstra). What a place
+    /// pays for links that nobody lists is the same whoever is at their other end: so the first that is reached of all
+    /// it can go to is the cheapest, and the others need not be looked at.
     fn costs_to(&self, end: usize, closed: &BTreeSet<usize>) -> Vec<Option<u32>> {
         let mut costs = vec![None; self.places.len()];
+        let mut unlisted = Unlisted::new(&self.places);
         let mut open = BinaryHeap::from([Reverse((0u32, end))]);
         while let Some(Reverse((cost, at))) = open.pop() {
             if costs[at].is_some() || closed.contains(&at) {
                 continue;
             }
             costs[at] = Some(cost);
-            for (before, link) in &self.places[at].sources {
-                if costs[*before].is_none() {
-                    open.push(Reverse((cost.saturating_add(*link), *before)));
-                }
-            }
+            let place = &self.places[at];
+            let by_name = place.named.iter().chain(place.dialled.iter().filter(|_| !place.is_public));
+            let by_name = by_name.filter_map(|before| Some((*before, self.cost(*before, at)?)));
+            let all = by_name.chain(unlisted.take(&self.places, at));
+            open.extend(all.map(|(before, link)| Reverse((cost.saturating_add(link), before))));
         }
         costs
     }
+
+    /// Returns the places with a link from here, and what it costs.
+    fn links_from(&self, from: usize) -> impl Iterator<Item = (usize, u32)> {
+        (0..self.places.len()).filter_map(move |to| Some((to, self.cost(from, to)?)))
+    }
+
+    /// Returns what a link costs that both ends state; `None`: there is none.
+    fn cost(&self, from: usize, to: usize) -> Option<u32> {
+        let (near, far) = (&self.places[from], &self.places[to]);
+        let can_be_dialled = far.is_public || far.dialled.contains(&from);
+        if from == to || !can_be_dialled {
+            return None;
+        }
+        near.stated(far, to).filter(|_| far.stated(near, from).is_some())
+    }
+}
+
+impl Place {
+    /// Returns what this place says that its link to another costs, or `None` when it states none.
+    fn stated(&self, other: &Place, to: usize) -> Option<u32> {
+        if let Some(cost) = self.listed.get(&to) {
+            return Some(*cost);
+        }
+        let can_meet = self.is_public || other.is_public;
+        let is_near = self.site.is_some() && self.site == other.site;
+        (self.link_cost > 0 && can_meet).then_some(if is_near { NEAR_COST } else { self.link_cost })
+    }
+}
+
+/// The places whose links that nobody lists were not gone along yet: those to any place, and those within a site.
+struct Unlisted {
+    far: Vec<usize>,
+    near: HashMap<usize, Vec<usize>>,
+}
+
+impl Unlisted {
+    fn new(places: &[Place]) -> Unlisted {
+        let far: Vec<usize> = (0..places.len()).filter(|at| places[*at].link_cost > 0).collect();
+        let mut near: HashMap<usize, Vec<usize>> = HashMap::new();
+        for (at, site) in far.iter().filter_map(|at| Some((*at, places[*at].site?))) {
+            near.entry(site).or_default().push(at);
+        }
+        Unlisted { far, near }
+    }
+
+    /// Takes out those that have such a link to a place, with what it costs each.
+    fn take(&mut self, places: &[Place], to: usize) -> Vec<(usize, u32)> {
+        let end = &places[to];
+        // Links to those that cannot be dialled lead from their pick-ups, which are few.
+        if end.link_cost == 0 || !end.is_public {
+            return Vec::new();
+        }
+        let has_one = |at: &mut usize| *at != to && !end.named.contains(at);
+        let mut taken: Vec<(usize, u32)> =
+            self.far.extract_if(.., has_one).map(|at| (at, places[at].link_cost)).collect();
+        if let Some(near) = end.site.and_then(|site| self.near.get_mut(&site)) {
+            taken.extend(near.extract_if(.., has_one).map(|at| (at, NEAR_COST)));
+        }
+        taken
+    }
+}
+
+/// Returns what a link costs that is listed: something.
+fn listed_cost(link: &Link) -> u32 {
+    u32::from(link.cost).max(1)
 }
 
 impl Goal {
@@ -295,26 +383,6 @@ impl Goal {
             Goal::Home(node) | Goal::Egress(node) | Goal::Pickup { at: node, .. } => node,
         }
     }
-}
-
-/// Tells every place from where links lead to it: ways are searched from their end.
-fn with_sources(mut places: Vec<Place>) -> Vec<Place> {
-    for from in 0..places.len() {
-        for (to, cost) in places[from].links.clone() {
-            places[to].sources.push((from, cost));
-        }
-    }
-    places
-}
-
-/// Returns what a node says that its link to another costs, or `None` when it states none.
-fn stated(from: &Said, (to, said): (&NodeId, &Said)) -> Option<u32> {
-    if let Some(link) = from.links.iter().find(|link| link.to == *to) {
-        return Some(u32::from(link.cost).max(1));
-    }
-    let can_meet = from.reach == Reach::Public || said.reach == Reach::Public;
-    let is_near = !from.site.is_empty() && from.site == said.site;
-    (from.link_cost > 0 && can_meet).then(|| if is_near { NEAR_COST } else { u32::from(from.link_cost) })
 }
 
 /// Returns what it costs to leave by a node, or `None` when it does not offer that.

@@ -8,6 +8,10 @@ use postroad_mesh::record::Egress;
 use super::{Peers, members};
 use crate::admin::mesh::{EgressView, LinkView, MapView, PlaceView};
 
+/// The most members whose links are all shown. Of more, every one with every other, people see those that mail goes
+/// along from here, and those that are open.
+const ALL_LINKS_MAX: usize = 64;
+
 impl Peers {
     /// Returns the map that mail goes by here.
     pub(super) fn map_view(&self) -> MapView {
@@ -53,11 +57,14 @@ impl Peers {
                 is_used: used.contains(&(a, b)) || used.contains(&(b, a)),
             }
         };
+        let is_small = view.members().count() <= ALL_LINKS_MAX;
+        let links = view.map().into_iter().flat_map(|map| map.links()).map(link);
+        let is_shown = |link: &LinkView| is_small || link.is_used || link.state == "open";
         MapView {
             label: members::label(&view).unwrap_or_default(),
             node: view.me().map(|me| me.to_string()),
             nodes: view.members().map(|(node, _)| place(node)).collect(),
-            links: view.map().into_iter().flat_map(|map| map.links()).map(link).collect(),
+            links: links.filter(is_shown).collect(),
         }
     }
 }

@@ -3,17 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use postroad_mesh::node::NodeKey;
-use postroad_mesh::record::{
-    ADDRESSES_MAX, Address, DOMAINS_MAX, LABEL_OCTETS_MAX, LINKS_MAX, Link, PICKUPS_MAX, Reach, Said,
-};
+use postroad_mesh::record::{ADDRESSES_MAX, Address, DOMAINS_MAX, LABEL_OCTETS_MAX, PICKUPS_MAX, Reach, Said};
 use postroad_mesh::{MeshId, NodeId};
 use postroad_smtp::Domain;
 
 use super::View;
 use crate::config::Config;
-
-/// What a link within a site costs where links are listed.
-const NEAR_COST: u16 = 1;
 
 /// Returns what this host has to say of itself, as to a mesh that looks like this.
 pub(super) fn said(config: &Config, me: NodeKey, mesh: MeshId, view: &View) -> Said {
@@ -24,7 +19,7 @@ pub(super) fn said(config: &Config, me: NodeKey, mesh: MeshId, view: &View) -> S
         }
         _ => named,
     };
-    let mut said = Said {
+    Said {
         label: label(config).into(),
         site: config.mesh.site.clone(),
         addresses: addresses(config),
@@ -35,12 +30,7 @@ pub(super) fn said(config: &Config, me: NodeKey, mesh: MeshId, view: &View) -> S
         holds_days: config.mesh.holds_days,
         link_cost: config.mesh.link_cost,
         ..Said::new(me, mesh, 0)
-    };
-    if view.members().count() > LINKS_MAX {
-        said.links = links(config, &me.id(), view);
-        said.link_cost = 0;
     }
-    said
 }
 
 /// Returns what this host is called.
@@ -67,17 +57,6 @@ pub(super) fn serves(config: &Config) -> Vec<Domain> {
     let mut serves: Vec<Domain> = config.mesh.serves.clone().unwrap_or_else(local);
     serves.truncate(DOMAINS_MAX);
     serves
-}
-
-/// Returns links with so many as a record lists, in a mesh of more: those of the site first, then such
-/// that the other end chooses as well.
-fn links(config: &Config, me: &NodeId, view: &View) -> Vec<Link> {
-    let is_near =
-        |id: &NodeId| !config.mesh.site.is_empty() && view.record(id).is_some_and(|said| said.site == config.mesh.site);
-    let mut others: Vec<NodeId> = view.members().map(|(id, _)| *id).filter(|id| id != me).collect();
-    others.sort_by_cached_key(|id| (!is_near(id), between(me, id)));
-    let cost = |id: &NodeId| if is_near(id) { NEAR_COST } else { config.mesh.link_cost };
-    others.iter().take(LINKS_MAX).map(|id| Link { to: *id, cost: cost(id) }).collect()
 }
 
 /// Returns who is to hold the mail of a host that cannot be dialled and names nobody: members that can be, those

@@ -64,8 +64,8 @@ impl Map {
                 let cost = [cost, rest, extra].into_iter().fold(0, u32::saturating_add);
                 ways.extend((!by.is_empty()).then(|| Through { by, next: self.places[at].id, goal, cost }));
             } else if depth <= THROUGH_MAX {
-                let onward = self.places[at].links.iter().filter(|(to, _)| !before.contains_key(to));
-                open.extend(onward.map(|(to, link)| Reverse((cost.saturating_add(*link), depth + 1, *to, at))));
+                let onward = self.links_from(at).filter(|(to, _)| !before.contains_key(to));
+                open.extend(onward.map(|(to, link)| Reverse((cost.saturating_add(link), depth + 1, to, at))));
             }
         }
         ways

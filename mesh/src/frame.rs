@@ -9,7 +9,8 @@ use minicbor::bytes::{ByteArray, ByteVec};
 use minicbor::{Decode, Encode};
 
 use crate::difference::{Key, LISTED_MAX, RANGES_MAX, Range, SUM_OCTETS, Said};
-use crate::wire::{NOT_CBOR, Wrong, few};
+use crate::node::sha256;
+use crate::wire::{NOT_CBOR, Wrong, few, without_signature};
 
 /// The most octets of a frame.
 pub const FRAME_OCTETS_MAX: usize = 128 * 1024;
@@ -77,6 +78,14 @@ struct WireRange {
     sum: Option<ByteArray<SUM_OCTETS>>,
     #[n(2)]
     keys: Option<Vec<ByteArray<32>>>,
+}
+
+impl Item {
+    /// Returns the key that it has in a comparison; `None`: it is damaged. Nothing is verified.
+    pub(crate) fn key(&self) -> Option<Key> {
+        let (Item::Statement(octets) | Item::Record(octets)) = self;
+        without_signature(octets).ok().map(|(signed, _)| sha256(&[&signed]))
+    }
 }
 
 impl Frame {

@@ -20,7 +20,7 @@ use crate::frame::{ASKED_MAX, Frame, ITEMS_MAX, Item, ShortId};
 use crate::node::NodeId;
 use crate::record::{Reach, Record};
 use crate::roster::MergeError;
-use crate::statement::Statement;
+use crate::statement::{Statement, StatementId};
 
 /// How many sessions a node dials and keeps.
 pub const DIALLED: usize = 3;
@@ -261,6 +261,10 @@ impl Spread {
         let mut statements = Vec::new();
         let mut records = Vec::new();
         for item in items.into_iter().take(ITEMS_MAX) {
+            // Several pass the same on, and to verify it costs more than all the rest.
+            if self.is_known(&item) {
+                continue;
+            }
             match item {
                 Item::Statement(octets) => statements.extend(self.sound(Statement::from_octets(&octets).ok())),
                 Item::Record(octets) => records.extend(self.sound(Record::from_octets(&octets).ok())),
@@ -293,6 +297,21 @@ impl Spread {
         let others: Vec<NodeId> = self.sessions.keys().filter(|node| Some(**node) != from).copied().collect();
         for node in others {
             self.give(node, new.clone());
+        }
+    }
+
+    /// Returns whether this is known to the last octet.
+    fn is_known(&self, item: &Item) -> bool {
+        let Some(key) = item.key() else { return false };
+        match item {
+            Item::Statement(octets) => {
+                let known = self.directory.roster().statements().get(&StatementId::from_octets(key));
+                known.is_some_and(|known| *known.to_octets() == **octets)
+            }
+            Item::Record(octets) => {
+                let known = self.directory.records().values().find(|known| *known.fingerprint() == key);
+                known.is_some_and(|known| *known.to_octets() == **octets)
+            }
         }
     }
 

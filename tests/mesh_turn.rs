@@ -209,6 +209,54 @@ fn what_is_held_does_not_go_back_before_its_time() {
     assert!(said.contains("Action: failed") && said.contains("it waited for a member of the mesh to come"), "{said}");
 }
 
+/// What came for it in two weeks is there soon when it comes, and none of it went back.
+#[test]
+#[ignore = "half a minute; .ci/run has a step for it with POSTROAD_AGENT, an agent of a release build, of which a rate is asked"]
+fn thousands_that_were_held_for_two_weeks_are_drained_fast() {
+    const MESSAGES: u64 = 2_000;
+    const A_SECOND_MIN: f64 = 200.0;
+    let Some(later) = ahead("+14d") else { return skip("libfaketime is not installed") };
+    let (mailboxes, senders) = (Sink::new(), Sink::new());
+    let keeper = host("keeper", "15d").set("queue.delay_notice", "\"0s\"").route("client.test", senders.address());
+    let (mut keeper, mut away) = (keeper.start(), sleeper("away", &mailboxes).start());
+    join(&keeper, &away, "away.example");
+    wait_here(&keeper, "keeper", &away, "away");
+    assert!(away.stop().success());
+    send_all(&keeper, "user@away.example", 0..MESSAGES);
+    assert!(keeper.stop().success());
+    keeper.wrap(later.clone());
+    keeper.start();
+    // Longer than the sweep takes that would give up what is too old.
+    std::thread::sleep(Duration::from_secs(3));
+    assert_eq!(keeper.queued() as u64, MESSAGES, "all of it is held");
+    away.wrap(later);
+    away.start();
+    let (mut arrived, mut counts) = (BTreeMap::new(), Vec::new());
+    wait_until("all of it is there", 8 * SOON, || {
+        collect(&mailboxes, &mut arrived);
+        counts.push((Instant::now(), arrived.len()));
+        arrived.len() as u64 == MESSAGES
+    });
+    let rate = |from: &(Instant, usize), to: &(Instant, usize)| {
+        (to.1 - from.1) as f64 / to.0.duration_since(from.0).as_secs_f64()
+    };
+    let begun = counts.iter().find(|(_, count)| *count > 0).expect("some came");
+    let whole = rate(begun, counts.last().expect("some were counted"));
+    // The machine has other things to do now and then: the best quarter of it counts.
+    let quarter = |from: &(Instant, usize)| {
+        let to = counts.iter().find(|(_, count)| *count >= from.1 + MESSAGES as usize / 4)?;
+        Some(rate(from, to))
+    };
+    let best = counts.iter().filter(|(_, count)| *count > 0).filter_map(quarter).fold(0.0, f64::max);
+    note(format_args!("{MESSAGES} messages held for two weeks: {whole:.0}/s, the best quarter of them {best:.0}/s"));
+    assert!(arrived.values().all(|copies| *copies == 1), "none twice");
+    keeper.wait_empty(SOON);
+    assert!(senders.take().is_empty(), "none of it went back");
+    // A build that is not optimized is not what anybody waits for.
+    let is_release = !cfg!(debug_assertions) || std::env::var_os("POSTROAD_AGENT").is_some();
+    assert!(!is_release || best >= A_SECOND_MIN, "{best:.0}/s");
+}
+
 /// Plays the server over a connection that was just reversed, up to where mail would begin.
 fn greet(client: &mut Client) {
     client.send("220 away.test ready\r\n");

@@ -306,6 +306,23 @@ fn a_rogue_asks_in_its_own_name_alone_and_is_told_what_concerns_it() {
     wait_reported(&a, "question");
 }
 
+/// Whoever passes a question on can keep it and send it again.
+#[test]
+fn a_question_that_was_overheard_is_answered_once() {
+    let (a, _b, rogue) = three();
+    let to = status(&a)["node"].as_str().expect("a text").parse().expect("an id");
+    let ask = |word: &Value| {
+        let octets = serde_json::json!({ "v": 1, "mesh_id": "x", "word": word }).to_string().into_bytes();
+        let question = Question::new(&rogue.key, to, 7, kind::TRACE, octets.into());
+        let said = asked(&mut rogue.session(&a), &question).expect("it is answered");
+        serde_json::from_slice::<Value>(&said).expect("JSON")
+    };
+    let word = ask(&Value::Null)["word"].clone();
+    assert!(word.is_string() && ask(&word)["is_stale"] == false, "a word is good");
+    let again = ask(&word);
+    assert!(again["is_stale"] == true && again["views"] == serde_json::json!([]), "and not again: {again}");
+}
+
 /// Whoever has seen an invitation being used has the proof, and not the session that it is for.
 #[test]
 fn of_proofs_that_were_overheard_or_are_for_others_none_lets_anybody_in() {

@@ -16,7 +16,7 @@ pub const VIA_MAX: usize = 2;
 pub mod kind {
     /// Whether somebody is there; the answer is empty.
     pub const PING: u8 = 0;
-    /// What became of a message, by its id in the mesh; the answer is JSON.
+    /// What became of a message, by its id in the mesh; question and answer are JSON, with a word as in [`QUEUE`].
     pub const TRACE: u8 = 1;
     /// Whether a recipient exists there; question and answer are [`recipient`](crate::recipient)'s.
     pub const RECIPIENT: u8 = 2;

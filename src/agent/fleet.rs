@@ -1,15 +1,13 @@
 //! The queues of other members: looking into them and steering them from here, and answering those who
 //! do so with this one (docs/decisions/0017-queues-of-others.md).
 //!
-//! Questions pass through other members, who can read them and could send them again. So each carries a
-//! word that the answerer made for the asker alone and takes once, within seconds. Who may look: members
+//! Each question carries a word that is good once ([`Words`]). Who may look: members
 //! with the right `queue` and those that `[mesh] readers` names; who may change something: those that
 //! `[mesh] operators` names, and nobody else. Both by their whole id: labels are what members say.
 
-use std::collections::HashMap;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 
 use postroad_mesh::question::{QUESTION_OCTETS_MAX, kind};
 use postroad_mesh::{Caps, NodeId};
@@ -20,18 +18,14 @@ use tracing::{info, warn};
 
 use super::Agent;
 use super::backend::Backend;
+use super::words::Words;
 use crate::admin::{Done, Failure, Id, Line, Request, Stop, perform};
 use crate::metrics::Misdeed;
 use crate::peer::{Answerer, AskError};
 use crate::telemetry::escaped;
-use crate::tls;
 
 /// The version of question and answer.
 const VERSION: u32 = 1;
-/// How long a word is good: little longer than a question may take.
-const WORD_MS_MAX: u64 = 20_000;
-/// Words that a member may have at a time: so many commands run beside each other.
-const WORDS_MAX: usize = 8;
 /// Octets of items in one answer; what is around them takes the rest.
 const ITEMS_OCTETS_MAX: usize = 48 * 1024;
 /// Messages changed by one question, which must be done before its asker gives up.
@@ -76,16 +70,12 @@ enum Answer {
 /// Answers other members.
 struct Steward {
     agent: Weak<Agent>,
-    words: Mutex<Words>,
+    words: Words,
 }
-
-/// The words that were given out, with the time at which each was.
-#[derive(Default)]
-struct Words(HashMap<NodeId, Vec<(String, u64)>>);
 
 /// Lets other members ask this host.
 pub(super) fn answer(agent: &Arc<Agent>) {
-    let steward = Steward { agent: Arc::downgrade(agent), words: Mutex::default() };
+    let steward = Steward { agent: Arc::downgrade(agent), words: Words::default() };
     agent.context.peers.answer(kind::QUEUE, Arc::new(steward));
 }
 
@@ -115,7 +105,7 @@ impl Steward {
             return Told { answer, ..Told::default() };
         }
         let now = agent.context.clock.now().0;
-        let is_good = asked.word.is_some_and(|word| self.words().take(&from, &word, now));
+        let is_good = asked.word.is_some_and(|word| self.words.take(&from, &word, now));
         let answer = match asked.request {
             None => None,
             Some(_) if !is_good => Some(Answer::Stale),
@@ -126,38 +116,7 @@ impl Steward {
             }
             Some(request) => Some(work(agent, from, request).await),
         };
-        // Random numbers that are not to be had leave the asker without a word: it hears that it is stale.
-        let word = tls::random::<16>().ok().map(u128::from_be_bytes).map(|word| format!("{word:032x}"));
-        if let Some(word) = &word {
-            self.words().give(from, word.clone(), now);
-        }
-        Told { v: VERSION, word, answer }
-    }
-
-    fn words(&self) -> std::sync::MutexGuard<'_, Words> {
-        self.words.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Words {
-    fn give(&mut self, to: NodeId, word: String, now: u64) {
-        self.0.retain(|_, words| {
-            words.retain(|(_, given)| now.saturating_sub(*given) < WORD_MS_MAX);
-            !words.is_empty()
-        });
-        let words = self.0.entry(to).or_default();
-        if words.len() >= WORDS_MAX {
-            words.remove(0);
-        }
-        words.push((word, now));
-    }
-
-    /// Returns whether this word was given to this member, and uses it up.
-    fn take(&mut self, from: &NodeId, word: &str, now: u64) -> bool {
-        let Some(words) = self.0.get_mut(from) else { return false };
-        let Some(place) = words.iter().position(|(known, _)| known == word) else { return false };
-        let (_, given) = words.remove(place);
-        now.saturating_sub(given) < WORD_MS_MAX
+        Told { v: VERSION, word: self.words.give(from, now), answer }
     }
 }
 
@@ -295,31 +254,6 @@ async fn put(agent: &Agent, node: NodeId, asked: &Asked) -> Result<Told, String>
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn node(number: u8) -> NodeId {
-        NodeId::from_octets([number; 32])
-    }
-
-    #[test]
-    fn a_word_is_good_once_for_whom_it_was_given_and_for_seconds() {
-        let mut words = Words::default();
-        words.give(node(1), "a".into(), 0);
-        assert!(!words.take(&node(2), "a", 1), "somebody else's");
-        assert!(words.take(&node(1), "a", 1));
-        assert!(!words.take(&node(1), "a", 1), "sent again by somebody on the way");
-        words.give(node(1), "b".into(), 0);
-        assert!(!words.take(&node(1), "b", WORD_MS_MAX), "kept back by somebody on the way");
-        assert!(!words.take(&node(1), "c", 0), "guessed");
-    }
-
-    #[test]
-    fn words_are_bounded() {
-        let mut words = Words::default();
-        (0..100).for_each(|n| words.give(node(1), n.to_string(), 0));
-        assert_eq!(words.0[&node(1)].len(), WORDS_MAX);
-        words.give(node(2), "x".into(), WORD_MS_MAX);
-        assert_eq!(words.0.len(), 1, "what is over is forgotten");
-    }
 
     #[test]
     fn what_is_no_matter_of_the_queue_is_not_done_and_much_is_cut() {

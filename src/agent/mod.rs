@@ -11,6 +11,7 @@ mod recipient;
 mod reload;
 mod signals;
 mod trace;
+mod words;
 
 use std::fs::DirBuilder;
 use std::io;

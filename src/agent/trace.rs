@@ -16,10 +16,11 @@ use postroad_queue::UnixMillis;
 use postroad_smtp::Mailbox;
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
 use super::Agent;
 use super::backend::Backend;
+use super::words::Words;
 use crate::admin::trace::{SilentView, TraceView};
 use crate::admin::trace_here;
 use crate::admin::view::Time;
@@ -36,6 +37,8 @@ const NODES_MAX: usize = 16;
 const MESSAGES_MAX: usize = 8;
 /// Copies of one message that a member tells of, at most.
 const COPIES_MAX: usize = 4;
+/// How often a member is asked whose word was gone.
+const TRIES_MAX: usize = 3;
 
 /// What a member asks.
 #[derive(Serialize, Deserialize)]
@@ -43,38 +46,62 @@ struct Asked {
     v: u32,
     /// The message's id in the mesh.
     mesh_id: String,
+    /// What makes the question good; without one, it is for that alone.
+    #[serde(default)]
+    word: Option<String>,
 }
 
 /// What a member says.
 #[derive(Default, Serialize, Deserialize)]
+#[serde(default)]
 struct Told {
     v: u32,
     /// What it knows of the message.
     views: Vec<TraceView>,
     /// It knows something that who asks may not hear.
     is_refused: bool,
+    /// The word is not good, or not any more.
+    is_stale: bool,
+    /// For the next question.
+    word: Option<String>,
 }
 
 /// Answers other members.
-struct Tracer(Weak<Agent>);
+struct Tracer {
+    agent: Weak<Agent>,
+    words: Words,
+}
 
 /// Lets other members ask this host.
 pub(super) fn answer(agent: &Arc<Agent>) {
-    agent.context.peers.answer(kind::TRACE, Arc::new(Tracer(Arc::downgrade(agent))));
+    let tracer = Tracer { agent: Arc::downgrade(agent), words: Words::default() };
+    agent.context.peers.answer(kind::TRACE, Arc::new(tracer));
 }
 
 impl Answerer for Tracer {
     fn answer(&self, from: NodeId, octets: Vec<u8>) -> Pin<Box<dyn Future<Output = Vec<u8>> + Send + '_>> {
         Box::pin(async move {
             let told = match serde_json::from_slice::<Asked>(&octets) {
-                Ok(asked) if asked.v == VERSION => match self.0.upgrade() {
-                    Some(agent) => tell(agent, from, asked.mesh_id).await,
+                Ok(asked) if asked.v == VERSION => match self.agent.upgrade() {
+                    Some(agent) => self.tell_once(agent, from, asked).await,
                     None => Told::default(),
                 },
                 _ => Told::default(),
             };
             fitting(Told { v: VERSION, ..told })
         })
+    }
+}
+
+impl Tracer {
+    async fn tell_once(&self, agent: Arc<Agent>, from: NodeId, asked: Asked) -> Told {
+        let now = agent.context.clock.now().0;
+        let is_good = asked.word.is_some_and(|word| self.words.take(&from, &word, now));
+        let told = match is_good {
+            true => tell(agent, from, asked.mesh_id).await,
+            false => Told { is_stale: true, ..Told::default() },
+        };
+        Told { word: self.words.give(from, now), ..told }
     }
 }
 
@@ -89,7 +116,7 @@ async fn tell(agent: Arc<Agent>, from: NodeId, mesh_id: String) -> Told {
     if is_refused {
         peers.report(from, Misdeed::Asked, "what became of a message of others");
     }
-    Told { v: VERSION, is_refused, views }
+    Told { is_refused, views, ..Told::default() }
 }
 
 /// Returns whether a member may hear of a message, and conceals what it may not.
@@ -173,20 +200,27 @@ async fn follow_one(agent: &Arc<Agent>, id: &str, own: &[&TraceView]) -> (Vec<Tr
     }
 }
 
+/// Asks a member; the first question is for a word alone.
 async fn ask(agent: &Agent, node: NodeId, mesh_id: String) -> Result<Vec<TraceView>, String> {
-    let asked = serde_json::to_vec(&Asked { v: VERSION, mesh_id }).expect("a question is plain JSON");
-    let asking = agent.context.peers.ask(node, kind::TRACE, &asked);
-    let octets = match timeout(ANSWER_LIMIT, asking).await {
-        Ok(answer) => answer.map_err(|error| error.to_string())?,
-        Err(_) => return Err("it did not answer in time".to_owned()),
-    };
-    match serde_json::from_slice::<Told>(&octets) {
-        Ok(told) if told.is_refused && told.views.is_empty() => {
-            Err("it does not tell this host, which has no right `trace` there".to_owned())
+    let mut asked = Asked { v: VERSION, mesh_id, word: None };
+    let until = Instant::now() + ANSWER_LIMIT;
+    for _ in 0..TRIES_MAX {
+        let octets = serde_json::to_vec(&asked).expect("a question is plain JSON");
+        let octets = match timeout_at(until, agent.context.peers.ask(node, kind::TRACE, &octets)).await {
+            Ok(answer) => answer.map_err(|error| error.to_string())?,
+            Err(_) => return Err("it did not answer in time".to_owned()),
+        };
+        match serde_json::from_slice::<Told>(&octets) {
+            // It may have come there twice, by two ways.
+            Ok(told) if told.is_stale => asked.word = told.word,
+            Ok(told) if told.is_refused && told.views.is_empty() => {
+                return Err("it does not tell this host, which has no right `trace` there".to_owned());
+            }
+            Ok(told) => return Ok(told.views),
+            Err(error) => return Err(format!("its answer cannot be read: {error}")),
         }
-        Ok(told) => Ok(told.views),
-        Err(error) => Err(format!("its answer cannot be read: {error}")),
     }
+    Err("it takes no question".to_owned())
 }
 
 /// Returns the members that a view names: where the message came in, where it was before, and to whom
@@ -232,7 +266,7 @@ mod tests {
             json!({ "at": at, "what": "deferred", "recipients": [], "recipients_total": 0, "reply": "x".repeat(200) });
         let view = json!({ "id": "0000000000001", "host": "a", "events": vec![event; 2000] });
         let view: TraceView = serde_json::from_value(view).expect("a view");
-        let octets = fitting(Told { v: VERSION, views: vec![view; 3], is_refused: false });
+        let octets = fitting(Told { v: VERSION, views: vec![view; 3], ..Told::default() });
         assert!(octets.len() <= QUESTION_OCTETS_MAX);
         let told: Told = serde_json::from_slice(&octets).expect("JSON");
         assert_eq!((told.views.len(), told.views[0].events.len(), told.views[0].events_more), (3, 20, 1980));

@@ -19,6 +19,7 @@ use crate::admin::view::OriginView;
 use crate::admin::{AskError, Request};
 use crate::config::{Config, show_duration, show_size};
 use crate::journal::{self, Limits};
+use crate::peer::view_on_disk;
 use crate::telemetry::escaped;
 
 /// Say what became of a message, also of one that is gone
@@ -126,10 +127,14 @@ fn offline(
     };
     let searching = Limits::of(&config.journal).map(|limits| journal::search(&dir, limits, now, &question));
     let answer = searching.transpose().map_err(unreadable)?;
-    let searched = SearchedView::of(host, answer.as_ref());
+    // As the other members name it; where that cannot be read, by its own name.
+    let members = view_on_disk(&config.state_dir).unwrap_or_default();
+    let label = members.me().map_or_else(|| host.to_owned(), |me| members.label(&me));
+    let searched = SearchedView::of(&label, answer.as_ref());
     *found = views(host, &question, answer.unwrap_or_default());
     let spool = Spool::open(config, context)?;
     for view in &mut *found {
+        view.host.clone_from(&label);
         if let Some(entry) = spool.find(view.id, context) {
             view.add_queued(&entry, Vec::new());
         }

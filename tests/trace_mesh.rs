@@ -48,7 +48,7 @@ fn a_message_is_followed_over_four_hops_and_who_is_gone_is_named() {
     let sink = Sink::new();
     // Neither end can be dialled, so that all goes through the one in the middle.
     let end = |name| named(name).set("mesh.reach", "\"dials-out\"");
-    let a = end("a").start();
+    let mut a = end("a").start();
     let b = named("b").start();
     let mut c = end("c").set("mesh.egress", "true").route("sink.test", sink.address()).start();
     join(&b, &a, &[]);
@@ -95,6 +95,52 @@ fn a_message_is_followed_over_four_hops_and_who_is_gone_is_named() {
     let text = String::from_utf8_lossy(&output.stdout);
     let unknown: Vec<&str> = text.lines().filter(|line| line.contains("\tunknown\t")).collect();
     assert!(unknown.len() == 1 && unknown[0].contains("\tc\t") && unknown[0].starts_with("20"), "{text}");
+    // Read from disk it is named as when it runs.
+    a.stop();
+    let views = items(&a.ok(&["trace", &id, "--json"]));
+    assert_eq!(
+        (views.len(), &views[0]["host"], &views[0]["hostname"]),
+        (1, &"a".into(), &"a.test".into()),
+        "{views:?}"
+    );
+}
+
+#[test]
+fn where_a_member_in_the_middle_knows_nothing_any_more_the_ends_are_asked() {
+    let sink = Sink::new();
+    let end = |name| named(name).set("mesh.reach", "\"dials-out\"");
+    let a = end("a").start();
+    let mut b = named("b").start();
+    let c = end("c").set("mesh.egress", "true").route("sink.test", sink.address()).start();
+    let d = end("d");
+    let mail = d.path("mail");
+    make_maildir(&mail.join("user"));
+    let d = d.table("local", &format!("domain = \"d.example\"\nmaildir = \"{}/{{user}}\"", mail.display())).start();
+    join(&b, &a, &[]);
+    join(&b, &c, &[]);
+    join(&b, &d, &["--serves", "d.example"]);
+    wait_known(&[&a, &b, &c, &d]);
+    let mut client = Client::connect(a.smtp());
+    client.ehlo();
+    let to = ["user@sink.test", "user@d.example"];
+    let id = client.deliver("sender@client.test", &to, b"Subject: far\r\n\r\nhello\r\n", Way::Data).queue_id();
+    sink.expect(1, 3 * SOON);
+    wait_until("it is in the mailbox", 3 * SOON, || mail.join("user/new").read_dir().expect("there").count() == 1);
+    wait_until("all hosts are done with it", SOON, || [&a, &b, &c, &d].iter().all(|agent| agent.queued() == 0));
+    // What is not on disk when a host is killed is gone; here all of it, had it come to the first file or not.
+    b.kill();
+    let _ = std::fs::remove_dir_all(b.path("state/journal"));
+    b.start();
+    let tells = |text: &str, host: &str, what: &str| {
+        let is_it = |line: &str| line.contains(&format!("\t{host}\t")) && line.contains(&format!("\t{what}\t"));
+        text.lines().any(is_it)
+    };
+    // Those at the ends are asked through the one in the middle, when it is there again.
+    wait_until("who has it at last tells", 6 * SOON, || {
+        let text = String::from_utf8_lossy(&a.cli(&["trace", &id]).stdout).into_owned();
+        let is_named = tells(&text, "b", "unknown") && text.contains("its journal has nothing of it");
+        is_named && tells(&text, "c", "delivered") && tells(&text, "d", "delivered")
+    });
 }
 
 #[test]

@@ -3,6 +3,9 @@
 //!
 //! Who may: the member at which the message came into the mesh, the home of a recipient (which sees the
 //! recipients of its own domains), and members with the right `trace`. The others hear that they may not.
+//!
+//! Where a member that took a message over knows nothing of it, or cannot be asked, the thread is taken up again at
+//! the homes of the recipients, and at those that send mail out: what is lost on the way is a gap, and no end.
 
 use std::collections::BTreeSet;
 use std::future::Future;
@@ -39,6 +42,8 @@ const MESSAGES_MAX: usize = 8;
 const COPIES_MAX: usize = 4;
 /// How often a member is asked whose word was gone.
 const TRIES_MAX: usize = 3;
+/// Said of a member that took a message over and knows nothing of it.
+const NOTHING_KNOWN: &str = "its journal has nothing of it, and may lack the second before its agent was killed";
 
 /// What a member asks.
 #[derive(Serialize, Deserialize)]
@@ -171,8 +176,14 @@ async fn follow_one(agent: &Arc<Agent>, id: &str, own: &[&TraceView]) -> (Vec<Tr
     let (mut found, mut silent): (Vec<TraceView>, _) = (Vec::new(), Vec::new());
     let mut heard: BTreeSet<NodeId> = members.me().into_iter().collect();
     let mut next: BTreeSet<NodeId> = own.iter().flat_map(|view| named(&members, view)).collect();
+    let (mut is_lost, mut is_guess) = (false, false);
     loop {
         next.retain(|node| !heard.contains(node));
+        if next.is_empty() && is_lost && !is_guess {
+            is_guess = true;
+            next = ends(&members, own.iter().copied().chain(&found));
+            next.retain(|node| !heard.contains(node));
+        }
         if next.is_empty() || heard.len() > NODES_MAX {
             return (found, silent);
         }
@@ -183,19 +194,21 @@ async fn follow_one(agent: &Arc<Agent>, id: &str, own: &[&TraceView]) -> (Vec<Tr
             asking.spawn(async move { (node, ask(&agent, node, id).await) });
         }
         for (node, answer) in asking.join_all().await {
-            match answer {
+            let at = own.iter().copied().chain(&found).filter_map(|view| handed_over(&members, view, &node)).max();
+            let why = match answer {
+                Ok(views) if views.is_empty() && at.is_some() => NOTHING_KNOWN.to_owned(),
                 Ok(views) => {
                     let views = views.into_iter().filter(|view| is_of(view, id));
                     let views = views.map(|view| TraceView { host: members.label(&node), ..view });
                     found.extend(views.inspect(|view| next.extend(named(&members, view))));
+                    continue;
                 }
-                Err(why) => {
-                    let all = own.iter().copied().chain(&found);
-                    let at = all.filter_map(|view| handed_over(&members, view, &node)).max();
-                    let (host, mesh_id) = (members.label(&node), id.to_owned());
-                    silent.push(SilentView { host, node: node.to_string(), mesh_id, at, why });
-                }
-            }
+                Err(why) if is_guess && at.is_none() => format!("it may have come there; {why}"),
+                Err(why) => why,
+            };
+            is_lost = true;
+            let (host, mesh_id) = (members.label(&node), id.to_owned());
+            silent.push(SilentView { host, node: node.to_string(), mesh_id, at, why });
         }
     }
 }
@@ -221,6 +234,24 @@ async fn ask(agent: &Agent, node: NodeId, mesh_id: String) -> Result<Vec<TraceVi
         }
     }
     Err("it takes no question".to_owned())
+}
+
+/// Returns the members at which a message may have come to its end: the homes of its recipients and those that hold
+/// mail for these, and for other recipients whoever sends mail out.
+fn ends<'a>(members: &View, views: impl Iterator<Item = &'a TraceView>) -> BTreeSet<NodeId> {
+    let names: BTreeSet<&String> = views.flat_map(|view| &view.events).flat_map(|event| &event.recipients).collect();
+    let domains = names.into_iter().filter_map(|name| name.parse::<Mailbox>().ok()?.domain().cloned());
+    let mut ends = BTreeSet::new();
+    for domain in domains.collect::<BTreeSet<_>>() {
+        let homes = members.map().map(|map| map.homes(&domain)).unwrap_or_default();
+        if homes.is_empty() {
+            let senders = members.records().iter().filter(|(_, said)| !said.egress.is_empty());
+            ends.extend(senders.map(|(node, _)| *node));
+        }
+        let pickups = homes.iter().filter_map(|home| members.record(home)).flat_map(|said| &said.pickups);
+        ends.extend(pickups.chain(homes));
+    }
+    ends.into_iter().take(NODES_MAX).collect()
 }
 
 /// Returns the members that a view names: where the message came in, where it was before, and to whom

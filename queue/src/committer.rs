@@ -1,8 +1,7 @@
 //! The one writer: takes all that waits, writes it as one batch, syncs once, then answers.
 //!
-//! While one sync runs, arrivals collect for the next. Who is alone is never kept waiting; in a crowd
-//! others are waited for a moment. Callbacks are called outside all locks. What it does when nothing
-//! waits stands in `tidy`.
+//! While one sync runs, arrivals collect for the next: no delay is ever added. Callbacks are called
+//! outside all locks. What it does when nothing waits stands in `tidy`.
 
 use std::collections::VecDeque;
 use std::io;
@@ -92,10 +91,6 @@ pub struct Committer {
 
 /// How long nothing must have arrived before the committer tidies up.
 const IDLE: Duration = Duration::from_secs(1);
-/// So many records of one batch are a crowd: more are on their way.
-const CROWD: usize = 3;
-/// How long others are waited for then, about as long as a sync takes: each that comes saves one.
-const GATHER: Duration = Duration::from_micros(250);
 
 impl Committer {
     pub(crate) fn start(spool: Arc<Spool>) -> io::Result<Committer> {
@@ -146,14 +141,10 @@ fn refuse_all(spool: &Spool) {
 
 fn write_all(spool: &Spool) {
     let mut sleep = Sleep::Light;
-    let mut batch = 0;
     loop {
         sleep = match wait(spool, sleep) {
             Woken::Work => {
-                if batch >= CROWD {
-                    gather(spool);
-                }
-                batch = step(spool);
+                step(spool);
                 Sleep::Light
             }
             Woken::Idle => {
@@ -194,28 +185,23 @@ fn wait(spool: &Spool, sleep: Sleep) -> Woken {
     woken
 }
 
-/// Lets more arrive. Who brings it wakes nobody: the committer does not count as asleep.
-fn gather(spool: &Spool) {
-    drop(spool.wake.wait_timeout(lock(&spool.inbox), GATHER));
-}
-
 /// Writes batches until nothing waits.
 pub(crate) fn flush(spool: &Spool) {
-    while step(spool) > 0 {}
+    while step(spool) {}
 }
 
-/// Writes one batch and gives space back; returns how many records the batch was to have.
-fn step(spool: &Spool) -> usize {
+/// Writes one batch and gives space back; returns whether there was a batch.
+fn step(spool: &Spool) -> bool {
     let mut log = lock(&spool.log);
     let ops = lock(&spool.inbox).take();
-    let count = ops.len();
+    let is_any = !ops.is_empty();
     let mut answers = Answers::default();
     write(spool, &mut log, ops, &mut answers);
     tidy::try_again(spool, &answers);
     tidy::after_batch(spool, &mut log);
     drop(log);
     answers.give(spool);
-    count
+    is_any
 }
 
 /// Writes records of the queue itself: moved messages and retired ids.

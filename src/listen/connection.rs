@@ -128,31 +128,20 @@ pub async fn serve(arrival: Box<Arrival>, context: Arc<Context>, mut drain: Drai
 
 async fn begin(arrival: Box<Arrival>, context: Arc<Context>, drain: &mut Drain) -> io::Result<()> {
     let Arrival { stream, peer, service, settings, permit, name } = unboxed(arrival);
-    let (stream, tls) = match service {
+    let stream = match service {
         // The reply could only be told behind a handshake, which is what there are too many of.
         Service::Submissions | Service::Mesh if let Err(reply) = &permit => {
             info!(session = %name, peer = %peer.ip(), what = "connect", %reply, "refused");
             context.metrics.count_refusal(Refusal::of(reply));
             return Ok(());
         }
-        Service::Submissions | Service::Mesh => {
-            let stream = Box::pin(secure(stream, &context)).await?;
-            let facts = stream.tls().map(tls::facts);
-            (stream, facts)
-        }
+        Service::Submissions | Service::Mesh => Box::pin(secure(stream, &context)).await?,
         // Who passes on what is said here is not who says it.
-        Service::Fetch if stream.is_passed_on() => {
-            let stream = Box::pin(secure(stream, &context)).await?;
-            let facts = stream.tls().map(tls::facts);
-            (stream, facts)
-        }
-        // TLS began before the connection was reversed.
-        Service::Fetch => {
-            let facts = stream.tls().map(tls::facts);
-            (stream, facts)
-        }
-        Service::Smtp | Service::Submission => (stream, None),
+        Service::Fetch if stream.is_passed_on() => Box::pin(secure(stream, &context)).await?,
+        // Where a connection was reversed, TLS began before.
+        Service::Fetch | Service::Smtp | Service::Submission => stream,
     };
+    let tls = stream.tls().map(tls::facts);
     let now = Instant::now();
     let mut connection = Connection {
         peer: Peer { ip: peer.ip().to_canonical(), service, node: stream.tls().and_then(node_of), permit, asked: 0 },

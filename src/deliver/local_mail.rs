@@ -14,7 +14,7 @@ use tracing::warn;
 use super::attempt::{Ended, Task};
 use super::dispatcher::Core;
 use super::local::{Deliver, Maildir};
-use super::open::session_timeouts;
+use super::open::session;
 use super::outcome::Outcome;
 use super::remote::{Lane, Result, unreadable};
 use super::transport::Target;
@@ -143,13 +143,7 @@ fn lmtp_target(core: &Core, config: &Config, address: &LmtpAddress) -> Target {
     Target {
         name: "lmtp".into(),
         address,
-        session: client::Config {
-            helo: config.helo().as_str().into(),
-            protocol: Protocol::Lmtp,
-            tls: TlsNeed::Never,
-            auth: None,
-            timeouts: session_timeouts(&config.timeouts),
-        },
+        session: client::Config { protocol: Protocol::Lmtp, ..session(config, TlsNeed::Never, None) },
         implicit_tls: false,
         tls: core.tls.any_certificate().clone(),
         nodes: None,

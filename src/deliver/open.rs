@@ -11,7 +11,7 @@ use tracing::debug;
 
 use super::dispatcher::{Core, Routing};
 use super::transport::{Connection, Nodes, OpenError, Target, credentials};
-use crate::config::{RouteCredentials, TlsUse};
+use crate::config::{Config, RouteCredentials, TlsUse};
 use crate::metrics::{Direction, Handshake};
 use crate::net::Address;
 use crate::route::Hop;
@@ -82,7 +82,6 @@ pub async fn targets(core: &Core, routing: &Routing, hops: &[Hop]) -> Result<Vec
 }
 
 async fn target(core: &Core, routing: &Routing, hop: &Hop) -> Result<Target, Reply> {
-    let timeouts = &routing.config.timeouts;
     let auth = match &hop.credentials {
         None => None,
         Some(login) => Some(password(Arc::clone(login)).await?),
@@ -96,23 +95,18 @@ async fn target(core: &Core, routing: &Routing, hop: &Hop) -> Result<Target, Rep
         (None, _) => (core.tls.any_certificate().clone(), None),
     };
     let connect_limit = match nodes {
-        Some(_) => timeouts.connect.min(MEMBER_CONNECT_LIMIT),
-        None => timeouts.connect,
+        Some(_) => routing.config.timeouts.connect.min(MEMBER_CONNECT_LIMIT),
+        None => routing.config.timeouts.connect,
+    };
+    let tls = match hop.tls {
+        TlsUse::Never => TlsNeed::Never,
+        TlsUse::Opportunistic => TlsNeed::Opportunistic,
+        TlsUse::Required | TlsUse::Verify => TlsNeed::Required,
     };
     Ok(Target {
         name: hop.name.clone(),
         address: Address::Tcp(hop.addr),
-        session: client::Config {
-            helo: routing.config.helo().as_str().into(),
-            protocol: Protocol::Smtp,
-            tls: match hop.tls {
-                TlsUse::Never => TlsNeed::Never,
-                TlsUse::Opportunistic => TlsNeed::Opportunistic,
-                TlsUse::Required | TlsUse::Verify => TlsNeed::Required,
-            },
-            auth,
-            timeouts: session_timeouts(timeouts),
-        },
+        session: session(&routing.config, tls, auth),
         implicit_tls: hop.implicit_tls,
         tls: connector,
         nodes,
@@ -120,15 +114,22 @@ async fn target(core: &Core, routing: &Routing, hop: &Hop) -> Result<Target, Rep
     })
 }
 
-/// The client's limits out of the configuration.
-pub fn session_timeouts(timeouts: &crate::config::Timeouts) -> client::Timeouts {
-    client::Timeouts {
-        greeting: timeouts.reply,
-        command: timeouts.reply,
-        data: timeouts.data_start,
-        block: timeouts.data,
-        final_reply: timeouts.data_end,
-        ..client::Timeouts::default()
+/// Returns what a session of this host with another one goes by.
+pub fn session(config: &Config, tls: TlsNeed, auth: Option<Credentials>) -> client::Config {
+    let timeouts = &config.timeouts;
+    client::Config {
+        helo: config.helo().as_str().into(),
+        protocol: Protocol::Smtp,
+        tls,
+        auth,
+        timeouts: client::Timeouts {
+            greeting: timeouts.reply,
+            command: timeouts.reply,
+            data: timeouts.data_start,
+            block: timeouts.data,
+            final_reply: timeouts.data_end,
+            ..client::Timeouts::default()
+        },
     }
 }
 

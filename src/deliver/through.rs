@@ -8,14 +8,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use postroad_mesh::NodeId;
-use postroad_smtp::client::{self, Protocol, TlsNeed};
+use postroad_smtp::client::TlsNeed;
 use postroad_smtp::{Reply, Status};
 use tokio::time::timeout;
 use tracing::{debug, info};
 
 use super::attempt::{Ended, Task};
 use super::dispatcher::{Core, Routing};
-use super::open::{NO_KEY, UNKNOWN_TO_MEMBER, dial, session_timeouts, targets};
+use super::open::{NO_KEY, UNKNOWN_TO_MEMBER, dial, session, targets};
 use super::remote::{Lane, Sent, refused, shows_the_key};
 use super::transport::{Connection, Nodes, Target};
 use crate::net::Stream;
@@ -89,13 +89,7 @@ impl Core {
             let target = Target {
                 name: next.to_string().into(),
                 address,
-                session: client::Config {
-                    helo: routing.config.helo().as_str().into(),
-                    protocol: Protocol::Smtp,
-                    tls: TlsNeed::Required,
-                    auth: None,
-                    timeouts: session_timeouts(&routing.config.timeouts),
-                },
+                session: session(&routing.config, TlsNeed::Required, None),
                 implicit_tls: true,
                 tls,
                 nodes: Some(Nodes { me, member: next.node }),

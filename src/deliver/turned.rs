@@ -13,13 +13,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use postroad_queue::schedule::{Attempt, Selector};
-use postroad_smtp::client::{self, Protocol, TlsNeed};
+use postroad_smtp::client::TlsNeed;
 use tokio::time::sleep;
 use tracing::{debug, info};
 
 use super::attempt::{Ended, Task};
 use super::dispatcher::Core;
-use super::open::session_timeouts;
+use super::open::session;
 use super::remote::{Lane, Result, Sent};
 use super::transport::{Connection, Nodes, Target};
 use crate::config::{self, Config};
@@ -362,13 +362,7 @@ impl Core {
             name: name.into(),
             // The port it came from is of no use to anybody.
             address: Address::Tcp(SocketAddr::new(peer, 0)),
-            session: client::Config {
-                helo: config.helo().as_str().into(),
-                protocol: Protocol::Smtp,
-                tls: TlsNeed::Never,
-                auth: None,
-                timeouts: session_timeouts(&config.timeouts),
-            },
+            session: session(config, TlsNeed::Never, None),
             implicit_tls: false,
             tls: self.tls.any_certificate().clone(),
             nodes,

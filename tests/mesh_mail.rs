@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use support::agent::Agent;
 use support::client::{Client, Way};
 use support::ledger::Ledger;
-use support::mesh::{host, join, wait_members};
+use support::mesh::{host, join, mailbox, wait_members};
 use support::net::{SOON, own_address, wait_until};
 use support::sink::{Behaviour, Sink};
 use support::{ahead, note, skip};
@@ -39,12 +39,6 @@ fn send(agent: &Agent, to: &str, content: &[u8]) -> String {
     assert_eq!(reply.code, 250, "{}", reply.text());
     client.quit();
     reply.queue_id()
-}
-
-/// Returns what stands in the mailbox of the only user.
-fn mailbox(agent: &Agent) -> Vec<String> {
-    let new = std::fs::read_dir(agent.path("mail/user/new")).expect("a Maildir");
-    new.map(|entry| std::fs::read_to_string(entry.expect("an entry").path()).expect("text")).collect()
 }
 
 fn count(text: &str, what: &str) -> usize {

@@ -10,7 +10,7 @@ use postroad_mesh::{MeshMessageId, Passage, SecretKey};
 use serde_json::Value;
 use support::agent::{Agent, items};
 use support::client::{Client, Way};
-use support::mesh::{host, join, join_with, key_of, pass_on, session, status, wait_members};
+use support::mesh::{host, join, join_with, key_of, mailbox, pass_on, session, status, wait_members};
 use support::net::{SOON, wait_until};
 
 /// Waits until everybody knows what all say of themselves.
@@ -26,12 +26,6 @@ fn send(agent: &Agent, to: &str, content: &[u8]) {
     let reply = client.deliver("sender@client.test", &[to], content, Way::Data);
     assert_eq!(reply.code, 250, "{}", reply.text());
     client.quit();
-}
-
-/// Returns what stands in the mailbox of the only user.
-fn mailbox(agent: &Agent) -> Vec<String> {
-    let new = std::fs::read_dir(agent.path("mail/user/new")).expect("a Maildir");
-    new.map(|entry| std::fs::read_to_string(entry.expect("an entry").path()).expect("text")).collect()
 }
 
 /// Returns the id of the only message in a queue.

@@ -6,9 +6,8 @@ use std::net::SocketAddr;
 use crate::daemon::{Daemon, Place};
 use crate::peers::Neighbours;
 use crate::recorder::{Recorder, Transcript};
-use crate::support::agent::Agent;
 use crate::support::client::{Client, Way};
-use crate::support::mesh::{host, join, status, wait_members};
+use crate::support::mesh::{host, join, mailbox, status, wait_members};
 use crate::support::net::{SOON, own_address, wait_until};
 use crate::support::sink::{Message, Sink};
 
@@ -69,12 +68,6 @@ fn send(to: SocketAddr, recipients: &[&str]) {
     let reply = client.deliver("sender@client.test", recipients, content, Way::Data);
     assert_eq!(reply.code, 250, "{}", reply.text());
     client.quit();
-}
-
-/// Returns what stands in the mailbox of a member's only user.
-fn mailbox(agent: &Agent) -> Vec<String> {
-    let new = std::fs::read_dir(agent.path("mail/user/new")).expect("a Maildir");
-    new.map(|entry| std::fs::read_to_string(entry.expect("an entry").path()).expect("text")).collect()
 }
 
 /// Returns whether a member that had it from another wrote so into its Received field.

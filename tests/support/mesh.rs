@@ -28,6 +28,12 @@ pub fn host(name: &str) -> Builder {
     builder.table("local", &format!("domain = \"{name}.example\"\nmaildir = \"{}/{{user}}\"", mail.display()))
 }
 
+/// Returns what stands in the mailbox of such a host's only user.
+pub fn mailbox(agent: &Agent) -> Vec<String> {
+    let new = std::fs::read_dir(agent.path("mail/user/new")).expect("a Maildir");
+    new.map(|entry| std::fs::read_to_string(entry.expect("an entry").path()).expect("text")).collect()
+}
+
 /// Lets a host join with a domain.
 pub fn join(founder: &Agent, agent: &Agent, serves: &str) {
     join_with(founder, agent, &["--serves", serves]);

@@ -26,6 +26,7 @@ use tokio::time::{Sleep, sleep_until, timeout, timeout_at};
 use tokio_rustls::{LazyConfigAcceptor, TlsConnector, TlsStream};
 
 use crate::tls::ServerTls;
+pub use splice::Bounds;
 pub use wire::Wire;
 
 /// Octets taken from a socket at a time, at most.

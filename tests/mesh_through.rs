@@ -7,6 +7,7 @@ mod support;
 use std::time::{Duration, Instant};
 
 use postroad_mesh::{MeshMessageId, Passage, SecretKey};
+use rustix::process::Signal;
 use serde_json::Value;
 use support::agent::{Agent, items};
 use support::client::{Client, Way};
@@ -182,4 +183,81 @@ fn octets_are_passed_on_for_members_to_members_and_for_nobody_else() {
     }
     // By itself it would end when the handshake within takes too long.
     assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
+}
+
+/// Whoever is at the other end is stopped in its tracks: only who passes octets on can have ended what ends.
+#[test]
+fn what_is_passed_on_ends_when_either_end_is_revoked() {
+    let v = host("v").metrics().start();
+    let [voice, asks, behind] = ["voice", "asks", "behind"].map(|name| {
+        let agent = host(name).start();
+        join(&v, &agent, &format!("{name}.example"));
+        agent
+    });
+    wait_known(&[&v, &voice, &asks, &behind]);
+    let opened = |key: &SecretKey| {
+        let mut client = session(key, &v);
+        client.ehlo();
+        pass_on(&mut client, key, &node(&behind));
+        client.expect("MAIL FROM:<>", 250);
+        client
+    };
+    let (mut of_asks, mut of_voice) = (opened(&key_of(&asks)), opened(&key_of(&voice)));
+    assert_eq!(v.metric("postroad_mesh_through"), 2);
+    behind.signal(Signal::STOP);
+    let revoke = |label: &str| {
+        for agent in [&voice, &v] {
+            agent.ok(&["mesh", "revoke", label, "--reason", "stolen"]);
+        }
+        Instant::now()
+    };
+    let ends = |client: &mut Client, since: Instant| {
+        client.set_timeout(2 * SOON);
+        assert_eq!(client.wire().rest(), b"", "it ends without a word");
+        assert!(since.elapsed() < Duration::from_secs(10), "{:?}", since.elapsed());
+    };
+    ends(&mut of_asks, revoke("asks"));
+    wait_until("one is left", SOON, || v.metric("postroad_mesh_through") == 1);
+    ends(&mut of_voice, revoke("behind"));
+    wait_until("none is left", SOON, || v.metric("postroad_mesh_through") == 0);
+    behind.signal(Signal::CONT);
+}
+
+/// What is passed on for a member is its own, and never cut: it is told when it asks again.
+#[test]
+fn octets_that_are_passed_on_count_against_the_quota_of_who_asked() {
+    let v = host("v").set("mesh.quota.all_data", "\"200KB\"").metrics().start();
+    let (asks, behind) = (host("asks").start(), host("behind").start());
+    join(&v, &asks, "asks.example");
+    join(&v, &behind, "behind.example");
+    wait_known(&[&v, &asks, &behind]);
+    let (key, end) = (key_of(&asks), node(&behind));
+    let mut client = session(&key, &v);
+    client.ehlo();
+    pass_on(&mut client, &key, &end);
+    let content = [b"Subject: much\r\n\r\n".to_vec(), b"More than it may have passed on.\r\n".repeat(10_000)].concat();
+    let me = key.public().id();
+    let passage = Passage::new(MeshMessageId::new(1, &[b"x"]), me).by_way_of(&me).expect("room");
+    client.expect(&format!("MAIL FROM:<user@asks.example> XMESH={passage}"), 250);
+    client.expect("RCPT TO:<user@behind.example>", 250);
+    assert_eq!(client.content(&content, Way::Data).code, 250, "what has begun goes on");
+    let asked = |key: &SecretKey| {
+        let mut client = session(key, &v);
+        client.ehlo();
+        client.say(&format!("XVIA {end}")).text()
+    };
+    let told = asked(&key);
+    assert!(told.starts_with("450 4.7.28 ") && told.contains("quota of all_data"), "{told}");
+    let mut mail = session(&key, &v);
+    mail.ehlo();
+    mail.expect("MAIL FROM:<user@asks.example>", 450);
+    let said = v.ok(&["mesh", "status"]);
+    assert!(said.contains("over its quota: asks, "), "{said}");
+    client.expect("NOOP", 250);
+    assert!(v.metric("postroad_mesh_misdeeds_total{what=\"over_quota\"}") >= 2);
+    v.edit_config("quota.all_data = \"200KB\"", "quota.all_data = \"2GB\"");
+    v.ok(&["reload"]);
+    assert!(asked(&key).starts_with("220 "));
+    client.quit();
+    wait_until("it is in the mailbox", SOON, || mailbox(&behind).len() == 1);
 }

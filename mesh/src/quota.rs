@@ -41,7 +41,7 @@ pub struct Quota {
     pub new_domains: u64,
     /// Messages, those that stay in the mesh with them.
     pub all_messages: u64,
-    /// Octets of content of these.
+    /// Octets of content of these, and of what is passed on unread.
     pub all_octets: u64,
 }
 
@@ -113,6 +113,13 @@ struct Outcomes {
     refused: u32,
 }
 
+impl Quota {
+    /// Returns what holds for all mail as what holds for the mail that leaves the mesh.
+    fn of_all(&self) -> Quota {
+        Quota { messages: self.all_messages, octets: self.all_octets, ..*self }
+    }
+}
+
 impl Accounts {
     /// Counts a recipient for whoever handed it over, or says what there is too much of: then nothing is
     /// counted.
@@ -137,7 +144,7 @@ impl Accounts {
     /// # Errors
     /// What is over its quota.
     pub fn message(&mut self, from: NodeId, is_notice: bool, quota: &Quota, now: u64) -> Result<(), Over> {
-        let quota = Quota { messages: quota.all_messages, octets: quota.all_octets, ..*quota };
+        let quota = quota.of_all();
         let account = self.account((from, None), now);
         account.all.run_off(&quota, 1.0, now);
         let share = if is_notice { 1.0 + NOTICES_SHARE } else { 1.0 };
@@ -153,9 +160,26 @@ impl Accounts {
         Err(over)
     }
 
-    /// Counts the octets of a message that [`Accounts::message`] counted.
-    pub fn message_octets(&mut self, from: NodeId, octets: u64, now: u64) {
-        self.account((from, None), now).all.octets += octets as f64;
+    /// Decides whether octets may be passed on for a member, which count with those of its messages.
+    ///
+    /// # Errors
+    /// It has handed over too many.
+    pub fn passage(&mut self, from: NodeId, quota: &Quota, now: u64) -> Result<(), Over> {
+        let account = self.account((from, None), now);
+        account.all.run_off(&quota.of_all(), 1.0, now);
+        if account.all.octets < quota.all_octets as f64 {
+            return Ok(());
+        }
+        account.over += 1;
+        Err(Over::Octets)
+    }
+
+    /// Counts octets of a member: of a message that [`Accounts::message`] counted, or of what is passed on.
+    pub fn all_octets(&mut self, from: NodeId, octets: u64, quota: &Quota, now: u64) {
+        let account = self.account((from, None), now);
+        // What went on for hours is not forgiven for the hours before it.
+        account.all.run_off(&quota.of_all(), 1.0, now);
+        account.all.octets += octets as f64;
     }
 
     /// Counts the octets of a message that was taken and leaves the mesh.
@@ -342,11 +366,28 @@ mod tests {
         assert_eq!(taken(1, true, 0), 30);
         assert_eq!((taken(1, true, 0), taken(2, false, 0)), (0, 300), "others are not concerned");
         assert_eq!(taken(1, false, HOUR_MS / 2), 120);
-        accounts.message_octets(node(3), 9_000, 0);
+        accounts.all_octets(node(3), 9_000, &QUOTA, 0);
         assert_eq!(accounts.message(node(3), false, &QUOTA, 0), Err(Over::Octets));
         assert_eq!(accounts.message(node(3), true, &QUOTA, 0), Ok(()));
         assert_eq!(accounts.over()[&node(3)], 1);
         assert_eq!(accounts.message(node(3), false, &QUOTA, HOUR_MS), Ok(()));
+    }
+
+    #[test]
+    fn what_is_passed_on_counts_with_messages_and_as_it_goes() {
+        let mut accounts = Accounts::default();
+        assert_eq!(accounts.passage(node(1), &QUOTA, 0), Ok(()));
+        // For three hours, a third more than runs off.
+        for part in 0..30 {
+            accounts.all_octets(node(1), 1_200, &QUOTA, part * HOUR_MS / 10);
+        }
+        let end = 29 * HOUR_MS / 10;
+        assert_eq!(accounts.passage(node(1), &QUOTA, end), Err(Over::Octets));
+        assert_eq!(accounts.message(node(1), false, &QUOTA, end), Err(Over::Octets), "it is one quota");
+        assert_eq!((accounts.over()[&node(1)], accounts.passage(node(2), &QUOTA, end)), (2, Ok(())));
+        assert_eq!(accounts.passage(node(1), &QUOTA, end + HOUR_MS / 4), Ok(()));
+        accounts.all_octets(node(1), 9_000, &QUOTA, end + 9 * HOUR_MS);
+        assert_eq!(accounts.passage(node(1), &QUOTA, end + 9 * HOUR_MS), Err(Over::Octets));
     }
 
     #[test]

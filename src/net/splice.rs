@@ -10,14 +10,24 @@ use super::{Stream, Timer};
 /// How long a side may take to take what the other one said.
 const WRITE_LIMIT: Duration = Duration::from_secs(60);
 
+/// For how long octets are passed on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// How long nothing may be said either way.
+    pub idle: Duration,
+    /// How long at all.
+    pub total: Duration,
+}
+
 impl Stream {
-    /// Passes octets between two connections until one of them ends, says nothing for `idle`, or `total` is
-    /// over; then closes both. What one side does not take holds up the other.
+    /// Passes octets between two connections until one of them ends, nothing is said for so long, or the time
+    /// is over; then closes both. What one side does not take holds up the other. `counted` hears how many
+    /// octets have passed, as they pass, both ways.
     ///
     /// # Errors
     /// `TimedOut`, or what a connection says.
-    pub async fn splice(mut self, mut other: Stream, idle: Duration, total: Duration) -> io::Result<()> {
-        let ends = Instant::now() + total;
+    pub async fn splice(mut self, mut other: Stream, bounds: Bounds, counted: impl Fn(u64)) -> io::Result<()> {
+        let ends = Instant::now() + bounds.total;
         let (mut there, mut back) = (Input::new(), Input::new());
         let (mut timer, mut other_timer) = (Timer::default(), Timer::default());
         let ended = loop {
@@ -25,14 +35,14 @@ impl Stream {
             if now >= ends {
                 break Err(io::Error::new(io::ErrorKind::TimedOut, "octets were passed on for long enough"));
             }
-            let until = ends.min(now + idle);
+            let until = ends.min(now + bounds.idle);
             let passed = tokio::select! {
                 read = self.fill(&mut there, &mut timer, until) => pass(read, &mut there, &mut other).await,
                 read = other.fill(&mut back, &mut other_timer, until) => pass(read, &mut back, &mut self).await,
             };
             match passed {
                 Ok(0) => break Ok(()),
-                Ok(_) => {}
+                Ok(octets) => counted(octets as u64),
                 Err(error) => break Err(error),
             }
         };
@@ -51,6 +61,9 @@ async fn pass(read: io::Result<usize>, input: &mut Input, to: &mut Stream) -> io
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::UnixStream;
 
@@ -67,7 +80,12 @@ mod tests {
     #[tokio::test]
     async fn octets_pass_both_ways_until_one_side_ends() {
         let (mut near, mut far, left, right) = ends();
-        let passing = tokio::spawn(left.splice(right, LONG, LONG));
+        let passed = Arc::new(AtomicU64::new(0));
+        let count = passed.clone();
+        let counted = move |octets| {
+            count.fetch_add(octets, Ordering::SeqCst);
+        };
+        let passing = tokio::spawn(left.splice(right, Bounds { idle: LONG, total: LONG }, counted));
         let many = vec![b'x'; 300_000];
         let (sent, mut taken) = (many.clone(), vec![0; many.len()]);
         let (write, read) = tokio::join!(near.write_all(&sent), far.read_exact(&mut taken));
@@ -79,6 +97,7 @@ mod tests {
         drop(far);
         assert_eq!(near.read(&mut back).await.expect("closed in order"), 0);
         passing.await.expect("no panic").expect("an end like any other");
+        assert_eq!(passed.load(Ordering::SeqCst), 300_004, "both ways");
     }
 
     #[tokio::test]
@@ -86,7 +105,7 @@ mod tests {
         const SHORT: Duration = Duration::from_millis(50);
         let timed_out = |ended: io::Result<()>| ended.map_err(|error| error.kind()) == Err(io::ErrorKind::TimedOut);
         let (_near, _far, left, right) = ends();
-        assert!(timed_out(left.splice(right, SHORT, LONG).await));
+        assert!(timed_out(left.splice(right, Bounds { idle: SHORT, total: LONG }, drop).await));
         let (mut near, mut far, left, right) = ends();
         let talk = async {
             let mut octet = [0];
@@ -95,7 +114,7 @@ mod tests {
                 far.read_exact(&mut octet).await?;
             }
         };
-        let passing = tokio::spawn(left.splice(right, LONG, SHORT));
+        let passing = tokio::spawn(left.splice(right, Bounds { idle: LONG, total: SHORT }, drop));
         let talked: io::Result<()> = talk.await;
         assert!(talked.is_err() && timed_out(passing.await.expect("no panic")));
     }

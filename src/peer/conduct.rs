@@ -88,17 +88,29 @@ impl Peers {
         let (quota, now) = (self.config().mesh.quota, self.now());
         let node = self.view().current(&node);
         let counted = self.conduct().accounts.message(node, is_notice, &quota, now);
-        if let Err(over) = counted {
-            self.report(node, Misdeed::OverQuota, &format!("all_{over}"));
-        }
-        counted
+        self.told(node, counted)
     }
 
-    /// Counts the octets of a message of a member; of another node nothing is counted.
+    /// Decides whether octets may be passed on for a member.
+    ///
+    /// # Errors
+    /// It has handed over too much, or had too much passed on.
+    pub fn pace_passage(&self, node: NodeId) -> Result<(), Over> {
+        let (quota, now) = (self.config().mesh.quota, self.now());
+        let node = self.view().current(&node);
+        let counted = self.conduct().accounts.passage(node, &quota, now);
+        self.told(node, counted)
+    }
+
+    fn told(&self, node: NodeId, counted: Result<(), Over>) -> Result<(), Over> {
+        counted.inspect_err(|over| self.report(node, Misdeed::OverQuota, &format!("all_{over}")))
+    }
+
+    /// Counts octets of a message of a member, or of what is passed on for it; of another node nothing is counted.
     pub fn pace_octets(&self, node: NodeId, octets: u64) {
-        let (view, now) = (self.view(), self.now());
+        let (view, quota, now) = (self.view(), self.config().mesh.quota, self.now());
         if view.is_member(&node) {
-            self.conduct().accounts.message_octets(view.current(&node), octets, now);
+            self.conduct().accounts.all_octets(view.current(&node), octets, &quota, now);
         }
     }
 

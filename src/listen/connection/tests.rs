@@ -4,10 +4,11 @@ use std::path::Path;
 
 use arc_swap::ArcSwap;
 use postroad_queue::{Options, OsFs, Queue};
-use tokio::io::AsyncReadExt as _;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream, UnixStream};
 
 use super::*;
+use crate::admin::mesh::MeshRequest;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::history::{self, Repeats};
@@ -15,6 +16,7 @@ use crate::journal::Journal;
 use crate::listen::{Homes, Listener, SessionNames};
 use crate::memory::{Memory, Usage};
 use crate::metrics::Metrics;
+use crate::net::Bounds;
 use crate::peer::{self, Peers};
 use crate::policy::Policy;
 use crate::tls::{Identity, ServerTls};
@@ -50,6 +52,24 @@ fn context(directory: &Path, text: &str) -> Arc<Context> {
     })
 }
 
+/// A session before its first octet.
+fn session(context: &Arc<Context>, peer: IpAddr) -> Connection {
+    Connection {
+        peer: Peer { ip: peer, service: Service::Smtp, node: None, permit: context.policy.connect(peer), asked: 0 },
+        name: context.names.next(),
+        session: Session::new(Context::session_config(&context.config.load(), Service::Smtp), None, Instant::now()),
+        facts: Facts::default(),
+        input: Input::new(),
+        timer: Timer::default(),
+        transaction: Transaction::default(),
+        grant: None,
+        passed: None,
+        draining: false,
+        members: None,
+        context: context.clone(),
+    }
+}
+
 /// Both ends of a connection.
 async fn connected() -> (Stream, TcpStream, SocketAddr) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
@@ -64,26 +84,7 @@ async fn a_session_is_told_of_the_drain_once_and_then_waits_for_its_client() {
     let context = context(directory.path(), "hostname = \"mx.example.org\"");
     let (mut stream, client, peer) = connected().await;
     let mut drain = context.drain.subscribe();
-    let mut connection = Connection {
-        peer: Peer {
-            ip: peer.ip(),
-            service: Service::Smtp,
-            node: None,
-            permit: context.policy.connect(peer.ip()),
-            asked: 0,
-        },
-        name: context.names.next(),
-        session: Session::new(Context::session_config(&context.config.load(), Service::Smtp), None, Instant::now()),
-        facts: Facts::default(),
-        input: Input::new(),
-        timer: Timer::default(),
-        transaction: Transaction::default(),
-        grant: None,
-        passed: None,
-        draining: false,
-        members: None,
-        context: context.clone(),
-    };
+    let mut connection = session(&context, peer.ip());
     context.drain.send_replace(true);
     let far = Instant::now() + PATIENCE;
     connection.read(&mut stream, far, &mut drain).await.expect("told");
@@ -92,6 +93,57 @@ async fn a_session_is_told_of_the_drain_once_and_then_waits_for_its_client() {
     connection.read(&mut stream, until, &mut drain).await.expect("timed out");
     assert!(Instant::now() >= until, "it does not spin");
     drop(client);
+}
+
+/// Who is silent, and who goes on for ever, is cut where the session passes octets on.
+#[tokio::test]
+async fn octets_of_a_session_are_passed_on_for_so_long() {
+    const SHORT: Duration = Duration::from_millis(50);
+    let directory = tempfile::tempdir().expect("scratch");
+    let text = format!("hostname = \"mx.example.org\"\nstate_dir = {:?}", directory.path().display().to_string());
+    let context = context(directory.path(), &text);
+    let found = MeshRequest::Init { label: None, admit_by: 1, revoke_by: 2, founders: Vec::new() };
+    context.peers.perform(found).await.expect("founded");
+    // The only member there is stands at both ends.
+    let me = context.peers.me().expect("a member");
+    let passed = |bounds: Option<Bounds>| {
+        let ((near, left), (right, far)) = (pair(), pair());
+        let (context, place) = (context.clone(), context.turn.admit_through(&me).expect("room"));
+        let passing = tokio::spawn(async move {
+            let mut drain = context.drain.subscribe();
+            let mut connection = session(&context, IpAddr::from([127, 0, 0, 1]));
+            connection.members = Some(Box::new((me, context.peers.changed())));
+            let mut passed = Passed::new(me, place, Some((me, Stream::Unix(right))));
+            let (minute, hour) = (Duration::from_mins(1), Duration::from_hours(1));
+            assert_eq!(passed.bounds, Bounds { idle: 15 * minute, total: 2 * hour });
+            passed.bounds = bounds.unwrap_or(passed.bounds);
+            let ended = connection.pass(passed, Stream::Unix(left), &mut drain).await;
+            ended.map_err(|error| error.kind())
+        });
+        (near, far, passing)
+    };
+    let (_near, _far, passing) = passed(Some(Bounds { idle: SHORT, total: 60 * SHORT * 60 }));
+    let ended = tokio::time::timeout(PATIENCE, passing).await.expect("cut").expect("no panic");
+    assert_eq!(ended, Err(io::ErrorKind::TimedOut), "nobody says anything");
+    let (mut near, mut far, passing) = passed(Some(Bounds { idle: 60 * SHORT * 60, total: SHORT }));
+    let talk = async { while near.write_all(b"x").await.is_ok() && far.read_u8().await.is_ok() {} };
+    tokio::time::timeout(PATIENCE, talk).await.expect("cut");
+    assert_eq!(passing.await.expect("no panic"), Err(io::ErrorKind::TimedOut), "they talk for too long");
+    // As they are, they leave a session alone that says something now and then, until the agent drains.
+    let (mut near, mut far, passing) = passed(None);
+    for _ in 0..5 {
+        tokio::time::sleep(SHORT).await;
+        near.write_all(b"x").await.expect("open");
+        assert_eq!(far.read_u8().await.expect("open"), b'x');
+    }
+    assert!(!passing.is_finished());
+    context.drain.send_replace(true);
+    let ended = tokio::time::timeout(PATIENCE, passing).await.expect("cut").expect("no panic");
+    assert_eq!(ended, Ok(()));
+}
+
+fn pair() -> (UnixStream, UnixStream) {
+    UnixStream::pair().expect("two ends")
 }
 
 #[tokio::test]

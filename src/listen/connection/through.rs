@@ -17,23 +17,31 @@ use tracing::info;
 use super::{Arrival, Asking, Connection, Context, Drain, Peer, drained, expelled, passing, serve};
 use crate::config::Service;
 use crate::metrics::Misdeed;
-use crate::net::Stream;
+use crate::net::{Bounds, Stream};
 use crate::turn::Place;
 
-/// How long nothing may be said either way: hosts wait ten minutes for each other's disk (RFC 5321 §4.5.3.2.6).
-const IDLE_LIMIT: Duration = Duration::from_secs(15 * 60);
-/// How long octets of one session are passed on, at most.
-const TOTAL_LIMIT: Duration = Duration::from_secs(2 * 60 * 60);
+/// How long octets of one session are passed on: hosts wait ten minutes for each other's disk (RFC 5321
+/// §4.5.3.2.6).
+const BOUNDS: Bounds = Bounds { idle: Duration::from_secs(15 * 60), total: Duration::from_secs(2 * 60 * 60) };
 const NO_MEMBER: Reply = Reply::of(451, Some(Status::new(4, 4, 4)), "no such member of the mesh is known here");
 const MAY_NOT: Reply =
     Reply::of(451, Some(Status::new(4, 7, 1)), "this member was not admitted to send through others");
 
 /// What XVIA was accepted for.
 pub(super) struct Passed {
+    /// Who asked.
+    from: NodeId,
     /// Counts it among those of the member that asked.
     _place: Place,
     /// With whom; none: with this host.
     with: Option<(NodeId, Stream)>,
+    pub(super) bounds: Bounds,
+}
+
+impl Passed {
+    pub(super) fn new(from: NodeId, place: Place, with: Option<(NodeId, Stream)>) -> Passed {
+        Passed { from, _place: place, with, bounds: BOUNDS }
+    }
 }
 
 impl Asking<'_> {
@@ -62,19 +70,20 @@ impl Asking<'_> {
         let view = peers.view();
         let to = node.parse::<NodeId>().ok().filter(|to| view.is_member(to) && view.current(to) != *from);
         let to = view.current(&to.ok_or_else(|| report(NO_MEMBER))?);
+        peers.pace_passage(*from).map_err(passing::over_pace)?;
         let place = turn.admit_through(from).map_err(report)?;
         let with = match view.me().is_some_and(|me| view.current(&me) == to) {
             true => None,
             false => Some((to, turn.reach(&to).await?)),
         };
-        Ok(Passed { _place: place, with })
+        Ok(Passed::new(*from, place, with))
     }
 }
 
 impl Connection {
     /// Passes octets on, or serves the session within, until either end is closed or is no member any more.
     pub(super) async fn pass(&mut self, passed: Passed, stream: Stream, drain: &mut Drain) -> io::Result<()> {
-        let Passed { with, _place } = passed;
+        let Passed { from, with, _place, bounds } = passed;
         let revoked = || Err(io::Error::new(io::ErrorKind::PermissionDenied, "it is no member of the mesh any more"));
         let context = self.context.clone();
         let Some((to, other)) = with else {
@@ -84,12 +93,12 @@ impl Connection {
                 () = expelled(&context.peers, &mut self.members) => revoked(),
             };
         };
-        let from = self.peer.node.as_deref().map(NodeId::short);
-        info!(session = %self.name, from, to = %to.short(), "octets are passed on between two members");
+        info!(session = %self.name, from = %from.short(), to = %to.short(), "octets are passed on between two members");
         let _open = context.metrics.mesh.open_through();
         let mut behind = Some(Box::new((to, context.peers.changed())));
+        let counted = |octets| context.peers.pace_octets(from, octets);
         tokio::select! {
-            ended = stream.splice(other, IDLE_LIMIT, TOTAL_LIMIT) => ended,
+            ended = stream.splice(other, bounds, counted) => ended,
             () = expelled(&context.peers, &mut self.members) => revoked(),
             () = expelled(&context.peers, &mut behind) => revoked(),
             () = drained(drain) => Ok(()),

@@ -88,6 +88,25 @@ fn mail_goes_through_a_member_in_the_middle() {
     assert!(by.is_sorted() && count(&content, "(mid ") + count(&content, "(mid\n") == 2, "{content}");
 }
 
+/// Its home takes no more of the sender's mail for an hour, and the sender asks again in an hour: somebody new
+/// takes it at once.
+#[test]
+fn mail_that_waits_is_tried_at_once_when_the_mesh_has_another_way() {
+    let a = host("a").set("queue.retry_first", "\"1h\"").set("queue.retry_max", "\"4h\"").start();
+    let home = host("home").set("mesh.quota.all_messages", "1").start();
+    join(&a, &home, "home.example");
+    wait_known(&[&a, &home]);
+    send(&a, "user@home.example", b"Subject: one\r\n\r\nhello\r\n");
+    wait_until("it is in the mailbox", SOON, || mailbox(&home).len() == 1);
+    send(&a, "user@home.example", b"Subject: two\r\n\r\nhello\r\n");
+    wait_until("the other one is put off", SOON, || a.log().contains("450 4.7.28"));
+    let c = host("c").start();
+    join(&a, &c, "c.example");
+    wait_until("so is the other one", 3 * SOON, || mailbox(&home).len() == 2);
+    wait_until("nobody has it any more", SOON, || a.queued() + c.queued() == 0);
+    assert!(mailbox(&home).iter().any(|letter| letter.contains("by c.test")), "over who is new");
+}
+
 #[test]
 fn whoever_lists_xmesh_and_is_no_member_gets_mail_as_any_host() {
     let sink = Sink::start(Behaviour { mesh: true, starttls: true, ..Behaviour::default() });

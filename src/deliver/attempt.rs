@@ -13,7 +13,8 @@ use tokio::sync::oneshot;
 use tracing::{error, info, warn};
 
 use super::active::{Active, Current};
-use super::dispatcher::{Admission, Core, Routing};
+use super::admission::Admission;
+use super::dispatcher::{Core, Routing};
 use super::jobs::key;
 use super::outcome::{Outcome, Timing, apply};
 use super::remote::Lane;
@@ -202,7 +203,7 @@ async fn end_by_time(core: &Arc<Core>, current: &mut Current, routing: &Routing)
 /// sender is still to be told.
 async fn nothing_here(core: &Arc<Core>, current: &mut Current, routing: &Routing) -> Finish {
     if current.item.state.recipients.iter().any(|state| matches!(state, RecipientState::Pending { .. })) {
-        core.admit(std::slice::from_ref(&current.item), Admission::First);
+        core.admit(std::slice::from_ref(&current.item), &Admission::First);
         return Finish::Forgotten;
     }
     match finish_up(core, current, routing).await {

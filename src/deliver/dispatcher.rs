@@ -10,17 +10,17 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use postroad_queue::schedule::{Allowance, Attempt, Finish, Job, Limits, Next, Rate, Schedule, Selector};
-use postroad_queue::{Item, LoadError, Queue, QueueId, RecipientState, SetAside, UnixMillis};
+use postroad_queue::schedule::{Allowance, Attempt, Finish, Limits, Next, Rate, Schedule};
+use postroad_queue::{Item, LoadError, Queue, QueueId, SetAside, UnixMillis};
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tracing::{error, info};
 
 use super::active::ActiveItems;
+use super::admission::Admission;
 use super::attempt::TROUBLE_DELAY_MS;
 use super::callers::Callers;
-use super::jobs::jobs;
 use super::local::BlockingLimit;
 use super::members::Links;
 use super::pool::Pool;
@@ -37,8 +37,6 @@ use crate::route::{Members, Resolver, Router};
 use crate::tls::ClientTls;
 use crate::turn::MEMBER_CONNECTIONS;
 
-/// Messages read from the queue at a time when it is admitted as a whole.
-const ADMIT_BATCH: usize = 1000;
 /// How long the end of idle connections may take.
 const FAREWELL_LIMIT: Duration = Duration::from_secs(5);
 /// Blocking local deliveries at a time.
@@ -64,15 +62,6 @@ pub struct Parts {
     pub journal: Journal,
     /// How much memory is left.
     pub memory: Arc<Memory>,
-}
-
-/// Whether messages are in the schedule already.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Admission {
-    /// They are not.
-    First,
-    /// They are, perhaps for other destinations than the settings name now.
-    Anew,
 }
 
 /// What follows from one configuration.
@@ -201,7 +190,7 @@ impl Delivery {
         delivery.0.queue.on_committed(Box::new(move |items| {
             if let Some(core) = core.upgrade() {
                 core.metrics.observe_batch(items.len());
-                core.admit(&items, Admission::First);
+                core.admit(&items, &Admission::First);
                 core.start_ready();
             }
         }));
@@ -213,7 +202,7 @@ impl Delivery {
         let core = self.0.clone();
         self.0.spawn(super::sweep::Sweep::default().run(core.clone()));
         // Reading the whole queue blocks; new mail flows meanwhile.
-        self.0.runtime.spawn_blocking(move || core.admit_found(Admission::First));
+        self.0.runtime.spawn_blocking(move || core.admit_found(&Admission::First));
         loop {
             let at = *lock(&self.0.alarm);
             let wake = async {
@@ -248,16 +237,19 @@ impl Delivery {
         }
         core.meet_anew();
         // Reading a large queue again blocks.
-        self.0.runtime.spawn_blocking(move || core.admit_found(Admission::Anew));
+        self.0.runtime.spawn_blocking(move || core.admit_found(&Admission::Anew));
     }
 
-    /// Takes what is known of the mesh now; all that waits is routed anew.
+    /// Takes what is known of the mesh now; all that waits is routed anew, and tried at once where it has another
+    /// way.
     pub fn set_members(&self, members: Option<Arc<Members>>) {
         let core = self.0.clone();
-        let Routing { config, resolver, .. } = &**core.routing.load();
+        let Routing { config, resolver, router } = &**core.routing.load();
+        let before = router.members().map(AsRef::as_ref);
+        let changed = members.iter().flat_map(|now| now.reached_otherwise(before)).collect();
         core.routing.store(Arc::new(Routing::new(config.clone(), resolver.clone(), members)));
         core.meet_anew();
-        self.0.runtime.spawn_blocking(move || core.admit_found(Admission::Anew));
+        self.0.runtime.spawn_blocking(move || core.admit_found(&Admission::ByMesh(changed)));
     }
 
     /// Starts nothing any more and waits for the attempts in flight, at most `limit`; then closes
@@ -288,39 +280,12 @@ impl Core {
         lock(&self.schedule)
     }
 
+    pub fn senders(&self) -> &RandomState {
+        &self.senders
+    }
+
     pub fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Acquire)
-    }
-
-    /// Enters the jobs of messages: one for each destination with pending recipients.
-    pub fn admit(&self, items: &[Arc<Item>], admission: Admission) {
-        let routing = self.routing.load();
-        let jobs: Vec<Vec<Job>> = items.iter().map(|item| jobs(&routing, &self.senders, item)).collect();
-        for (at, id) in items.iter().filter_map(|item| Some((by_time_end(item)?, item.id))) {
-            self.remind(at, id);
-        }
-        let now = self.clock.now();
-        let mut schedule = self.schedule();
-        for (item, jobs) in items.iter().zip(jobs) {
-            if admission == Admission::Anew {
-                schedule.remove(item.id);
-            }
-            jobs.into_iter().for_each(|job| schedule.admit(job, now));
-            if item.state.held {
-                schedule.hold(Selector::Id(item.id));
-            }
-        }
-    }
-
-    /// Admits a message that has recipients pending and no job, which only trouble of ours can have
-    /// brought about.
-    pub fn admit_lost(self: &Arc<Core>, item: &Arc<Item>) {
-        let pending = item.state.recipients.iter().any(|state| matches!(state, RecipientState::Pending { .. }));
-        let lost = pending && self.schedule().describe(item.id, self.clock.now()).is_empty();
-        if lost {
-            self.admit(std::slice::from_ref(item), Admission::First);
-            self.start_ready();
-        }
     }
 
     /// Deals with a message that cannot be read: what is damaged is set aside, everything else is
@@ -348,26 +313,6 @@ impl Core {
         let due = self.clock.now().plus(TROUBLE_DELAY_MS);
         self.remind(due, id);
         Finish::Postponed { due }
-    }
-
-    /// Admits all that the queue holds, oldest first.
-    fn admit_found(self: &Arc<Core>, admission: Admission) {
-        let mut after = None;
-        loop {
-            let ids = self.queue.ids(after, ADMIT_BATCH);
-            let Some(last) = ids.last() else { return };
-            after = Some(*last);
-            let mut items = Vec::with_capacity(ids.len());
-            for (id, loaded) in self.queue.load_many(&ids) {
-                match loaded {
-                    Ok(item) => items.push(item),
-                    // A reminder is set: it is looked at again.
-                    Err(error) => drop(self.unreadable(id, &error)),
-                }
-            }
-            self.admit(&items, admission);
-            self.start_ready();
-        }
     }
 
     /// Starts every attempt that may start now.
@@ -470,11 +415,6 @@ impl Core {
     pub fn worker_ended(&self) {
         self.worker_ended.notify_waiters();
     }
-}
-
-/// Returns when the by-time of a message ends, if it does before the message expires anyway.
-fn by_time_end(item: &Item) -> Option<UnixMillis> {
-    item.deliver_by().filter(|at| *at <= item.state.expires)
 }
 
 fn rate(rate: config::Rate) -> Rate {

@@ -6,6 +6,7 @@
 
 mod active;
 mod admin;
+mod admission;
 mod attempt;
 mod callers;
 mod carrier;

@@ -94,6 +94,18 @@ impl Members {
         self
     }
 
+    /// Returns the members that are reached otherwise than before, or were none.
+    pub fn reached_otherwise(&self, before: Option<&Members>) -> impl Iterator<Item = NodeId> {
+        let reach = |member: &Member| (member.addresses.clone(), member.comes);
+        self.members
+            .values()
+            .filter(move |now| {
+                let before = before.and_then(|before| before.member(&now.node));
+                before.is_none_or(|before| reach(before) != reach(now))
+            })
+            .map(|member| member.node)
+    }
+
     /// Returns this node.
     pub fn me(&self) -> NodeId {
         self.me

@@ -186,6 +186,14 @@ impl Schedule {
         self.book.of_message(id).into_iter().map(stand).collect()
     }
 
+    /// Returns whether a message has a job for a destination; none: for any.
+    pub fn has_job(&self, id: QueueId, destination: Option<&str>) -> bool {
+        match destination {
+            Some(name) => self.line_names.get(name).is_some_and(|line| self.book.find(id, *line).is_some()),
+            None => !self.book.of_message(id).is_empty(),
+        }
+    }
+
     fn why(&self, entry: &Entry, now: UnixMillis) -> Why {
         let line = self.lines.get(entry.line);
         let site = self.sites.get(line.site);

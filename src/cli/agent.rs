@@ -23,7 +23,7 @@ pub(super) struct Status {}
 pub(super) struct Reload {}
 
 pub(super) fn status(_: Status, context: &mut Context) -> Result<(), Failure> {
-    let config = context.config()?;
+    let config = context.config_to_ask()?;
     ask(&config, &Request::Status {}, |status: StatusView| match context.is_json() {
         true => context.json(&status),
         false => lines(&status).into_iter().try_for_each(|line| context.line(line)),

@@ -311,8 +311,8 @@ fn duration(text: &str) -> Result<Duration, String> {
 }
 
 /// Asks the agent; the answer is one item.
-fn request<T: DeserializeOwned>(context: &Context, request: MeshRequest) -> Result<T, Failure> {
-    let config = context.config()?;
+fn request<T: DeserializeOwned>(context: &mut Context, request: MeshRequest) -> Result<T, Failure> {
+    let config = context.config_to_ask()?;
     let mut answer = None;
     ask(&config, &Request::Mesh { request }, |item| {
         answer = Some(item);

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use clap::builder::styling::{AnsiColor, Style};
 
 use super::exit;
+use crate::admin::{AskError, Client};
 use crate::config::{Config, ConfigErrors};
 
 /// What every command gets beside its arguments.
@@ -84,6 +85,31 @@ impl Context {
     /// Exit code 78, with every fault of the file.
     pub fn config(&self) -> Result<Config, Failure> {
         Ok(Config::find(self.config_file.as_deref())?)
+    }
+
+    /// Reads the configuration for a command that asks the agent: one that runs by an earlier configuration is
+    /// asked although the file has faults now, for in trouble everybody needs its queue.
+    ///
+    /// # Errors
+    /// As [`Context::config`], when no agent runs either.
+    pub fn config_to_ask(&mut self) -> Result<Config, Failure> {
+        let file = self.config_file.clone();
+        let errors = match Config::find(file.as_deref()) {
+            Ok(config) => return Ok(config),
+            Err(errors) => errors,
+        };
+        let Some(config) = Config::whereabouts(file.as_deref()) else { return Err(errors.into()) };
+        match Client::connect(&config.control.socket) {
+            Err(AskError::Down(_)) => return Err(errors.into()),
+            Err(_) => {}
+            Ok(_) => {
+                let name = errors.name();
+                self.warn(format_args!(
+                    "{name} is faulty now (see `postroad check`); the agent goes by what it read before"
+                ));
+            }
+        }
+        Ok(config)
     }
 
     /// Returns the configuration file that was named.

@@ -55,7 +55,7 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: Args, context: &mut Context) -> Result<(), Failure> {
-    let config = context.config()?;
+    let config = context.config_to_ask()?;
     let (look, now) = (Look::of_output(context.is_json()), now());
     let request = Request::Trace { what: args.what.clone(), since_ms: args.since, limit: args.limit };
     let mut found = Vec::new();

@@ -115,30 +115,15 @@ impl Config {
     /// # Errors
     /// The file cannot be read or is invalid.
     pub fn load(path: &Path) -> Result<Config, ConfigErrors> {
-        let name = path.display().to_string();
-        let unreadable = |fault: &dyn std::fmt::Display, remedy: &str| {
-            ConfigErrors::unreadable(&name, format!("the configuration cannot be read: {fault}"), remedy.to_owned())
-        };
-        let path = std::path::absolute(path).map_err(|fault| unreadable(&fault, "name a file"))?;
-        let file = std::fs::File::open(&path)
-            .map_err(|fault| unreadable(&fault, "check the name, or read it as a user who may"))?;
-        let mut octets = Vec::new();
-        file.take(CONFIG_OCTETS_MAX + 1)
-            .read_to_end(&mut octets)
-            .map_err(|fault| unreadable(&fault, "name a regular file"))?;
-        if octets.len() as u64 > CONFIG_OCTETS_MAX {
-            return Err(unreadable(&"it is longer than 4 MiB", "name a configuration file"));
-        }
-        match String::from_utf8(octets) {
-            Ok(text) => Config::from_str(&text, &name, path.parent().unwrap_or(Path::new("/"))),
-            Err(fault) => {
-                let before =
-                    String::from_utf8_lossy(&fault.as_bytes()[..fault.utf8_error().valid_up_to()]).into_owned();
-                let (line, column) = fault::line_column(&before, before.len());
-                let what = format!("line {line}, column {column} is no UTF-8");
-                Err(unreadable(&what, "save the file with the encoding UTF-8"))
-            }
-        }
+        let (name, base_dir, text) = file(path)?;
+        Config::from_str(&text, &name, &base_dir)
+    }
+
+    /// Returns where the agent of a faulty file is: a configuration that has its state directory and control
+    /// socket and nothing else of it. `None` when the file cannot be read.
+    pub fn whereabouts(named: Option<&Path>) -> Option<Config> {
+        let (_, base_dir, text) = file(named.unwrap_or(Path::new(CONFIG_FILE_DEFAULT))).ok()?;
+        Some(read::whereabouts(&text, &base_dir))
     }
 
     /// Reads a text. `name` is shown in faults; relative paths start at `base_dir`.
@@ -201,6 +186,33 @@ impl Config {
             ("control.socket", self.control.socket != old.control.socket),
         ];
         changed.into_iter().filter(|(_, changed)| *changed).map(|(key, _)| key).collect()
+    }
+}
+
+/// Reads a file. Returns its name as it was given, the directory it is in, and its text.
+fn file(path: &Path) -> Result<(String, PathBuf, String), ConfigErrors> {
+    let name = path.display().to_string();
+    let unreadable = |fault: &dyn std::fmt::Display, remedy: &str| {
+        ConfigErrors::unreadable(&name, format!("the configuration cannot be read: {fault}"), remedy.to_owned())
+    };
+    let path = std::path::absolute(path).map_err(|fault| unreadable(&fault, "name a file"))?;
+    let file = std::fs::File::open(&path)
+        .map_err(|fault| unreadable(&fault, "check the name, or read it as a user who may"))?;
+    let mut octets = Vec::new();
+    file.take(CONFIG_OCTETS_MAX + 1)
+        .read_to_end(&mut octets)
+        .map_err(|fault| unreadable(&fault, "name a regular file"))?;
+    if octets.len() as u64 > CONFIG_OCTETS_MAX {
+        return Err(unreadable(&"it is longer than 4 MiB", "name a configuration file"));
+    }
+    match String::from_utf8(octets) {
+        Ok(text) => Ok((name, path.parent().unwrap_or(Path::new("/")).to_owned(), text)),
+        Err(fault) => {
+            let before = String::from_utf8_lossy(&fault.as_bytes()[..fault.utf8_error().valid_up_to()]).into_owned();
+            let (line, column) = fault::line_column(&before, before.len());
+            let what = format!("line {line}, column {column} is no UTF-8");
+            Err(unreadable(&what, "save the file with the encoding UTF-8"))
+        }
     }
 }
 

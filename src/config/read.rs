@@ -16,6 +16,7 @@ use super::settings::*;
 use super::value::{self, Read};
 use super::{Config, check, destinations, host, journal, mesh, turns};
 
+const STATE_DIR: &str = "/var/lib/postroad";
 const HOUR: u64 = 3600;
 const DAY: u64 = 24 * HOUR;
 
@@ -54,6 +55,15 @@ pub(super) fn read(text: &str, base_dir: &Path) -> Result<Config, Vec<Fault>> {
     if faults.is_empty() { Ok(config) } else { Err(faults) }
 }
 
+/// Reads only where the agent is, whatever is wrong elsewhere in the text.
+pub(super) fn whereabouts(text: &str, base_dir: &Path) -> Config {
+    let (table, passed_over) = (DeTable::parse_recoverable(text).0, Faults::default());
+    let mut root = Section::root(table.get_ref(), &passed_over);
+    let state_dir = root.or("state_dir", PathBuf::from(STATE_DIR), value::path(base_dir));
+    let control = control(root.section("control"), base_dir, &state_dir, &mut Places::default());
+    Config { state_dir, control, ..Config::default() }
+}
+
 /// Fills in the lines, which only whoever has the text knows.
 fn number_lines(config: &mut Config, places: &Places, text: &str) {
     let line = |place: &Range<usize>| fault::line_column(text, place.start).0;
@@ -82,7 +92,7 @@ fn syntax_remedy(message: &str) -> &'static str {
 fn read_root(mut root: Section<'_>, base_dir: &Path, faults: &Faults) -> (Config, Places) {
     let mut places = Places::default();
     let path = || value::path(base_dir);
-    let state_dir = root.or("state_dir", PathBuf::from("/var/lib/postroad"), path());
+    let state_dir = root.or("state_dir", PathBuf::from(STATE_DIR), path());
     let hostname = root.get("hostname", value::domain).map(Spanned::into_inner);
     let postmaster = root.get("postmaster", value::mailbox);
     places.postmaster = postmaster.as_ref().map(Spanned::span);

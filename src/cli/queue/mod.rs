@@ -152,7 +152,7 @@ struct Ids {
 }
 
 pub(super) fn run(args: Args, context: &mut Context) -> Result<(), Failure> {
-    let config = context.config()?;
+    let config = context.config_to_ask()?;
     let mut screen = Screen::new(context.is_json(), now());
     let at = At { config: &config, peer: args.peer.as_deref() };
     match args.action {

@@ -229,3 +229,43 @@ fn a_name_that_tries_to_paint_the_terminal_cannot() {
         assert!(!text.contains('\u{1b}') && !text.contains('\u{7}'), "{words:?}: {text:?}");
     }
 }
+
+#[test]
+fn a_message_is_printed_as_it_is_queued() {
+    let mut stage = stage(|builder| builder);
+    let id = stage.send("a@client.test", &["x@away.test"]);
+    let running = stage.agent.cli(&["queue", "cat", &id]);
+    assert!(running.status.success(), "{}", String::from_utf8_lossy(&running.stderr));
+    assert!(running.stdout.starts_with(b"Received: from "), "{}", String::from_utf8_lossy(&running.stdout));
+    assert!(running.stdout.ends_with(CONTENT), "octet for octet: {}", String::from_utf8_lossy(&running.stdout));
+    stage.agent.kill();
+    assert_eq!(stage.agent.cli(&["queue", "cat", &id]).stdout, running.stdout, "also while the agent is down");
+    let unknown = stage.agent.cli(&["queue", "cat", "0MCC5RM000007"]);
+    assert_eq!(unknown.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&unknown.stderr).contains("postroad trace"), "{unknown:?}");
+    assert_eq!(stage.agent.cli(&["queue", "cat", "--json", &id]).status.code(), Some(2));
+}
+
+#[test]
+fn an_agent_that_runs_is_asked_although_its_file_is_faulty_now() {
+    let mut stage = stage(|builder| {
+        let made = rcgen::generate_simple_self_signed(["mx.test".to_owned()]).expect("a certificate can be made");
+        std::fs::write(builder.path("gone.pem"), made.cert.pem()).expect("writable");
+        std::fs::write(builder.path("gone.key"), made.signing_key.serialize_pem()).expect("writable");
+        builder.set("tls.certificate", "\"gone.pem\"").set("tls.key", "\"gone.key\"")
+    });
+    let id = stage.send("a@client.test", &["x@away.test"]);
+    for file in ["gone.pem", "gone.key"] {
+        std::fs::remove_file(stage.agent.path(file)).expect("it was there");
+    }
+    stage.agent.edit_config("hostname =", "hostnme =");
+    for words in [&["status"][..], &["queue", "list"], &["queue", "hold", &id], &["trace", &id], &["mesh", "status"]] {
+        let output = stage.agent.cli(words);
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && errors.contains("postroad check"), "{words:?}: {errors}");
+    }
+    // What goes by the file itself, and nobody to ask: then the faults are the answer.
+    assert_eq!(stage.agent.cli(&["check"]).status.code(), Some(78));
+    stage.agent.kill();
+    assert_eq!(stage.agent.cli(&["queue", "list"]).status.code(), Some(78));
+}

@@ -5,6 +5,7 @@
 //! JSON object a line (JSON Lines: a queue of a million messages streams).
 
 mod act;
+mod content;
 mod everywhere;
 mod list;
 mod offline;
@@ -35,6 +36,7 @@ Examples:
   postroad queue list --domain dead.example --attempts 3
   postroad queue list --json | jq -r .id
   postroad queue why 0MCC5RM000007                 Why is it still here?
+  postroad queue cat 0MCC5RM000007 | less          What does it say?
   postroad queue retry --domain example.com        The other side is back
   postroad queue bounce --domain dead.example --dry-run
   postroad queue remove --from '*@app.example.org' --older 2d --yes
@@ -75,6 +77,14 @@ Examples:
     /// Say why a message is still here: what each part waits for, and all that was said about it
     #[command(after_help = "Example:\n  postroad queue why 0MCC5RM000007")]
     Why(Ids),
+    /// Print a message as it is queued, header and all; also when the agent is down
+    #[command(after_help = "\
+In a pipe it is printed octet for octet, on a terminal without what a terminal would obey.
+
+Examples:
+  postroad queue cat 0MCC5RM000007 | less
+  postroad queue cat 0MCC5RM000007 > message.eml")]
+    Cat(Ids),
     /// Hold messages: no attempt until they are released
     #[command(
         after_help = "Examples:\n  postroad queue hold 0MCC5RM000007\n  postroad queue hold --from '*@shop.example' --dry-run"
@@ -111,8 +121,8 @@ Examples:
     Verify,
     /// Put aside what is damaged on disk and keep everything else; the agent must not run
     #[command(after_help = "\
-Reads every record and every content. What is not as it was written goes to quarantine/ in the queue's
-directory, as it was; a message that is lost by it is named. A start of the agent does the same for what
+Reads every record and every content. What is not as it was written goes to quarantine/ in the queue's \
+directory, as it was; a message that is lost by it is named. A start of the agent does the same for what \
 it finds, but it does not read everything.
 
 Examples:
@@ -165,10 +175,11 @@ pub(super) fn run(args: Args, context: &mut Context) -> Result<(), Failure> {
         Command::List(args) => list::list(at, &mut screen, args.select.filter(), args.limit, context),
         Command::Show(args) => list::show(at, &mut screen, &args.ids, context),
         Command::Why(args) => list::why(at, &screen, &args.ids, context),
-        Command::Verify | Command::Repair { .. } if at.peer.is_some() => {
-            let message = "verify and repair read the disk of this host";
+        Command::Cat(_) | Command::Verify | Command::Repair { .. } if at.peer.is_some() => {
+            let message = "cat, verify and repair read the disk of this host";
             Err(Failure::new(exit::USAGE, message).with_remedy("say it on the other one"))
         }
+        Command::Cat(args) => content::cat(&config, screen.look, &args.ids, context),
         Command::Verify => offline::verify(&config, &screen, context),
         Command::Repair { dry_run } => offline::repair(&config, &screen, dry_run, context),
         Command::Stats(args) => list::stats(at, &screen, &args, context),

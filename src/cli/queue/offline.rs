@@ -165,7 +165,8 @@ fn read_whole(path: &Path) -> Result<Snapshot, Failure> {
     Snapshot::read_whole(path, &mut |seen, total| line.show(Progress { seen, total })).map_err(|e| unreadable(&e))
 }
 
-fn read(config: &Config) -> Result<Snapshot, Failure> {
+/// Reads what is queued.
+pub(super) fn read(config: &Config) -> Result<Snapshot, Failure> {
     Snapshot::read(&queue_dir(config)).map_err(|error| unreadable(&error))
 }
 

@@ -49,7 +49,6 @@ p.toml: valid
   relays for   127.0.0.0/8, ::1/128; and whoever logs in
   local        example.org -> BASE/mail/{user} (users with a directory)
   route        * -> smtp.isp.example:587 (TLS verify, as relay)
-  other mail   goes where DNS says (MX)
   postmaster   postmaster@example.org
   messages     up to 50 MB
   to each site up to 20 connections
@@ -147,4 +146,38 @@ fn a_reader_that_goes_away_is_no_failure() {
     drop(child.stdout.take());
     let output = child.wait_with_output().expect("the program ends");
     assert_eq!((code(&output), err(&output).as_str()), (0, ""));
+}
+
+/// Writes `NAME.pem` and `NAME.key`, good from one year on to another, and returns a configuration with them.
+fn with_certificate(directory: &Path, name: &str, host: &str, years: (i32, i32)) -> String {
+    let mut params = rcgen::CertificateParams::new(vec![host.to_owned()]).expect("a name");
+    params.not_before = rcgen::date_time_ymd(years.0, 1, 1);
+    params.not_after = rcgen::date_time_ymd(years.1, 1, 1);
+    let key = rcgen::KeyPair::generate().expect("a key");
+    let certificate = params.self_signed(&key).expect("a certificate");
+    std::fs::write(directory.join(format!("{name}.pem")), certificate.pem()).expect("written");
+    std::fs::write(directory.join(format!("{name}.key")), key.serialize_pem()).expect("written");
+    format!("hostname = \"mx.example.org\"\n[tls]\ncertificate = \"{name}.pem\"\nkey = \"{name}.key\"\n")
+}
+
+#[test]
+fn check_looks_at_the_certificate_as_clients_will() {
+    let directory = tempfile::tempdir().expect("scratch");
+    let check = |text: &str| {
+        std::fs::write(directory.path().join("p.toml"), text).expect("written");
+        postroad(directory.path(), &["check", "--config", "p.toml"], "")
+    };
+    let good = with_certificate(directory.path(), "good", "mx.example.org", (2020, 2100));
+    let output = check(&good);
+    assert_eq!((code(&output), err(&output).contains("certificate")), (0, false), "{}", err(&output));
+    for (name, host, years, what) in [
+        ("old", "mx.example.org", (2020, 2021), "its time is over"),
+        ("early", "mx.example.org", (2100, 2101), "its time has not begun"),
+        ("other", "mail.example.org", (2020, 2100), "does not name mx.example.org"),
+    ] {
+        let output = check(&with_certificate(directory.path(), name, host, years));
+        assert_eq!((code(&output), err(&output).contains(what)), (0, true), "{name}: {}", err(&output));
+    }
+    let output = check(&good.replace("good.key", "other.key"));
+    assert_eq!((code(&output), err(&output).contains("does not belong")), (78, true), "{}", err(&output));
 }

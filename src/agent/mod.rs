@@ -196,6 +196,11 @@ pub async fn run(config: Config, path: Option<PathBuf>) -> Result<(), StartError
 impl Agent {
     fn say_ready(&self) {
         let config = self.config.load();
+        if config.tls.files.is_some() {
+            for complaint in self.context.tls.complaints(&config.hostname) {
+                warn!("those who verify the certificate refuse it: {complaint}");
+            }
+        }
         for warning in &config.warnings {
             warn!("{warning}");
         }

@@ -5,12 +5,13 @@ use std::path::Path;
 use postroad_smtp::Domain;
 use serde_json::{Value, json};
 
-use super::{Context, Failure, patience};
+use super::{Context, Failure, exit, patience};
 use crate::config::{
-    CONFIG_FILE_DEFAULT, Config, Fetch, Local, LocalDelivery, Pace, Recipients, Route, TlsUse, Turn, show_duration,
-    show_rate, show_size,
+    CONFIG_FILE_DEFAULT, Config, Fetch, Local, LocalDelivery, Pace, Recipients, Route, RouteMatch, TlsUse, Turn,
+    show_duration, show_rate, show_size,
 };
 use crate::policy::users::UsersFile;
+use crate::tls::{Identity, ServerTls};
 
 /// Check the configuration and say what it means
 ///
@@ -26,7 +27,13 @@ pub(super) struct Args {}
 
 pub(super) fn run(_: Args, context: &mut Context) -> Result<(), Failure> {
     let config = context.config()?;
-    let warnings = warnings(&config);
+    let mut warnings = warnings(&config);
+    if let Some(files) = &config.tls.files {
+        let identity = Identity::Files { certificate: files.certificate.clone(), key: files.key.clone() };
+        let tls = ServerTls::load(&identity).map_err(|fault| Failure::new(exit::CONFIG, fault.to_string()))?;
+        let file = files.certificate.display();
+        warnings.extend(tls.complaints(&config.hostname).iter().map(|what| format!("the certificate {file}: {what}")));
+    }
     if context.is_json() {
         return context.json(&as_json(&config, &warnings));
     }
@@ -74,7 +81,9 @@ fn summary(config: &Config) -> Vec<(&'static str, String)> {
         }
     }
     lines.extend(config.fetches.iter().map(|fetch| ("fetches from", show_fetch(fetch))));
-    lines.push(("other mail", "goes where DNS says (MX)".to_owned()));
+    if !config.routes.iter().any(|route| route.matches == RouteMatch::Any) {
+        lines.push(("other mail", "goes where DNS says (MX)".to_owned()));
+    }
     if let Some(postmaster) = config.postmaster() {
         lines.push(("postmaster", postmaster.to_string()));
     }

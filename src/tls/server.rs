@@ -13,12 +13,13 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use postroad_mesh::NodeId;
 use postroad_smtp::Domain;
-use rustls::ServerConfig;
+use rustls::client::{verify_server_cert_signed_by_trust_anchor, verify_server_name};
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::{self, PemObject};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::server::{ClientHello, ParsedCertificate, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
+use rustls::{CertificateError as Bad, RootCertStore, ServerConfig};
 
 use super::{NodeTls, provider};
 
@@ -156,6 +157,31 @@ impl ServerTls {
     pub fn reload(&self, identity: &Identity) -> Result<(), TlsError> {
         self.current.0.store(Arc::new(identity.load()?));
         Ok(())
+    }
+
+    /// Returns what keeps those who verify certificates from taking this one, with the remedy. Whether they
+    /// trust its issuer is theirs to know.
+    pub fn complaints(&self, hostname: &Domain) -> Vec<String> {
+        let certified = self.current.0.load();
+        let Some(first) = certified.cert.first() else { return Vec::new() };
+        let Ok(parsed) = ParsedCertificate::try_from(first) else { return Vec::new() };
+        let algorithms = provider().signature_verification_algorithms.all;
+        // Without trust anchors nothing is left to find but what is wrong with the certificate itself.
+        let anchors = RootCertStore::empty();
+        let verified = verify_server_cert_signed_by_trust_anchor(&parsed, &anchors, &[], UnixTime::now(), algorithms);
+        let name = ServerName::try_from(hostname.as_str());
+        let is_named = name.is_ok_and(|name| verify_server_name(&parsed, &name).is_ok());
+        let time = match verified {
+            Err(rustls::Error::InvalidCertificate(Bad::Expired | Bad::ExpiredContext { .. })) => {
+                Some("its time is over: renew it, then `postroad reload`".to_owned())
+            }
+            Err(rustls::Error::InvalidCertificate(Bad::NotValidYet | Bad::NotValidYetContext { .. })) => {
+                Some("its time has not begun: look at the clock of this host".to_owned())
+            }
+            _ => None,
+        };
+        let unnamed = || format!("it does not name {hostname}: mail clients will refuse it for that name");
+        time.into_iter().chain((!is_named).then(unnamed)).collect()
     }
 
     /// Answers those who ask for one of these nodes with its key, from now on.

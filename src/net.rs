@@ -128,11 +128,17 @@ impl Stream {
     fn poll_fill(&mut self, cx: &mut Context<'_>, input: &mut Input) -> Poll<io::Result<usize>> {
         SCRATCH.with_borrow_mut(|scratch| {
             let mut buffer = ReadBuf::new(scratch);
-            ready!(match self {
+            let read = ready!(match self {
                 Stream::Plain(tcp) => Pin::new(tcp).poll_read(cx, &mut buffer),
                 Stream::Tls(tls) | Stream::Within(tls) => Pin::new(&mut **tls).poll_read(cx, &mut buffer),
                 Stream::Unix(unix) => Pin::new(unix).poll_read(cx, &mut buffer),
-            })?;
+            });
+            // Many clients leave TLS without a word (close_notify). SMTP says by itself where everything ends, so
+            // that this is the end of the stream as it is without TLS.
+            match read {
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {}
+                read => read?,
+            }
             input.extend(buffer.filled());
             Poll::Ready(Ok(buffer.filled().len()))
         })

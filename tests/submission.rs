@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use base64::prelude::{BASE64_STANDARD, Engine};
 use support::agent::{Agent, Builder, POSTROAD, make_maildir};
 use support::client::{Client, Way};
-use support::net::SOON;
+use support::net::{SOON, wait_until};
 use support::sink::Sink;
 use support::users;
 
@@ -279,4 +279,29 @@ fn octets_behind_starttls_end_the_session() {
         let lines: Vec<&str> = rest.lines().collect();
         assert!(lines.len() <= 1 && !rest.starts_with("220"), "{injected:?}: {rest:?}");
     }
+}
+
+#[test]
+fn the_log_says_who_handed_a_message_over() {
+    let sink = Sink::new();
+    let agent = agent(&sink);
+    let content = b"From: <alice@local.test>\r\nMessage-ID: <42@app.local.test>\r\n\r\nbody\r\n";
+    let mut client = alice(&agent);
+    let id = client.deliver("alice@local.test", &["x@away.test"], content, Way::Data).queue_id();
+    assert_eq!(client.say("MAIL FROM:<alice@local.test>").code, 250);
+    assert_eq!(client.say("RCPT TO:<nobody@local.test>").code, 550);
+    // As many clients do, it leaves without QUIT, and TLS without a word.
+    drop(client);
+    let is_over = || agent.json(&["status", "--json"])["sessions"] == 0;
+    wait_until("the session is over", SOON, is_over);
+    let log = agent.log();
+    let line = log.lines().find(|line| line.contains(&id) && line.contains("accepted")).expect("it is in the log");
+    for field in ["peer=127.0.0.1", "user=alice", "from=<alice@local.test>", "message_id=<42@app.local.test>"] {
+        assert!(line.contains(field), "no {field} in {line}");
+    }
+    let line = log.lines().find(|line| line.contains("refused")).expect("that, too");
+    for field in ["peer=127.0.0.1", "user=alice", "from=<alice@local.test>", "to=<nobody@local.test>"] {
+        assert!(line.contains(field), "no {field} in {line}");
+    }
+    assert!(!log.contains("connection lost") && !log.contains("close_notify"), "{log}");
 }

@@ -335,6 +335,7 @@ impl Connection {
         };
         let origin = self.origin(&envelope);
         let (from, recipients) = (envelope.reverse_path.to_string(), envelope.recipients().len());
+        let (session, peer, user) = (&self.name, self.peer.ip, self.facts.user.as_deref());
         let started = Instant::now();
         match intake.commit(envelope, origin, &terms).await {
             Ok((committed, header)) => {
@@ -344,7 +345,8 @@ impl Connection {
                 }
                 self.context.journal.accepted(committed.item(), header.message_id());
                 let octets = committed.content_octets();
-                info!(queue_id = %committed.id(), session = %self.name, %from, recipients, octets, mid, "accepted");
+                let (queue_id, message_id) = (committed.id(), message_id(header.message_id()));
+                info!(%queue_id, %session, %peer, user, %from, recipients, octets, message_id, mid, "accepted");
                 if self.facts.tls.is_none() {
                     self.context.metrics.count_plaintext(Direction::In);
                 }
@@ -359,7 +361,7 @@ impl Connection {
                 accepted(&committed)
             }
             Err(reply) => {
-                warn!(session = %self.name, %from, %reply, "message refused");
+                warn!(%session, %peer, user, %from, %reply, "message refused");
                 self.context.metrics.count_refusal(Refusal::of(&reply));
                 reply
             }
@@ -375,6 +377,11 @@ impl Connection {
             session: self.name.clone(),
         }
     }
+}
+
+/// A Message-ID as the log shows it, in the brackets of its header; none where there is none.
+fn message_id(octets: &[u8]) -> Option<String> {
+    (!octets.is_empty()).then(|| format!("<{}>", String::from_utf8_lossy(octets)))
 }
 
 /// The 250 behind the content. Only the queue makes a [`Committed`], and only when the message is

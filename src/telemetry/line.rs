@@ -153,6 +153,10 @@ impl Fields {
             self.message.clear();
             return self.message.write_fmt(value).expect("writing to a string cannot fail");
         }
+        // Where in a library's source a record was made: of use to nobody but who builds it.
+        if ["log.module_path", "log.file", "log.line"].contains(&field.name()) {
+            return;
+        }
         let value = self.put(is_bare, value);
         match self.pairs.iter_mut().find(|(name, _)| *name == field.name()) {
             Some((_, old)) => *old = value,

@@ -82,6 +82,11 @@ impl Logs {
 }
 
 fn parse(level: &str) -> Result<Targets, LogError> {
+    // What libraries warn of any stranger can make them say, in words for programmers.
+    let level = match level.trim() {
+        own @ ("error" | "warn" | "info") => &format!("error,postroad={own}"),
+        level => level,
+    };
     // An empty directive would stand for everything.
     let directives: Vec<&str> = level.split(',').map(str::trim).filter(|one| !one.is_empty()).collect();
     directives.join(",").parse().map_err(|source| LogError::Level { level: level.to_owned(), source })
@@ -107,6 +112,15 @@ impl fmt::Display for Format {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn libraries_are_heard_when_they_fail_and_whenever_somebody_debugs() {
+        let is_heard =
+            |level: &str, target: &str| parse(level).expect("a level").would_enable(target, &tracing::Level::WARN);
+        assert!(is_heard("info", "postroad::listen") && !is_heard("info", "rustls::msgs::handshake"));
+        assert!(!is_heard("error", "postroad::listen"));
+        assert!(is_heard("debug", "rustls::msgs::handshake") && is_heard("info,rustls=warn", "rustls::msgs"));
+    }
 
     #[test]
     fn a_level_that_is_none_is_refused_with_what_to_say_instead() {

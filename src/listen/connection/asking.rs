@@ -1,9 +1,10 @@
 //! The shell's answers to what the machine cannot decide itself: the policy says who may do what, and the
 //! queue opens a draft with our trace field on top.
 
-use postroad_smtp::Reply;
 use postroad_smtp::server::{Facts, Question, Verdict};
 use postroad_smtp::trace::{Received, With};
+use postroad_smtp::{ForwardPath, Reply, ReversePath};
+use tracing::field::display;
 use tracing::info;
 
 use super::super::Context;
@@ -13,6 +14,9 @@ use super::super::passing;
 use super::{Peer, Transaction};
 use crate::metrics::Refusal;
 use crate::policy::{Accepted, Client};
+
+/// Whose mail a question is about, as far as it says so.
+pub(super) type Parties<'a> = (Option<&'a ReversePath>, Option<&'a ForwardPath>);
 
 /// Where questions are answered from.
 pub(super) struct Asking<'a> {
@@ -32,7 +36,7 @@ impl Asking<'_> {
         let policy = &self.context.policy;
         let member = passing::member(self.context, peer.node.as_deref());
         let client = Client { peer: peer.ip, service: peer.service, user: self.facts.user.as_deref(), member };
-        let what = question_name(&question);
+        let (what, parties) = (question_name(&question), parties(&question));
         let now = self.context.clock.now();
         let answer = match question {
             Question::Connect => peer.permit.as_ref().map(drop).map_err(Clone::clone),
@@ -90,12 +94,16 @@ impl Asking<'_> {
         };
         match answer {
             Ok(()) => Verdict::Accept,
-            Err(reply) => self.refuse(peer, what, reply),
+            Err(reply) => self.refuse(peer, what, parties, reply),
         }
     }
 
-    pub(super) fn refuse(&self, peer: &Peer, what: &str, reply: Reply) -> Verdict {
-        info!(session = %self.name, peer = %peer.ip, what, %reply, "refused");
+    /// Refuses what was asked, and says in the log whose it was: that is what is searched for when somebody
+    /// complains.
+    pub(super) fn refuse(&self, peer: &Peer, what: &str, (from, to): Parties<'_>, reply: Reply) -> Verdict {
+        let (helo, user) = (self.facts.helo.as_deref(), self.facts.user.as_deref());
+        let (from, to) = (from.map(display), to.map(display));
+        info!(session = %self.name, peer = %peer.ip, helo, user, what, from, to, %reply, "refused");
         self.context.metrics.count_refusal(Refusal::of(&reply));
         if reply.code.get() == 421 { Verdict::Close(reply) } else { Verdict::Refuse(reply) }
     }
@@ -133,6 +141,14 @@ impl Asking<'_> {
         };
         transaction.intake = Some(Box::new(Intake::begin(draft, &received.to_string(), completion, naming)));
         Ok(())
+    }
+}
+
+fn parties<'a>(question: &Question<'a>) -> Parties<'a> {
+    match question {
+        Question::Mail { reverse_path, .. } => (Some(*reverse_path), None),
+        Question::Rcpt { reverse_path, recipient, .. } => (Some(*reverse_path), Some(&recipient.forward_path)),
+        _ => (None, None),
     }
 }
 

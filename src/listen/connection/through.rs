@@ -52,7 +52,7 @@ impl Asking<'_> {
                 *passed = Some(Box::new(found));
                 Verdict::Accept
             }
-            Err(reply) => self.refuse(peer, "through", reply),
+            Err(reply) => self.refuse(peer, "through", (None, None), reply),
         }
     }
 

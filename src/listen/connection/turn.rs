@@ -70,7 +70,7 @@ impl Asking<'_> {
                 (metrics::Turn::Done, Verdict::Accept)
             }
             Err(reply) if reply == NO_MAIL => (metrics::Turn::NoMail, Verdict::Refuse(reply)),
-            Err(reply) => (metrics::Turn::Failed, self.refuse(peer, "turn", reply)),
+            Err(reply) => (metrics::Turn::Failed, self.refuse(peer, "turn", (None, None), reply)),
         };
         metrics.turn.count_turn(outcome);
         verdict

@@ -278,3 +278,20 @@ fn a_full_disk_refuses_mail_and_loses_none() {
         }
     }
 }
+
+#[test]
+fn a_short_disk_is_said_before_anybody_asks_why_no_mail_comes() {
+    let agent = Builder::new().set("queue.reserve", "\"1000TB\"").metrics().start();
+    for _ in 0..2 {
+        let mut client = Client::connect(agent.smtp());
+        client.ehlo();
+        client.envelope("MAIL FROM:<a@client.test>", &["b@away.test"]);
+        client.expect("DATA", 452);
+    }
+    let status = agent.json(&["status", "--json"]);
+    assert_eq!(status["disk"]["state"], "short", "{status}");
+    assert!(agent.ok(&["status"]).contains("queue.reserve"), "{status}");
+    let log = agent.log();
+    assert_eq!(log.matches("until there is room on the disk").count(), 1, "once, whatever is refused: {log}");
+    assert_eq!(agent.metric("postroad_queue_disk_short"), 1);
+}

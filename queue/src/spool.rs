@@ -289,6 +289,16 @@ impl Queue {
         index.spilled_octets + index.segments.values().map(|segment| segment.octets).sum::<u64>()
     }
 
+    /// Returns the octets that are free on the disk of the queue; `None` where that cannot be known.
+    pub fn free_octets(&self) -> Option<u64> {
+        self.0.fs.free_octets().ok()
+    }
+
+    /// Returns the free octets below which nothing is accepted.
+    pub fn reserve_octets(&self) -> u64 {
+        self.0.options.reserve_octets
+    }
+
     /// Returns the octets of content held in memory that is not on disk yet.
     pub fn draft_octets(&self) -> usize {
         self.0.draft_octets.load(Ordering::Relaxed)

@@ -226,6 +226,21 @@ pub struct StatusView {
     pub queue: TotalsView,
     /// Memory.
     pub memory: MemoryView,
+    /// The disk of the queue.
+    pub disk: DiskView,
+}
+
+/// The disk of the queue.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct DiskView {
+    /// `ample`, or `short` when new mail is refused.
+    pub state: String,
+    /// Octets free; `None` where that cannot be known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub free_octets: Option<u64>,
+    /// Octets below which new mail is refused.
+    pub reserve_octets: u64,
 }
 
 /// The agent's memory.

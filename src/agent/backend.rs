@@ -10,7 +10,7 @@ use postroad_queue::{Item, QueueId, UnixMillis};
 use super::{Agent, fleet, trace};
 use crate::admin::mesh::{MeshRequest, MeshView};
 use crate::admin::trace::{SilentView, TraceView};
-use crate::admin::view::{MemoryView, StatusView, Time, TotalsView};
+use crate::admin::view::{DiskView, MemoryView, StatusView, Time, TotalsView};
 use crate::admin::{Action, AdminBackend, Done, Entry, Failure, Filter, Request, Target};
 use crate::config::CONFIG_FILE_DEFAULT;
 use crate::journal::{Found, Question};
@@ -75,6 +75,7 @@ impl AdminBackend for Backend {
             config: agent.path.as_deref().unwrap_or(Path::new(CONFIG_FILE_DEFAULT)).display().to_string(),
             queue: self.totals_now(),
             memory: self.memory_now(),
+            disk: self.disk_now(),
         }
     }
 
@@ -153,6 +154,12 @@ impl Backend {
             limit_octets: memory.limit(),
             draft_octets: self.0.queue.draft_octets() as u64,
         }
+    }
+
+    fn disk_now(&self) -> DiskView {
+        let (free_octets, reserve_octets) = (self.0.queue.free_octets(), self.0.queue.reserve_octets());
+        let is_short = free_octets.is_some_and(|free| free < reserve_octets);
+        DiskView { state: if is_short { "short" } else { "ample" }.to_owned(), free_octets, reserve_octets }
     }
 
     fn totals_now(&self) -> TotalsView {

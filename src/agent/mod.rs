@@ -151,6 +151,7 @@ pub async fn run(config: Config, path: Option<PathBuf>) -> Result<(), StartError
         names: SessionNames::new(clock.now()),
         turn: Meeting::default(),
         homes: Homes::default(),
+        is_disk_short: false.into(),
     });
     let delivery = delivery(&config, &context)?;
     context.turn.set_carrier(delivery.clone());
@@ -178,8 +179,7 @@ pub async fn run(config: Config, path: Option<PathBuf>) -> Result<(), StartError
     if let Some(socket) = metrics_socket {
         tasks.spawn(agent.clone().serve_metrics(socket, metrics));
     }
-    let watched = queue.clone();
-    tasks.spawn(async move { systemd::watchdog(|| watched.poisoned().is_none()).await });
+    tasks.spawn(async move { systemd::watchdog(|| queue.poisoned().is_none()).await });
     for (_, listener) in listeners {
         sessions.spawn(listener.serve(context.clone()));
     }
@@ -252,6 +252,9 @@ impl Agent {
         metrics.queue_held.set(gauge(totals.held as u64));
         metrics.queue_octets.set(gauge(self.queue.content_octets()));
         metrics.queue_disk_octets.set(gauge(self.queue.disk_octets()));
+        let free = self.queue.free_octets();
+        metrics.queue_disk_free_octets.set(free.map_or(-1, gauge));
+        metrics.queue_disk_short.set(i64::from(free.is_some_and(|free| free < self.queue.reserve_octets())));
         metrics.mesh.members.set(gauge(self.context.peers.view().members().count() as u64));
         metrics.mesh.contained.set(gauge(self.context.peers.view().contained().len() as u64));
         metrics.mesh.links.set(gauge(self.context.peers.link_count() as u64));

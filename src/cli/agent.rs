@@ -4,7 +4,7 @@ use super::ask::ask;
 use super::queue::size;
 use super::{Context, Failure};
 use crate::admin::Request;
-use crate::admin::view::{MemoryView, StatusView};
+use crate::admin::view::{DiskView, MemoryView, StatusView};
 use crate::telemetry::escaped;
 
 /// Say how the agent is
@@ -58,7 +58,18 @@ fn lines(status: &StatusView) -> Vec<String> {
     pair("sessions", status.sessions.to_string());
     pair("queue", format!("{} messages, {} being delivered", status.queue.messages, status.queue.in_flight));
     pair("memory", memory(&status.memory));
+    if let Some(free) = status.disk.free_octets {
+        pair("disk", disk(&status.disk, free));
+    }
     lines
+}
+
+fn disk(disk: &DiskView, free_octets: u64) -> String {
+    let (free, reserve) = (size(free_octets), size(disk.reserve_octets));
+    match disk.state.as_str() {
+        "short" => format!("{free} free; short: new mail is refused below {reserve} (452 4.3.1, queue.reserve)"),
+        _ => format!("{free} free"),
+    }
 }
 
 fn memory(memory: &MemoryView) -> String {
@@ -90,6 +101,7 @@ mod tests {
                 limit_octets: 512_000_000,
                 draft_octets: 0,
             },
+            disk: DiskView { state: "short".into(), free_octets: Some(200_000_000), reserve_octets: 256_000_000 },
             ..StatusView::default()
         };
         let want = "\
@@ -99,7 +111,8 @@ mx.example.org is serving
   listens    smtp 127.0.0.1:25
   sessions   3
   queue      0 messages, 0 being delivered
-  memory     450.0 MB of 512.0 MB used; short: new mail is refused until deliveries make room (451 4.3.1)";
+  memory     450.0 MB of 512.0 MB used; short: new mail is refused until deliveries make room (451 4.3.1)
+  disk       200.0 MB free; short: new mail is refused below 256.0 MB (452 4.3.1, queue.reserve)";
         assert_eq!(lines(&status).join("\n"), want);
     }
 }

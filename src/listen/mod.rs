@@ -15,10 +15,11 @@ mod session_name;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use postroad_queue::{Queue, UnixMillis};
+use postroad_queue::{DraftError, Queue, UnixMillis};
 use postroad_smtp::release::HOLD_SECONDS_MAX;
 use postroad_smtp::server::{self, AuthOffer};
 use postroad_smtp::{ReleaseLimit, Reply};
@@ -27,7 +28,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use crate::clock::{Clock, millis};
 use crate::config::{Config, Service};
@@ -90,12 +91,29 @@ pub struct Context {
     pub turn: Meeting,
     /// Which recipients exist at other members of the mesh.
     pub homes: Homes,
+    /// Whether it was said that the disk is short: once when that begins, and once when it ends.
+    pub is_disk_short: AtomicBool,
 }
 
 impl Context {
     /// Counts a session, or says why there is no room for it.
     fn admit(&self, peer: SocketAddr) -> Result<SessionPermit, Reply> {
         self.memory.admit_session().and_then(|()| self.policy.connect(peer.ip().to_canonical()))
+    }
+
+    /// Answers a message that the queue has no room for.
+    fn no_draft(&self, error: &DraftError) -> Reply {
+        if matches!(error, DraftError::Full { .. }) && !self.is_disk_short.swap(true, Ordering::Relaxed) {
+            warn!(%error, "new mail is refused (452 4.3.1) until there is room on the disk");
+        }
+        Reply::from(error)
+    }
+
+    /// Takes note that the queue has room.
+    fn has_room(&self) {
+        if self.is_disk_short.load(Ordering::Relaxed) && self.is_disk_short.swap(false, Ordering::Relaxed) {
+            info!("there is room on the disk again, and mail is accepted");
+        }
     }
 
     /// Returns the settings of the sessions of a listener.

@@ -63,6 +63,10 @@ pub struct Metrics {
     pub queue_octets: Gauge,
     /// Octets the queue takes on disk.
     pub queue_disk_octets: Gauge,
+    /// Octets free on its disk.
+    pub queue_disk_free_octets: Gauge,
+    /// 1 while new mail is refused for lack of disk space.
+    pub queue_disk_short: Gauge,
     /// 1 when a failed write or sync has stopped acceptance.
     pub queue_stopped: Gauge,
     /// Events that the journal has dropped.
@@ -124,12 +128,14 @@ impl Metrics {
             queue_deferred: add(&mut to, "queue_deferred_jobs", "Jobs put off for another attempt", Gauge::default()),
             queue_octets: add(&mut to, "queue_content_bytes", "Octets of content in the queue", Gauge::default()),
             queue_disk_octets: add(&mut to, "queue_disk_bytes", "Octets the queue takes on disk", Gauge::default()),
-            queue_stopped: add(
+            queue_disk_free_octets: add(&mut to, "queue_disk_free_bytes", "Octets free on its disk", Gauge::default()),
+            queue_disk_short: add(
                 &mut to,
-                "queue_stopped",
-                "1 when a failed write has stopped acceptance",
+                "queue_disk_short",
+                "1 while mail is refused for its lack",
                 Gauge::default(),
             ),
+            queue_stopped: add(&mut to, "queue_stopped", "1 when a failed write ended acceptance", Gauge::default()),
             journal_dropped: add(&mut to, "journal_dropped_events", "Events not kept: no disk", Counter::default()),
             memory_octets: add(&mut to, "memory_bytes", "Octets of memory used", Gauge::default()),
             memory_limit_octets: add(&mut to, "memory_limit_bytes", "Octets of memory allowed", Gauge::default()),

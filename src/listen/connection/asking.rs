@@ -112,7 +112,8 @@ impl Asking<'_> {
     fn open_draft(&self, peer: &Peer, transaction: &mut Transaction) -> Result<(), Reply> {
         self.context.memory.admit_content()?;
         let now = self.context.clock.now();
-        let draft = self.context.queue.draft(now).map_err(|error| Reply::from(&error))?;
+        let draft = self.context.queue.draft(now).map_err(|error| self.context.no_draft(&error))?;
+        self.context.has_room();
         let config = self.context.config.load();
         let id = draft.id().to_string();
         let mid = transaction.passage.as_ref().map(|passage| passage.message.to_string());

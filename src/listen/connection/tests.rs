@@ -49,6 +49,7 @@ fn context(directory: &Path, text: &str) -> Arc<Context> {
         names: SessionNames::new(clock.now()),
         turn: Meeting::default(),
         homes: Homes::default(),
+        is_disk_short: false.into(),
     })
 }
 

@@ -17,8 +17,10 @@ use crate::route::Members;
 use crate::turn::MEMBER_CONNECTIONS;
 use crate::turn::fetch::Source;
 
-/// Changes come in bunches: what all of them come to is looked at once.
-const SETTLE: Duration = Duration::from_millis(200);
+/// Changes come in bunches. The first one counts at once, since mail may wait for it; what the others come to is
+/// looked at after a rest that is so many times as long as the last look took, and not shorter than this.
+const REST: Duration = Duration::from_millis(20);
+const REST_TIMES: u32 = 20;
 
 /// Returns the members as routing needs them; none of a host that is no member itself.
 pub(super) fn members(view: &View) -> Option<Arc<Members>> {
@@ -61,10 +63,9 @@ impl Agent {
             if changed.changed().await.is_err() {
                 return std::future::pending().await;
             }
-            tokio::time::sleep(SETTLE).await;
-            changed.mark_unchanged();
+            let begun = tokio::time::Instant::now();
             // A reload takes the members, too: one after the other.
-            let _alone = self.reloading.lock().await;
+            let alone = self.reloading.lock().await;
             let next = members(&self.context.peers.view());
             let is_same = match (&current, &next) {
                 (Some(current), Some(next)) => current.is_same(next),
@@ -78,6 +79,8 @@ impl Agent {
                 current = next;
             }
             self.apply_fetches();
+            drop(alone);
+            tokio::time::sleep((begun.elapsed() * REST_TIMES).max(REST)).await;
         }
     }
 

@@ -20,9 +20,9 @@ use lettre::transport::smtp::client::{
 };
 use lettre::transport::smtp::commands::{Data, Mail, Rcpt, Rset};
 use lettre::transport::smtp::extension::{ClientId, Extension, MailBodyParameter, MailParameter};
-use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
+use rustls::{CertificateError as Bad, RootCertStore};
 use tokio::net::TcpStream;
 
 use crate::tls::ClientTls;
@@ -353,7 +353,7 @@ async fn handshake(
     let failed = |why: String| SubmitError::Handshake { server: server.authority(), why };
     match tokio::time::timeout(limit, connector.connect(name, wire)).await {
         Ok(Ok(stream)) => Ok(Wire::around(stream, peer)),
-        Ok(Err(error)) => Err(failed(error.to_string())),
+        Ok(Err(error)) => Err(failed(tls_words(&error))),
         Err(_) => Err(failed(format!("no answer in {STEP_SECONDS_MAX} s"))),
     }
 }
@@ -385,6 +385,28 @@ fn parameters(server: &Server) -> Result<TlsParameters, SubmitError> {
     builder.build().map_err(|error| SubmitError::Handshake { server: server.authority(), why: error.to_string() })
 }
 
+/// Says why a handshake failed; of a certificate in words, since what the library says of it is for programmers.
+fn tls_words(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut causes = std::iter::successors(Some(error), |cause| cause.source());
+    let invalid = causes.find_map(|cause| {
+        let inner = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        match inner.and_then(|inner| inner.downcast_ref()).or_else(|| cause.downcast_ref()) {
+            Some(rustls::Error::InvalidCertificate(what)) => Some(what),
+            _ => None,
+        }
+    });
+    let words = match invalid {
+        Some(Bad::UnknownIssuer) => "nobody that is trusted vouches for its certificate",
+        Some(Bad::Expired | Bad::ExpiredContext { .. }) => "the time of its certificate is over",
+        Some(Bad::NotValidYet | Bad::NotValidYetContext { .. }) => "the time of its certificate has not begun",
+        Some(Bad::NotValidForName | Bad::NotValidForNameContext { .. }) => "its certificate is for another name",
+        // What rustls has no name for: above all a self-signed certificate that is made as one of an authority.
+        Some(Bad::Other(_)) => "its certificate is not one for servers",
+        _ => return error.to_string(),
+    };
+    words.to_owned()
+}
+
 /// A fault in the middle of STARTTLS is one of TLS unless the server refused the command itself.
 fn handshake_error(server: &Server, error: SubmitError) -> SubmitError {
     match error {
@@ -402,7 +424,7 @@ async fn step<T>(at: &str, seconds: u64, work: impl Future<Output = Result<T, Le
 }
 
 fn explain(at: &str, error: &LettreError) -> SubmitError {
-    let why = std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string);
+    let why = std::error::Error::source(error).map_or_else(|| error.to_string(), tls_words);
     let at = at.to_owned();
     match error.status() {
         Some(code) => SubmitError::Refused { at, reply: format!("{code} {why}"), transient: error.is_transient() },

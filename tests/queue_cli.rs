@@ -152,6 +152,7 @@ fn mail_is_given_up_with_and_without_a_word() {
     let text = String::from_utf8_lossy(&notice.content).into_owned();
     assert_eq!((notice.reverse_path.as_str(), notice.recipients.as_slice()), ("", &["b@client.test".into()][..]));
     assert!(text.contains("y@away.test") && !text.contains("z@other.test"), "{text}");
+    assert!(text.contains("It was not sent on from here"), "the next host is not to blame: {text}");
     wait_until("only the rest waits", SOON, || stage.ids(&[]) == [told.as_str()]);
     assert_eq!(stage.list(&[])[0]["recipients_pending"], 1);
     for words in [&["queue", "remove"][..], &["queue", "bounce", "--yes"], &["queue", "hold"]] {

@@ -193,7 +193,7 @@ impl<B: AdminBackend> Work<B> {
         let backend = self.backend.clone();
         let entry = blocking(move || backend.entry(id.0)).await?;
         entry.ok_or_else(|| {
-            let remedy = "it may have been delivered since: the log tells, under its queue id";
+            let remedy = "it may have left the queue: `postroad trace` with its id says what became of it";
             Failure::new(format!("the queue has no message {id}"), remedy).into()
         })
     }

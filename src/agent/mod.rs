@@ -64,7 +64,7 @@ pub enum StartError {
         source: io::Error,
     },
     /// The queue cannot be opened.
-    #[error("cannot open the queue: {0}")]
+    #[error("cannot open the queue: {0}{remedy}", remedy = queue_remedy(.0))]
     Queue(#[from] OpenError),
     /// There is no certificate.
     #[error(transparent)]
@@ -384,8 +384,18 @@ async fn bind_metrics(config: &Config) -> Result<Option<TcpListener>, StartError
     bound.map(Some).map_err(|source| listen_error(address, "metrics", source))
 }
 
+fn queue_remedy(error: &OpenError) -> &'static str {
+    match error {
+        OpenError::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
+            "; all of the state directory has to belong to the user that runs postroad, whoever made it (`chown -R`)"
+        }
+        _ => "",
+    }
+}
+
 fn listen_error(address: SocketAddr, service: &'static str, source: io::Error) -> StartError {
     let remedy = match source.kind() {
+        io::ErrorKind::AddrInUse if service == "metrics" => "; stop what listens there, or change [metrics] listen",
         io::ErrorKind::AddrInUse => "; stop what listens there, or choose another port under [listen]",
         io::ErrorKind::PermissionDenied => {
             "; ports below 1024 need root or CAP_NET_BIND_SERVICE: see deploy/postroad.service"

@@ -38,8 +38,8 @@ Examples:
   postroad mesh map                               Which way mail goes from here, and what it costs
   postroad mesh grant lab --serves lab.example    What lab was not granted when it was invited
   postroad mesh revoke lab --reason stolen        On two members: lab is a member no more
-  postroad mesh card                              Without a network between them: shown by the new host
-  postroad mesh admit card1:… --label lab         … and admitted by a member")]
+  postroad mesh card                              With no network between them: on the new host
+  postroad mesh admit card1:… --label lab         … and on a member")]
 pub(super) struct Args {
     #[command(subcommand)]
     action: Action,

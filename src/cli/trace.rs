@@ -25,19 +25,21 @@ use crate::telemetry::escaped;
 /// Say what became of a message, also of one that is gone
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-A message is named by its queue id, its Message-ID, its id in the mesh, or the address of its sender or of a
-recipient. What became of it on other members of a mesh is asked of them, as far as they let this host know. How long it is known after it has left the queue, [journal] in the configuration says; 15 days unless changed.
+A message is named by its queue id, its Message-ID, its id in the mesh, or the address of its sender or \
+of a recipient. What became of it on other members of a mesh is asked of them, as far as they let this \
+host know. How long it is known after it has left the queue, [journal] in the configuration says; 15 days \
+unless changed.
 
-Columns in a pipe, separated by tabs: time, host, queue id, what happened, recipients (separated by commas),
-the host that answered or who did it, what was said. What is still queued has a line `queued` for each of its
-destinations, with the destination and what it waits for; a member of the mesh that cannot be asked has a line
-`unknown`.
+Columns in a pipe, separated by tabs: time, host, queue id, what happened, recipients (separated by \
+commas), the host that answered or who did it, what was said. What is still queued has a line `queued` \
+for each of its destinations, with the destination and what it waits for; a member of the mesh that \
+cannot be asked has a line `unknown`.
 
 Examples:
   postroad trace 0MCC5RM000007
   postroad trace '<20261122.1234@app.example.org>'
   postroad trace bob@example.com --since 2d
-  postroad trace bob@example.com --otlp spans.json       OTLP in JSON, for the file receiver of a collector
+  postroad trace bob@example.com --otlp spans.json       OTLP/JSON, for collectors
   postroad trace bob@example.com --json | jq -r '.events[] | select(.what == \"failed\") | .reply'")]
 pub(super) struct Args {
     /// A queue id, a Message-ID, an id in the mesh or an address

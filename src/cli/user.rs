@@ -140,6 +140,9 @@ fn edit_failure(fault: EditError) -> Failure {
             let remedy = "make its directory first (starting the agent once does), or name another file with --file";
             Failure::new(exit::FAILED, fault.to_string()).with_remedy(remedy)
         }
+        EditError::Io { fault: why, .. } if why.kind() == io::ErrorKind::StorageFull => {
+            Failure::new(exit::TRY_LATER, fault.to_string()).with_remedy("free some space on that disk")
+        }
         EditError::Io { .. } => {
             let remedy = "run the command as the agent's user or as root";
             Failure::new(exit::FAILED, fault.to_string()).with_remedy(remedy)

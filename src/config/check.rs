@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::io::Read as _;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -195,6 +195,12 @@ fn read_regular(path: &std::path::Path) -> std::io::Result<Vec<u8>> {
 
 fn warnings(config: &Config) -> Vec<String> {
     let mut out = Vec::new();
+    if config.hostname.as_str().parse::<IpAddr>().is_ok() {
+        let ip = &config.hostname;
+        out.push(format!(
+            "the hostname {ip} is an address; many hosts refuse mail from it: set the name that DNS has for it"
+        ));
+    }
     if !config.hostname.as_str().contains('.') {
         let name = &config.hostname;
         out.push(format!(

@@ -232,7 +232,9 @@ fn parse_size(text: &str) -> Option<u64> {
 
 /// Writes a number of octets in the largest decimal unit that fits without a rest.
 pub fn show_size(octets: u64) -> String {
-    let units = [("TB", 1_000_000_000_000), ("GB", 1_000_000_000), ("MB", 1_000_000), ("kB", 1000)];
+    let decimal = [("TB", 1_000_000_000_000), ("GB", 1_000_000_000), ("MB", 1_000_000), ("kB", 1000)];
+    let binary = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
+    let units = [decimal.as_slice(), &binary].concat();
     let fits = units.iter().find(|(_, unit)| octets >= *unit && octets.is_multiple_of(*unit));
     fits.map_or_else(|| format!("{octets} octets"), |(name, unit)| format!("{} {name}", octets / unit))
 }

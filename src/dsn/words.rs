@@ -89,7 +89,9 @@ fn describe(out: &mut String, about: &About<'_>, notice: &Notice) {
         if is_expired(report) {
             line(out, "    It was tried again and again until the time for it ran out.");
         }
-        line(out, &format!("    {}", advice(status_of(about.item, notice.action, report), is_expired(report))));
+        let is_ours = report.is_some_and(|report| report.remote.is_none());
+        let status = status_of(about.item, notice.action, report);
+        line(out, &format!("    {}", advice(status, is_expired(report), is_ours)));
     }
 }
 
@@ -125,8 +127,8 @@ fn address(recipient: &Recipient, about: &About<'_>) -> String {
     }
 }
 
-/// Returns what a sender can do about a failure (RFC 3463 §3).
-fn advice(status: Status, is_expired: bool) -> &'static str {
+/// Returns what a sender can do about a failure (RFC 3463 §3) that the next host said, or this one (`is_ours`).
+fn advice(status: Status, is_expired: bool, is_ours: bool) -> &'static str {
     if is_expired {
         return "You may send it again later, or reach the recipient in another way.";
     }
@@ -140,6 +142,7 @@ fn advice(status: Status, is_expired: bool) -> &'static str {
         (4, _) => "The recipient's mail system could not be reached: please check the domain, or try again later.",
         (5, _) => "The two mail systems did not understand each other: please tell your postmaster.",
         (6, _) => "The recipient's mail system does not take this kind of content: please send it in another form.",
+        (7, _) if is_ours => "It was not sent on from here: the postmaster named below can tell you why.",
         (7, _) => "The recipient's mail system refuses it by its own rules: only its postmaster can change that.",
         _ => "Please check the address, or reach the recipient in another way.",
     }

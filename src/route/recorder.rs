@@ -213,6 +213,7 @@ impl fmt::Display for Step {
             Step::Mx { domain, records } => write!(f, "{domain} MX {}", records.join(", ")),
             Step::ImplicitMx { domain } => write!(f, "{domain} has no MX: its own address is used"),
             Step::Alias { name, target } => write!(f, "{name} is an alias of {target}"),
+            Step::Addresses { name, addresses } if addresses.is_empty() => write!(f, "{name} has no address"),
             Step::Addresses { name, addresses } => {
                 let list: Vec<String> = addresses.iter().map(IpAddr::to_string).collect();
                 write!(f, "{name} has {}", list.join(", "))

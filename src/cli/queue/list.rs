@@ -141,5 +141,5 @@ pub fn missing(ids: &[Id]) -> Result<(), Failure> {
     let Some(first) = ids.first() else { return Ok(()) };
     let others = if ids.len() > 1 { format!(" and {} others", ids.len() - 1) } else { String::new() };
     Err(Failure::new(exit::FAILED, format!("the queue has no message {first}{others}"))
-        .with_remedy("it may have been delivered since: the log tells, under its queue id"))
+        .with_remedy("it may have left the queue: `postroad trace` with its id says what became of it"))
 }

@@ -43,10 +43,10 @@ Examples:
   postroad queue list --mesh                       What waits on every member of the mesh
   postroad queue retry --peer lab --domain example.com
 
-A filter on recipients (--to, --domain, --destination, --attempts, --deferred, --reply) selects
-pending recipients; retry, remove and bounce concern those alone, hold and release the whole
-message. With --peer the queue of another member of the mesh is meant, as far as that one lets this
-host; with --mesh those of all: the member comes first in each line, and one that does not tell is
+A filter on recipients (--to, --domain, --destination, --attempts, --deferred, --reply) selects \
+pending recipients; retry, remove and bounce concern those alone, hold and release the whole \
+message. With --peer the queue of another member of the mesh is meant, as far as that one lets this \
+host; with --mesh those of all: the member comes first in each line, and one that does not tell is \
 named on standard error (exit code 1).")]
 pub(super) struct Args {
     /// The queue of this member of the mesh: its label, its id, or what its id begins with
@@ -63,7 +63,7 @@ pub(super) struct Args {
 enum Command {
     /// List messages, oldest first; also when the agent is down
     #[command(after_help = "\
-Columns in a pipe, separated by tabs: id, time accepted, octets, state, most attempts, next attempt,
+Columns in a pipe, separated by tabs: id, time accepted, octets, state, most attempts, next attempt, \
 sender, recipients (separated by commas), last reply.
 
 Examples:
@@ -104,11 +104,11 @@ Examples:
     Bounce(Act),
     /// Show how many jobs of which age wait where, the deepest first
     #[command(after_help = "\
-A job is a message on its way to one destination. READY jobs are due, ACTIVE ones being delivered; the
+A job is a message on its way to one destination. READY jobs are due, ACTIVE ones being delivered; the \
 columns behind count by the age of the message. Below a destination stands why nothing more goes there.
 
-Columns in a pipe, separated by tabs: destination, jobs, ready, deferred, held, active, sessions allowed,
-waiting jobs of the lanes urgent, normal and bulk, jobs below 5, 10, 20, 40, 80, 160, 320, 640 and 1280
+Columns in a pipe, separated by tabs: destination, jobs, ready, deferred, held, active, sessions allowed, \
+waiting jobs of the lanes urgent, normal and bulk, jobs below 5, 10, 20, 40, 80, 160, 320, 640 and 1280 \
 minutes and older, the oldest message, the way.
 
 Examples:

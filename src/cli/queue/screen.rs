@@ -14,6 +14,8 @@ use crate::telemetry::escaped;
 
 /// Rows drawn at a time: a long list appears as it is read, and is never in memory.
 const TABLE_ROWS: usize = 200;
+/// A narrower terminal breaks the lines of a table by itself: columns of one letter are worse.
+const TABLE_COLUMNS_MIN: u16 = 80;
 /// Recipients named in a list.
 const RECIPIENTS_NAMED: usize = 3;
 
@@ -139,8 +141,8 @@ impl Screen {
         }
         let mut table = Table::new();
         table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
-        if let Some(width) = self.width {
-            table.set_width(width);
+        if let Some(width) = self.width.or_else(|| table.width()) {
+            table.set_width(width.max(TABLE_COLUMNS_MIN));
         }
         if !std::mem::replace(&mut self.drawn, true) {
             table.set_header(head.to_vec());

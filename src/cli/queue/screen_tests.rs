@@ -46,6 +46,17 @@ fn ids_stay_whole_on_a_narrow_terminal() {
 }
 
 #[test]
+fn no_column_becomes_a_letter_wide() {
+    let (mut screen, mut out) = (Screen::with_look(Look::Table, NOW, Some(30)), Vec::new());
+    for entry in sample() {
+        screen.message(&mut out, &MessageView::whole(&entry)).expect("printed");
+    }
+    screen.end_messages(&mut out).expect("printed");
+    let text = String::from_utf8(out).expect("UTF-8");
+    assert!(text.lines().next().is_some_and(|head| head.contains("FROM")), "{text}");
+}
+
+#[test]
 fn a_list_in_a_pipe() {
     let want = "\
 0000000000001\t2027-01-14T02:00:00.000Z\t2048\tqueued\t7\t2027-01-14T02:00:00.000Z\tcron@app.example.org\tops@dead.example,log@example.com\t450 4.2.0 Greylisted, come back later

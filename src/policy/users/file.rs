@@ -117,21 +117,28 @@ impl UsersFile {
         let _ = std::fs::remove_file(path);
         let mut file = OpenOptions::new().write(true).create_new(true).mode(MODE).open(path)?;
         file.set_permissions(std::fs::Permissions::from_mode(MODE))?;
-        // Under root the agent's own user must still be able to read it.
-        if let Ok(old) = std::fs::metadata(&self.path).or_else(|_| std::fs::metadata(self.directory())) {
-            let mine = file.metadata()?;
-            if (mine.uid(), mine.gid()) != (old.uid(), old.gid()) {
-                std::os::unix::fs::fchown(&file, Some(old.uid()), Some(old.gid()))?;
-            }
-        }
+        self.hand_over(&file)?;
         file.write_all(text.as_bytes())?;
         file.sync_all()
+    }
+
+    /// Gives a file that root made to the agent's user, who must be able to use it as well.
+    fn hand_over(&self, file: &File) -> io::Result<()> {
+        let Ok(old) = std::fs::metadata(&self.path).or_else(|_| std::fs::metadata(self.directory())) else {
+            return Ok(());
+        };
+        let mine = file.metadata()?;
+        match (mine.uid(), mine.gid()) == (old.uid(), old.gid()) {
+            true => Ok(()),
+            false => std::os::unix::fs::fchown(file, Some(old.uid()), Some(old.gid())),
+        }
     }
 
     fn lock(&self) -> Result<File, EditError> {
         let path = self.beside("lock");
         let opened = OpenOptions::new().write(true).create(true).truncate(false).mode(MODE).open(&path);
         let file = opened.map_err(|fault| EditError::Io { path: path.clone(), action: "open", fault })?;
+        self.hand_over(&file).map_err(|fault| EditError::Io { path: path.clone(), action: "give away", fault })?;
         match file.try_lock() {
             Ok(()) => Ok(file),
             Err(std::fs::TryLockError::WouldBlock) => Err(EditError::Busy(self.path.clone())),
@@ -206,6 +213,22 @@ mod tests {
         assert!(matches!(file.put(&user("bob", "*")), Err(EditError::Busy(_))));
         drop(held);
         file.put(&user("bob", "*")).expect("free again");
+    }
+
+    #[test]
+    fn what_root_makes_belongs_to_the_agents_user() {
+        let directory = tempfile::tempdir().expect("scratch");
+        let agent = 65_534;
+        // Only root can give away; everybody else makes files of their own anyhow.
+        let owner = match std::os::unix::fs::chown(directory.path(), Some(agent), Some(agent)) {
+            Ok(()) => agent,
+            Err(_) => std::fs::metadata(directory.path()).expect("there").uid(),
+        };
+        let file = UsersFile::new(directory.path().join("users"));
+        file.put(&user("bob", "*")).expect("added");
+        for path in [file.path().to_owned(), file.beside("lock")] {
+            assert_eq!(std::fs::metadata(&path).expect("there").uid(), owner, "{}", path.display());
+        }
     }
 
     #[test]

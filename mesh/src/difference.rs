@@ -132,6 +132,7 @@ pub fn compare(keys: &Keys, theirs: &[Range]) -> Comparison {
             None => break,
         }
     }
+    comparison.answer.truncate(RANGES_MAX);
     while comparison.answer.last().is_some_and(|range| range.said == Said::Nothing) {
         comparison.answer.pop();
     }
@@ -173,6 +174,7 @@ fn sum(keys: &[Key]) -> [u8; SUM_OCTETS] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::frame::Frame;
     use proptest::prelude::*;
 
     fn key(number: u32) -> Key {
@@ -217,6 +219,25 @@ mod tests {
         assert!(ranges <= 70 && said.len() <= 8, "{ranges} ranges in {} messages", said.len());
     }
 
+    /// As when a host comes back to a mesh all of whose members have said something new meanwhile.
+    #[test]
+    fn however_much_differs_an_answer_is_no_longer_than_a_frame_may_be() {
+        let (mut left, mut right) = (keys(0..3_000), keys(2_900..5_900));
+        for _ in 0..8 {
+            let said;
+            (left, right, said) = talk(left, right);
+            for ranges in said {
+                let count = ranges.len();
+                let frame = Frame::Compare { without: BTreeSet::new(), ranges };
+                assert!(Frame::from_octets(&frame.to_octets()).is_ok(), "{count} ranges");
+            }
+            if left == right {
+                return assert!(left == keys(0..5_900));
+            }
+        }
+        panic!("they still differ by {} keys", left.symmetric_difference(&right).count());
+    }
+
     proptest! {
         #[test]
         fn both_sides_end_with_the_union(
@@ -247,7 +268,7 @@ mod tests {
             };
             let theirs: Vec<Range> = said.into_iter().map(range).collect();
             let comparison = compare(&mine.into_iter().map(key).collect(), &theirs);
-            prop_assert!(comparison.answer.len() <= theirs.len() * PARTS);
+            prop_assert!(comparison.answer.len() <= (theirs.len() * PARTS).min(RANGES_MAX));
         }
     }
 }

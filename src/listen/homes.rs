@@ -12,11 +12,11 @@ use postroad_mesh::NodeId;
 use postroad_mesh::question::kind;
 use postroad_mesh::recipient::{Asked, Told};
 use postroad_smtp::Mailbox;
-use tokio::time::timeout_at;
+use tokio::time::timeout;
 use tracing::{info, warn};
 
 use crate::metrics::{Metrics, Recipient};
-use crate::peer::Peers;
+use crate::peer::{AskError, Peers};
 
 /// How long a home that did not answer is not asked again.
 const SILENCE: Duration = Duration::from_secs(30);
@@ -82,6 +82,25 @@ enum Leave {
     TooMany,
 }
 
+/// Who asks homes; a seam for tests.
+trait Line {
+    /// Asks whether a recipient exists.
+    fn ask(&self, home: NodeId, question: &[u8]) -> impl Future<Output = Result<Vec<u8>, AskError>> + Send;
+
+    /// Returns what a home is called, for people.
+    fn label(&self, home: &NodeId) -> String;
+}
+
+impl Line for Peers {
+    async fn ask(&self, home: NodeId, question: &[u8]) -> Result<Vec<u8>, AskError> {
+        Peers::ask(self, home, kind::RECIPIENT, question).await
+    }
+
+    fn label(&self, home: &NodeId) -> String {
+        self.view().label(home)
+    }
+}
+
 impl Homes {
     /// Says whether a recipient exists at its homes; takes `limit` at most, for all of them together. `asked`
     /// counts the questions of one session.
@@ -120,10 +139,11 @@ impl Homes {
         known
     }
 
-    /// The first home that can tell does.
+    /// The first home that can tell does. Each has its share of the time that is left: one that is gone takes
+    /// nothing from those behind it.
     async fn ask_in_turn(
         &self,
-        peers: &Peers,
+        peers: &impl Line,
         homes: &[NodeId],
         (name, domain): (&str, &str),
         limit: Duration,
@@ -132,7 +152,7 @@ impl Homes {
         let until = tokio::time::Instant::now() + limit;
         let question = Asked { recipient: name.into() }.to_octets();
         let mut known = Known::Unsaid;
-        for home in homes {
+        for (shares, home) in (1..=homes.len() as u32).rev().zip(homes) {
             match self.lock().enter(*home, Instant::now()) {
                 Leave::Ask => {}
                 Leave::Silent => continue,
@@ -143,7 +163,8 @@ impl Homes {
             }
             let _waits = Waits { homes: self, home: *home };
             *asked += 1;
-            match timeout_at(until, peers.ask(*home, kind::RECIPIENT, &question)).await {
+            let share = until.saturating_duration_since(tokio::time::Instant::now()) / shares;
+            match timeout(share, peers.ask(*home, &question)).await {
                 Ok(Ok(octets)) => {
                     self.answered(peers, home);
                     match Told::from_octets(&octets) {
@@ -160,18 +181,18 @@ impl Homes {
         known
     }
 
-    fn answered(&self, peers: &Peers, home: &NodeId) {
+    fn answered(&self, peers: &impl Line, home: &NodeId) {
         let before = self.lock().homes.get_mut(home).and_then(|home| home.silent_until.take());
         if before.is_some() {
-            info!(home = peers.view().label(home), "it says again which recipients exist");
+            info!(home = peers.label(home), "it says again which recipients exist");
         }
     }
 
-    fn unanswered(&self, peers: &Peers, home: &NodeId, why: &dyn std::fmt::Display) {
+    fn unanswered(&self, peers: &impl Line, home: &NodeId, why: &dyn std::fmt::Display) {
         let until = Instant::now() + SILENCE;
         let before = self.lock().homes.get_mut(home).and_then(|home| home.silent_until.replace(until));
         if before.is_none() {
-            let home = peers.view().label(home);
+            let home = peers.label(home);
             warn!(home, %why, "a member does not say which recipients exist; mail for it is taken unasked");
         }
     }
@@ -335,6 +356,37 @@ mod tests {
             }
         }
         assert_eq!(state.enter(node(1), start + WINDOW), Leave::Ask);
+    }
+
+    /// Homes of which some never answer.
+    struct Mesh {
+        gone: Vec<NodeId>,
+    }
+
+    impl Line for Mesh {
+        async fn ask(&self, home: NodeId, _: &[u8]) -> Result<Vec<u8>, AskError> {
+            match self.gone.contains(&home) {
+                true => std::future::pending().await,
+                false => {
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    Ok(Told::Unknown.to_octets())
+                }
+            }
+        }
+
+        fn label(&self, _: &NodeId) -> String {
+            String::new()
+        }
+    }
+
+    #[tokio::test]
+    async fn a_home_that_is_gone_takes_no_time_from_the_others() {
+        let (homes, mesh, limit) = (Homes::default(), Mesh { gone: vec![node(1)] }, Duration::from_secs(2));
+        let (all, mut asked) = ([node(1), node(2)], 0);
+        let known = homes.ask_in_turn(&mesh, &all, ("a@x", "x"), limit, &mut asked).await;
+        assert_eq!((known, asked), (Known::Unknown, 2));
+        assert!(homes.lock().homes[&node(1)].silent_until.is_some());
+        assert!(homes.lock().homes[&node(2)].silent_until.is_none(), "it was not asked in vain");
     }
 
     #[test]

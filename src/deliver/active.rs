@@ -1,7 +1,7 @@
 //! Messages that something is being done about: one copy of each in memory, whoever asks.
 //!
 //! A message is loaded when the first attempt (or admin) needs it and forgotten with the last one,
-//! so memory follows what is in flight, not what is queued.
+//! so memory follows what is in flight, not what is queued. What the disk has no room for is kept.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -30,6 +30,9 @@ pub struct Current {
     pub attempts: usize,
     /// Whether it has left the queue.
     pub is_gone: bool,
+    /// Whether the disk has not taken yet what an attempt came to: until it does this copy is the only one
+    /// that knows, and nobody is tried again.
+    pub is_unrecorded: bool,
 }
 
 /// The right to read and change one message; given back when dropped.
@@ -60,7 +63,7 @@ impl ActiveItems {
             None => {
                 // Under the lock, so that two who come at once share one copy.
                 let item = self.queue.load(id)?;
-                let current = Current { item, trying: Vec::new(), attempts: 0, is_gone: false };
+                let current = Current { item, trying: Vec::new(), attempts: 0, is_gone: false, is_unrecorded: false };
                 let current = Arc::new(AsyncMutex::new(current));
                 entries.insert(id, Entry { users: 1, current: current.clone() });
                 current
@@ -87,7 +90,9 @@ impl Drop for Active<'_> {
         let mut entries = self.items.lock();
         if let Some(entry) = entries.get_mut(&self.id) {
             entry.users -= 1;
-            if entry.users == 0 {
+            // Whoever has used it has let go of its lock.
+            let is_owed = |current: &Current| current.is_unrecorded && !current.is_gone;
+            if entry.users == 0 && !entry.current.try_lock().is_ok_and(|current| is_owed(&current)) {
                 entries.remove(&self.id);
             }
         }

@@ -2,6 +2,7 @@
 //!
 //! The order is fixed: try, record, notify, retire. What is recorded is durable before a
 //! notification is written, and a notification is on stable storage before the message is retired.
+//! Where the disk has no room for the record, memory keeps it, and nothing goes on before it is written.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -116,7 +117,7 @@ impl<'a> Begun<'a> {
             (Ok(Some(due)), Ended::Answered | Ended::Elsewhere) => Finish::Requeue { due },
             (Ok(Some(due)), Ended::Throttled(said) | Ended::Stale(said)) => Finish::Throttled { due, said },
             (Err(why), _) => {
-                error!(queue_id = %item.id, %why, "what became of a message cannot be recorded; it will be tried again");
+                error!(queue_id = %item.id, %why, "what became of a message cannot be recorded yet; nobody is tried again before");
                 Finish::Postponed { due: core.clock.now().plus(TROUBLE_DELAY_MS) }
             }
         }
@@ -153,6 +154,10 @@ async fn mark(
     if current.item.state.held {
         core.schedule().hold(Selector::Id(current.item.id));
         return Err(Finish::Returned);
+    }
+    if let Err(why) = record_owed(core, &mut current).await {
+        error!(queue_id = %current.item.id, %why, "what became of a message cannot be recorded yet; nobody is tried before");
+        return Err(Finish::Postponed { due: core.clock.now().plus(TROUBLE_DELAY_MS) });
     }
     // An admin may have made it due; the sender's wish stands.
     let due = current.item.released();
@@ -263,9 +268,12 @@ async fn settle(
     let timing = Timing { now: core.clock.now(), patience: &patience, random: fastrand::f64() };
     let put_off: Vec<usize> = outcomes.iter().filter(|(_, outcome)| outcome.is_deferral()).map(|(at, _)| *at).collect();
     let due = apply(&mut item, outcomes, timing);
-    record(core, &item).await?;
+    let recorded = record(core, &item).await;
     note::expired(core, &item, put_off);
+    // It holds whether or not the disk has room for it: who was delivered to is not delivered to again.
     current.item = Arc::new(item);
+    current.is_unrecorded = recorded.is_err();
+    recorded?;
     // While other attempts run, what they come to may go into the same notification: the last one
     // to end sends it.
     if current.attempts == 0 {
@@ -279,7 +287,11 @@ async fn settle(
 /// # Errors
 /// Says why a notification cannot be sent; somebody has to come back for it.
 pub async fn finish_up(core: &Arc<Core>, current: &mut Current, routing: &Routing) -> Result<(), String> {
-    if let Err(why) = notify::send_due(core, &mut current.item, routing).await {
+    let told = match record_owed(core, current).await {
+        Ok(()) => notify::send_due(core, &mut current.item, routing).await,
+        Err(why) => Err(why),
+    };
+    if let Err(why) = told {
         core.remind(core.clock.now().plus(TROUBLE_DELAY_MS), current.item.id);
         return Err(why);
     }
@@ -316,6 +328,15 @@ pub async fn record(core: &Core, item: &Item) -> Result<(), String> {
         Ok(Err(error)) => Err(error.to_string()),
         Err(_) => Err("the queue is stopping".to_owned()),
     }
+}
+
+/// Makes durable what could not be recorded when it came about.
+async fn record_owed(core: &Core, current: &mut Current) -> Result<(), String> {
+    if current.is_unrecorded {
+        record(core, &current.item).await?;
+        current.is_unrecorded = false;
+    }
+    Ok(())
 }
 
 impl Task<'_> {
@@ -367,3 +388,6 @@ fn transport(destination: &str) -> Transport {
         Some(_) => Transport::Smtp,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,8 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use postroad_queue::fs::OsFs;
-use postroad_queue::{Committer, Item, Options, Queue, QueueId};
+use postroad_queue::{Committer, Fs, Item, Options, OsFs, Queue, QueueId};
 use postroad_smtp::{Envelope, MailParams, Recipient};
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, BufReader};
@@ -172,9 +171,12 @@ fn peers(config: &Arc<Config>, clock: Clock, metrics: &Arc<Metrics>) -> Peers {
 
 /// Opens a queue with small limits.
 pub fn open_queue(directory: &Path) -> (Queue, Committer) {
-    let fs = OsFs::open(&directory.join("queue")).expect("opened");
+    open_queue_on(Arc::new(OsFs::open(&directory.join("queue")).expect("opened")))
+}
+
+fn open_queue_on(fs: Arc<dyn Fs>) -> (Queue, Committer) {
     let options = Options { segment_octets: 1 << 20, reserve_octets: 0, ..Options::default() };
-    let (queue, _) = Queue::open(Arc::new(fs), options).expect("opened");
+    let (queue, _) = Queue::open(fs, options).expect("opened");
     let committer = queue.start().expect("started");
     (queue, committer)
 }
@@ -207,8 +209,13 @@ pub async fn put_envelope(
 impl Agent {
     /// Starts under this configuration; `{dir}` in it is a scratch directory.
     pub fn start(text: &str) -> Agent {
+        Agent::start_on(text, |fs| Arc::new(fs))
+    }
+
+    /// The same with something between the queue and its directory.
+    pub fn start_on(text: &str, disk: impl FnOnce(OsFs) -> Arc<dyn Fs>) -> Agent {
         let directory = tempfile::tempdir().expect("scratch");
-        let (queue, committer) = open_queue(directory.path());
+        let (queue, committer) = open_queue_on(disk(OsFs::open(&directory.path().join("queue")).expect("opened")));
         let (metrics, clock) = (Arc::new(Metrics::new()), Clock::start());
         let text = format!("state_dir = \"{}\"\n{text}", directory.path().display());
         let config = config(&text, directory.path());

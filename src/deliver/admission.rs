@@ -61,6 +61,16 @@ impl Core {
         for (destination, id) in probes {
             schedule.retry_job(id, &destination);
         }
+        drop(schedule);
+        items.iter().filter(|item| item.state.held).for_each(|item| self.release_late(item.id));
+    }
+
+    /// Releases a message that was held when it was read, and maybe not any more when it was entered: whoever
+    /// released it meanwhile found nothing to release.
+    fn release_late(&self, id: QueueId) {
+        if self.queue.load(id).is_ok_and(|item| !item.state.held) {
+            self.schedule().release(Selector::Id(id));
+        }
     }
 
     /// Admits a message that has recipients pending and no job, which only trouble of ours can have

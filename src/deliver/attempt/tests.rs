@@ -1,12 +1,13 @@
-//! Attempts whose outcome the disk has no room for.
+//! Attempts whose outcome the disk has no room for, and those that an admin steers meanwhile.
 
 use std::io::{self, IoSlice};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use postroad_queue::fs::{Access, Dir, FsFile};
+use postroad_queue::schedule::Why;
 use postroad_queue::{Fs, OsFs};
 
-use super::super::scenario::{Agent, Peer, Say};
+use super::super::scenario::{Agent, Peer, Say, text};
 use super::*;
 
 /// A disk that is full while this says so: nothing is written to it.
@@ -139,4 +140,19 @@ async fn who_was_delivered_to_is_not_tried_again_when_the_disk_had_no_room_to_sa
     }
     agent.wait_delivered(id).await;
     assert_eq!((peer.heard("RCPT TO:<soon@").len(), peer.heard("RCPT TO:<late@").len()), (1, 3));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_was_released_while_the_queue_was_read_is_not_held() {
+    let (_, port) =
+        Peer::start(|heard| heard.line.starts_with("RCPT").then(|| text("451 4.2.1 not now")).flatten()).await;
+    let agent = Agent::start(&all_to(port));
+    let id = agent.put(&["x@example.org"], b"x\r\n").await;
+    rest(&agent, 1).await;
+    assert_eq!(agent.delivery.hold(id, "uid 0").await, Ok(true));
+    let read = agent.queue.load(id).expect("it waits");
+    assert_eq!(agent.delivery.release(id, "uid 0").await, Ok(true));
+    agent.delivery.0.admit(&[read], &Admission::Anew);
+    let standings = agent.delivery.standings(id);
+    assert!(standings.len() == 1 && standings[0].why != Why::Held, "{standings:?}");
 }

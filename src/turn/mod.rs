@@ -170,7 +170,7 @@ impl Meeting {
         {
             return Err(NO_MAIL);
         }
-        let enter = || self.0.places.enter(&guest.key(), guest.connections_max(), usize::MAX);
+        let enter = || self.0.places.enter(&guest.key(), guest.connections_max(), None);
         // One that is left over from before the guest's address changed is of no use to it.
         let place = enter().or_else(|| if carrier.close_idle(&guest) { enter() } else { None });
         place.map(|place| Grant { guest, place }).ok_or(TOO_MANY)
@@ -188,7 +188,8 @@ impl Meeting {
     /// # Errors
     /// The reply to XVIA: there are too many, of this member or altogether.
     pub fn admit_through(&self, node: &NodeId) -> Result<Place, Reply> {
-        self.0.through.enter(&node.to_string(), THROUGH_PER_MEMBER_MAX, THROUGH_MAX).ok_or(TOO_MANY_THROUGH)
+        let place = self.0.through.enter(&node.to_string(), THROUGH_PER_MEMBER_MAX, Some(THROUGH_MAX));
+        place.ok_or(TOO_MANY_THROUGH)
     }
 
     /// Opens a session with a member of the mesh for another one.

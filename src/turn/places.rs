@@ -15,10 +15,10 @@ pub struct Place {
 }
 
 impl Places {
-    /// Counts one more of a user, unless it has `max`, or all together have `total_max`.
-    pub fn enter(self: &Arc<Places>, user: &str, max: u32, total_max: usize) -> Option<Place> {
+    /// Counts one more of a user, unless it has `max`, or all together have `total_max` where that is bounded.
+    pub fn enter(self: &Arc<Places>, user: &str, max: u32, total_max: Option<usize>) -> Option<Place> {
         let mut counts = self.lock();
-        if total(&counts) >= total_max {
+        if total_max.is_some_and(|max| total(&counts) >= max) {
             return None;
         }
         let count = counts.entry(user.into()).or_default();

@@ -27,6 +27,8 @@ pub const GRANTED_DOMAINS_MAX: usize = 32;
 pub const TEXT_OCTETS_MAX: usize = 200;
 /// The most statements that one node ever makes; a node that needs more rotates its key.
 pub const SEQUENCE_MAX: u32 = 4095;
+/// How many of these are kept for giving the key up: to go on under another one, and to retire this one.
+const SEQUENCES_KEPT: u32 = 2;
 /// The most that found a mesh together, beside who signs.
 pub const FOUNDERS_MAX: usize = 16;
 /// The formats described here.
@@ -133,6 +135,9 @@ pub enum StatementError {
     /// Its signature, or the consent in it, does not hold.
     #[error("the signature of the statement does not hold")]
     Signature,
+    /// Its signer has made as many as one may.
+    #[error("a key makes no more than {SEQUENCE_MAX} statements")]
+    Spent,
 }
 
 #[derive(Encode, Decode)]
@@ -201,10 +206,28 @@ impl Statement {
     ///
     /// # Panics
     ///
-    /// When the text or the list of domains is longer than its limit.
+    /// Where [`Statement::try_new`] says why not.
     pub fn new(by: &SecretKey, head: Head, what: What) -> Statement {
+        Statement::try_new(by, head, what).expect("what is stated keeps the limits")
+    }
+
+    /// States something in a mesh, where nobody has looked at the limits yet.
+    ///
+    /// # Errors
+    ///
+    /// When it is longer than a statement may be, or the key has made as many as it may: the last ones are kept for
+    /// giving it up.
+    ///
+    /// # Panics
+    ///
+    /// When it is a rotation.
+    pub fn try_new(by: &SecretKey, head: Head, what: What) -> Result<Statement, StatementError> {
         assert!(!matches!(what, What::Rotate { .. } | What::Unknown(_)), "a rotation needs the next key's consent");
-        Statement::sign(by, head, what, None)
+        let kept = if what == What::Retire { 0 } else { SEQUENCES_KEPT };
+        if head.sequence > SEQUENCE_MAX - kept {
+            return Err(StatementError::Spent);
+        }
+        Statement::try_sign(by, head, what, None)
     }
 
     /// States that `by` goes on as `to`; both sign.
@@ -214,12 +237,21 @@ impl Statement {
     }
 
     fn sign(by: &SecretKey, head: Head, what: What, consent: Option<Signature>) -> Statement {
+        Statement::try_sign(by, head, what, consent).expect("what is stated keeps the limits")
+    }
+
+    fn try_sign(
+        by: &SecretKey,
+        head: Head,
+        what: What,
+        consent: Option<Signature>,
+    ) -> Result<Statement, StatementError> {
         let key = by.public();
         let octets = minicbor::to_vec(wire(&key, head, &what, consent)).expect("memory takes what is written");
         let signature = by.sign(Purpose::Statement, &octets);
-        let statement = Statement::read(&octets, signature).expect("what is stated keeps the limits");
+        let statement = Statement::read(&octets, signature)?;
         debug_assert_eq!(statement.what, what);
-        statement
+        Ok(statement)
     }
 
     /// Reads a statement from its octets and their signature, and checks both.

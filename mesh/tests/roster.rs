@@ -1,7 +1,7 @@
 //! Who is a member, told as stories, and the same in whatever order the statements come.
 
 use postroad_mesh::roster::{Gone, MergeError, Roster};
-use postroad_mesh::statement::{Head, Policy, Statement, StatementId, What};
+use postroad_mesh::statement::{Head, Policy, SEQUENCE_MAX, Statement, StatementError, StatementId, What};
 use postroad_mesh::{Caps, NodeId, SecretKey};
 use proptest::prelude::*;
 
@@ -205,6 +205,31 @@ fn a_node_leaves_and_goes_on_under_another_key() {
 }
 
 /// It changes its key, has the new one granted something by another member, and speaks as both.
+#[test]
+fn a_key_that_has_said_all_that_it_may_is_given_up_and_fails_at_nothing() {
+    let mut mesh = Mesh::of_five();
+    let head = mesh.roster.next_head(&mesh.id(A), 2);
+    let what = mesh.admission(5, MEMBER);
+    mesh.says_at(A, Head { sequence: SEQUENCE_MAX - 2, ..head }, what);
+    let next = mesh.roster.next_head(&mesh.id(A), 3);
+    assert_eq!(Statement::try_new(&mesh.keys[A], next, mesh.admission(6, MEMBER)), Err(StatementError::Spent));
+    let rotation = Statement::rotate(&mesh.keys[A], &mesh.keys[7], next);
+    assert_eq!(mesh.roster.merge([rotation]).refused, vec![]);
+    mesh.says(A, What::Retire);
+    let is_member = |node| mesh.roster.member(&mesh.id(node)).is_some();
+    assert!(is_member(7) && !is_member(A));
+}
+
+#[test]
+fn what_is_longer_than_a_statement_may_be_is_not_stated() {
+    let mesh = Mesh::of_five();
+    let name = |n: usize| format!("{n}.{}.example", ["x"; 120].join(".")).parse().expect("a domain");
+    let What::Admit { node, caps, label, .. } = mesh.admission(5, MEMBER) else { panic!("an admission") };
+    let what = What::Admit { node, caps, label, serves: (0..32).map(name).collect() };
+    let head = mesh.roster.next_head(&mesh.id(A), 2);
+    assert_eq!(Statement::try_new(&mesh.keys[A], head, what), Err(StatementError::TooLong));
+}
+
 #[test]
 fn a_node_with_two_keys_has_one_voice() {
     let mut mesh = Mesh::of_five();

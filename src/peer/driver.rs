@@ -129,7 +129,7 @@ impl Peers {
         let (statement, known) = {
             let guard = self.state();
             let state = guard.as_ref().ok_or_else(none)?;
-            let statement = state.state(by, what, now);
+            let statement = state.state(by, what, now)?;
             let known = state.known_with(Some(&statement));
             (statement, known)
         };

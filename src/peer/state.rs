@@ -12,13 +12,14 @@ use postroad_mesh::link::Message;
 use postroad_mesh::proof::Step;
 use postroad_mesh::record::Said;
 use postroad_mesh::spread::{Action, Profile, Spread};
-use postroad_mesh::statement::What;
+use postroad_mesh::statement::{StatementError, What};
 use postroad_mesh::{Directory, NodeId, Proofs, Record, Statement};
 use postroad_smtp::Domain;
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
 use super::{Identity, View, own};
+use crate::admin::Failure;
 use crate::config::Config;
 
 /// Messages that wait for a slow node; one that is slower is cut off.
@@ -143,9 +144,18 @@ impl State {
     }
 
     /// Signs a statement, behind those that this host made before under that key.
-    pub fn state(&self, by: &Identity, what: What, now: u64) -> Statement {
+    ///
+    /// # Errors
+    /// What keeps it from being stated.
+    pub fn state(&self, by: &Identity, what: What, now: u64) -> Result<Statement, Failure> {
         let head = self.spread.directory().roster().next_head(&by.id(), now);
-        Statement::new(&by.key, head, what)
+        Statement::try_new(&by.key, head, what).map_err(|error| {
+            let remedy = match error {
+                StatementError::Spent => "go on under another key: postroad mesh rotate",
+                _ => "say it in parts: fewer domains at a time",
+            };
+            Failure::new(format!("this cannot be stated: {error}"), remedy)
+        })
     }
 
     /// Goes on under another key; the links stay.

@@ -227,7 +227,12 @@ impl State {
     }
 
     /// Takes a link with a node to which this host is `me`; `None`: there is one already that both ends prefer.
+    /// Nor is there one with who is no member any more; a host that joins knows nobody yet.
     pub fn hold(&mut self, me: NodeId, node: NodeId, dialled: bool, passing: bool, now: u64) -> Option<Hold> {
+        if self.view.me().is_some() && !self.view.is_member(&node) {
+            self.spread.failed(node, now);
+            return None;
+        }
         if let Some(held) = self.links.get(&node) {
             // Both ends keep the one that the smaller id dialled; of two alike, the later one.
             let prefers_dialled = me < node;

@@ -41,6 +41,18 @@ async fn what_is_on_disk_is_what_it_is() {
     assert!(error.contains("mesh/directory") && error.contains("backup"), "{error}");
 }
 
+/// The link was on its way when the node was revoked: nothing would end it.
+#[tokio::test]
+async fn no_link_is_taken_with_who_is_no_member_any_more() {
+    let directory = tempfile::tempdir().expect("scratch");
+    let peers = peers(directory.path());
+    peers.perform(init()).await.expect("founded");
+    for dialled in [true, false] {
+        assert!(peers.hold(NodeId::from_octets([7; 32]), dialled, false).is_none());
+    }
+    assert_eq!(peers.link_count(), 0);
+}
+
 /// It hears of those who were let in before the one it joined with, and only then of that one.
 #[tokio::test]
 async fn who_joins_keeps_the_link_with_its_inviter_while_it_is_told_in_parts() {

@@ -20,7 +20,7 @@ struct Entry {
     current: Arc<AsyncMutex<Current>>,
 }
 
-/// A message as it is now. Whoever changes it holds the lock until the change is recorded.
+/// A message as it is now. Whoever changes it holds the lock until the change is recorded, or notes that it is not.
 pub struct Current {
     /// The message.
     pub item: Arc<Item>,

@@ -292,6 +292,8 @@ pub async fn finish_up(core: &Arc<Core>, current: &mut Current, routing: &Routin
         Err(why) => Err(why),
     };
     if let Err(why) = told {
+        // Who was told is not told again.
+        current.is_unrecorded = true;
         core.remind(core.clock.now().plus(TROUBLE_DELAY_MS), current.item.id);
         return Err(why);
     }

@@ -19,7 +19,8 @@ use crate::dsn::{self, Composed, Kind, Notification};
 use crate::journal::{self, Note};
 use crate::metrics::DsnKind;
 
-/// Sends every notification that is due for a message and records that it was sent.
+/// Sends every notification that is due for a message and records that it was sent. After an error `current` says
+/// what was sent all the same, and that is on no disk yet.
 ///
 /// # Errors
 /// Says why one cannot be committed or recorded; it is tried again with the next attempt.
@@ -33,20 +34,18 @@ pub async fn send_due(core: &Arc<Core>, current: &mut Arc<Item>, routing: &Routi
     if due.notifications.is_empty() && due.silent.is_empty() {
         return Ok(());
     }
-    let mut item = (**current).clone();
+    let item = Arc::make_mut(current);
+    due.mark_silent(&mut item.state);
     for notification in &due.notifications {
-        let front = front(core, &item, notification.kind, &policy);
+        let front = front(core, item, notification.kind, &policy);
         let hostname = &routing.config.hostname;
-        if let Some(composed) = dsn::compose(&item, notification, hostname, &policy, &front, now) {
+        if let Some(composed) = dsn::compose(item, notification, hostname, &policy, &front, now) {
             let id = commit(core, composed, routing).await?;
-            say(core, &item, notification, id);
+            say(core, item, notification, id);
         }
         notification.mark(&mut item.state);
     }
-    due.mark_silent(&mut item.state);
-    record(core, &item).await?;
-    *current = Arc::new(item);
-    Ok(())
+    record(core, item).await
 }
 
 /// Returns whether some outcome waits to be told together with others.

@@ -1,7 +1,8 @@
-//! Attempts whose outcome the disk has no room for, and those that an admin steers meanwhile.
+//! Attempts whose outcome the disk has no room for, notifications of which it has none to say that they were sent, and
+//! attempts that an admin steers meanwhile.
 
 use std::io::{self, IoSlice};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use postroad_queue::fs::{Access, Dir, FsFile};
 use postroad_queue::schedule::Why;
@@ -10,13 +11,19 @@ use postroad_queue::{Fs, OsFs};
 use super::super::scenario::{Agent, Peer, Say, text};
 use super::*;
 
-/// A disk that is full while this says so: nothing is written to it.
+/// Whether there is no room for a write that begins so.
+type HasNone = Arc<dyn Fn(&[u8]) -> bool + Send + Sync>;
+
+/// A disk that is full now and then.
 #[derive(Clone)]
-struct Tight<T>(T, Arc<AtomicBool>);
+struct Tight<T>(T, HasNone);
+
+/// How the record of a state begins (docs/queue-format.md).
+const STATE_RECORD: &[u8] = b"PRec\x02";
 
 impl<T> Tight<T> {
-    fn room(&self) -> io::Result<()> {
-        if self.1.load(Ordering::Relaxed) { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
+    fn room(&self, octets: &[u8]) -> io::Result<()> {
+        if (self.1)(octets) { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
     }
 
     fn file(&self, file: Arc<dyn FsFile>) -> Arc<dyn FsFile> {
@@ -34,7 +41,7 @@ impl Fs for Tight<OsFs> {
     }
 
     fn create(&self, dir: Dir, name: &str) -> io::Result<Arc<dyn FsFile>> {
-        self.room()?;
+        self.room(b"")?;
         Ok(self.file(self.0.create(dir, name)?))
     }
 
@@ -69,12 +76,12 @@ impl FsFile for Tight<Arc<dyn FsFile>> {
     }
 
     fn write_at(&self, offset: u64, pieces: &mut [IoSlice<'_>]) -> io::Result<()> {
-        self.room()?;
+        self.room(pieces.first().map_or(b"", |piece| piece))?;
         self.0.write_at(offset, pieces)
     }
 
     fn allocate(&self, octets: u64) -> io::Result<()> {
-        self.room()?;
+        self.room(b"")?;
         self.0.allocate(octets)
     }
 
@@ -122,7 +129,9 @@ async fn who_was_delivered_to_is_not_tried_again_when_the_disk_had_no_room_to_sa
         is_last.then(|| Say::Text("451 4.2.1 not now".to_owned()))
     })
     .await;
-    let agent = Agent::start_on(&all_to(port), |fs| Arc::new(Tight(fs, is_full.clone())));
+    let full = is_full.clone();
+    let disk = |fs| Arc::new(Tight(fs, Arc::new(move |_: &[u8]| full.load(Ordering::Relaxed)))) as Arc<dyn Fs>;
+    let agent = Agent::start_on(&all_to(port), disk);
     let id = agent.put(&["soon@example.org", "late@example.org"], b"x\r\n").await;
     rest(&agent, 1).await;
     assert_eq!(peer.heard("RCPT TO:<soon@").len(), 1);
@@ -140,6 +149,30 @@ async fn who_was_delivered_to_is_not_tried_again_when_the_disk_had_no_room_to_sa
     }
     agent.wait_delivered(id).await;
     assert_eq!((peer.heard("RCPT TO:<soon@").len(), peer.heard("RCPT TO:<late@").len()), (1, 3));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_was_told_is_not_told_again_when_the_disk_had_no_room_to_say_so() {
+    let (peer, port) = Peer::start(|heard| {
+        heard.line.starts_with("RCPT TO:<nobody@").then(|| Say::Text("550 5.1.1 no such user".to_owned()))
+    })
+    .await;
+    let (is_full, states) = (Arc::new(AtomicBool::new(true)), AtomicUsize::new(0));
+    let full = is_full.clone();
+    // Room for what the attempt came to, and none for the notification that was sent.
+    let has_none = move |octets: &[u8]| {
+        octets.starts_with(STATE_RECORD) && states.fetch_add(1, Ordering::Relaxed) > 0 && full.load(Ordering::Relaxed)
+    };
+    let agent = Agent::start_on(&all_to(port), |fs| Arc::new(Tight(fs, Arc::new(has_none))));
+    let id = agent.put(&["nobody@example.org"], b"x\r\n").await;
+    rest(&agent, 1).await;
+    assert_eq!(agent.delivery.retry(id, &[0]), Ok(true));
+    rest(&agent, 1).await;
+    is_full.store(false, Ordering::Relaxed);
+    assert_eq!(agent.delivery.retry(id, &[0]), Ok(true));
+    agent.wait_delivered(id).await;
+    rest(&agent, 0).await;
+    assert_eq!(peer.heard("MAIL FROM:<>").len(), 1, "{:?}", peer.heard("MAIL"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

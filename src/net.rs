@@ -10,7 +10,7 @@ use std::cell::RefCell;
 use std::fmt;
 use std::future::poll_fn;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr};
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use postroad_smtp::line::Input;
 use rustls::pki_types::ServerName;
 use rustls::server::Acceptor;
-use socket2::{SockRef, TcpKeepalive};
+use socket2::{SockRef, Socket, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Sleep, sleep_until, timeout, timeout_at};
@@ -59,6 +59,18 @@ pub enum Stream {
     Within(Box<TlsStream<Wire>>),
     /// A socket in the file system.
     Unix(UnixStream),
+}
+
+/// Ends a connection at once, whoever uses it. It holds a descriptor of its own.
+#[derive(Debug)]
+pub struct Cut(Socket);
+
+impl Cut {
+    /// Ends it: whoever reads or writes there finds it lost.
+    pub fn now(&self) {
+        // One that has ended already is what is wanted.
+        let _ = self.0.shutdown(Shutdown::Both);
+    }
 }
 
 /// Where somebody listens.
@@ -251,6 +263,19 @@ impl Stream {
             Stream::Tls(tls) | Stream::Within(tls) => ask_alive(tls.get_ref().0.tcp()),
             Stream::Unix(_) => Ok(()),
         }
+    }
+
+    /// Returns what ends the connection while others use it.
+    ///
+    /// # Errors
+    /// What the operating system says.
+    pub fn cut(&self) -> io::Result<Cut> {
+        let socket = match self {
+            Stream::Plain(tcp) => SockRef::from(tcp).try_clone(),
+            Stream::Tls(tls) | Stream::Within(tls) => SockRef::from(tls.get_ref().0.tcp()).try_clone(),
+            Stream::Unix(unix) => SockRef::from(unix).try_clone(),
+        };
+        socket.map(Cut)
     }
 
     /// Returns the connection's state as rustls sees it, where there is TLS.

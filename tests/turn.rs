@@ -161,7 +161,7 @@ fn a_lost_connection_loses_nothing_and_the_next_one_goes_on() {
         client.send("250 branch.test\r\n");
     }
     drop(client);
-    // Who comes while the lost connection is only being noticed is sent away once more.
+    // Who comes just while the loss is recorded gets that message when it comes again.
     let mut got = Vec::new();
     wait_until("the customer has come again for all of it", SOON, || {
         let mut client = login(&agent, "branch");
@@ -173,6 +173,61 @@ fn a_lost_connection_loses_nothing_and_the_next_one_goes_on() {
     got.sort();
     assert_eq!(got, [0, 1, 2, 3, 4].map(|number| format!("user{number}@branch.test")));
     agent.wait_empty(SOON);
+}
+
+/// A customer that comes, takes the beginning of what waits and falls silent, its connection open.
+fn half_dead(agent: &Agent) -> Client {
+    let mut client = login(agent, "branch");
+    client.expect("ATRN", 250);
+    client.send("220 branch.test ready\r\n");
+    while !client.wire().line().expect("a line").expect("a command").starts_with(b"RCPT") {
+        client.send("250 branch.test\r\n");
+    }
+    client
+}
+
+/// Its only message is on its way over the one that is dead, or it may have no other connection.
+#[test]
+fn who_comes_anew_takes_over_from_a_connection_that_is_dead() {
+    for (more, count) in [("", 1), ("connections = 1", 3)] {
+        let agent = provider(more).start();
+        let users: Vec<String> = (0..count).map(|number| format!("user{number}@branch.test")).collect();
+        users.iter().for_each(|user| drop(send(&agent, user, CONTENT)));
+        let mut dead = half_dead(&agent);
+        let mut client = login(&agent, "branch");
+        client.expect("ATRN", 250);
+        client.set_timeout(3 * SOON);
+        assert_eq!(serve(&mut client), users, "all of it, and none twice");
+        agent.wait_empty(SOON);
+        dead.set_timeout(SOON);
+        assert_eq!(dead.wire().rest(), b"", "the dead one was cut");
+        assert!(agent.log().contains("its earlier connection is silent"), "{}", agent.log());
+    }
+}
+
+/// Who is slow is not dead: the one that came beside it gets nothing, and the slow one all.
+#[test]
+fn who_comes_anew_takes_nothing_from_a_connection_that_lives() {
+    let agent = provider("").start();
+    send(&agent, "user@branch.test", CONTENT);
+    let mut slow = half_dead(&agent);
+    let mut beside = login(&agent, "branch");
+    beside.expect("ATRN", 250);
+    let (served, taken) = std::thread::scope(|scope| {
+        let beside = scope.spawn(move || {
+            beside.set_timeout(3 * SOON);
+            serve(&mut beside)
+        });
+        for _ in 0..15 {
+            slow.send("250-still looking\r\n");
+            std::thread::sleep(Duration::from_secs(1));
+        }
+        slow.send("250 ok\r\n");
+        slow.set_timeout(SOON);
+        (slow.wire().line().expect("it speaks").expect("a line"), beside.join().expect("no panic"))
+    });
+    assert_eq!((served.as_slice(), taken), (&b"DATA"[..], Vec::new()));
+    assert!(!agent.log().contains("is silent"), "{}", agent.log());
 }
 
 /// Counts what arrived at the customer's mailboxes, and that it is what was sent.

@@ -31,6 +31,10 @@ impl Carrier for Delivery {
         turn.domains.iter().map(of).sum()
     }
 
+    fn at_work(&self, turn: &Turn) -> usize {
+        self.0.turned.count_at_work(turn)
+    }
+
     fn close_idle(&self, guest: &Guest) -> bool {
         let oldest = match guest {
             Guest::Customer(turn) => self.0.turned.take_oldest(&self.0, &turn.user),

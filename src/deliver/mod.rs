@@ -25,6 +25,7 @@ mod remote;
 #[cfg(test)]
 mod scenario;
 mod sweep;
+mod takeover;
 mod through;
 pub mod transport;
 mod turned;

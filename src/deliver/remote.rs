@@ -338,6 +338,8 @@ fn ended_by(failure: &Failure, connection: &Connection, answers: &[Answer], firs
     match failure {
         Failure::Content(_) => Ended::Answered,
         _ if first && !unknown && connection.was_stale() => Ended::Stale(said),
+        // Its customer is here anew, and would otherwise wait for it until the next attempt.
+        _ if first && connection.has_follower() => Ended::Stale(said),
         _ => Ended::Throttled(said),
     }
 }

@@ -324,6 +324,8 @@ impl Connection {
         if let Err(error) = self.stream.flush(self.session.output(), until).await {
             debug!(host = %self.target.name, %error, "nothing can be written any more");
             self.broken = Some(error.kind());
+        } else {
+            self.beat();
         }
     }
 
@@ -335,6 +337,7 @@ impl Connection {
         };
         let ended = match self.stream.fill(&mut self.input, &mut self.timer, until).await {
             Ok(1..) => {
+                self.beat();
                 self.heard = true;
                 return;
             }

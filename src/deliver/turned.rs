@@ -21,6 +21,7 @@ use super::attempt::{Ended, Task};
 use super::dispatcher::Core;
 use super::open::session;
 use super::remote::{Lane, Result, Sent};
+use super::takeover::{Earlier, Pulse, SILENCE, take_over};
 use super::transport::{Connection, Nodes, Target};
 use crate::config::{self, Config};
 use crate::memory::{Held, SESSION_OCTETS};
@@ -34,7 +35,11 @@ const IDLE_MIN: Duration = Duration::from_secs(1);
 
 /// Connections without work, by customer; the one used last is at the end.
 #[derive(Default)]
-pub struct TurnedPool(Mutex<HashMap<String, Vec<Idle>>>);
+pub struct TurnedPool {
+    idle: Mutex<HashMap<String, Vec<Idle>>>,
+    /// All connections of customers, those at work with them; locked behind the others.
+    known: Mutex<HashMap<String, Vec<Weak<Pulse>>>>,
+}
 
 /// A connection without work.
 pub struct Idle {
@@ -54,6 +59,7 @@ pub struct Ticket {
     _held: Held,
     /// Gone when it is.
     alive: Arc<()>,
+    pulse: Arc<Pulse>,
 }
 
 impl Idle {
@@ -81,6 +87,11 @@ impl Ticket {
     /// Returns whether the connection stays when nothing waits.
     pub fn stays(&self) -> bool {
         self.stays
+    }
+
+    /// Returns what tells whether something moves on it.
+    pub fn pulse(&self) -> &Arc<Pulse> {
+        &self.pulse
     }
 
     /// Returns what is gone when the connection is.
@@ -157,7 +168,10 @@ impl TurnedPool {
             }
         }
         let is_granted = ticket.is_granted(&core.routing.load().config);
-        if !is_granted || (!ticket.stays && ready == 0) || core.is_draining() {
+        let idle = pool.get(&user).map(Vec::as_slice).unwrap_or_default();
+        // What is on its way over an earlier one may yet be for this one.
+        let may_wait = ticket.stays || ready > 0 || (is_new && !self.at_work(&user, idle, &ticket.pulse).is_empty());
+        if !is_granted || !may_wait || core.is_draining() {
             drop(pool);
             self.hold_others(core, own.into_iter(), &user);
             return Some(connection);
@@ -181,6 +195,40 @@ impl TurnedPool {
         for key in keys.filter(|key| !is_carried(key)) {
             schedule.hold(Selector::Destination(&key));
         }
+    }
+
+    /// Returns the other connections of a customer that carry the same mail and are at work.
+    fn at_work(&self, user: &str, idle: &[Idle], newcomer: &Pulse) -> Vec<Arc<Pulse>> {
+        let rests = |pulse: &Arc<Pulse>| {
+            idle.iter().any(|one| one.connection.ticket().is_some_and(|ticket| Arc::ptr_eq(&ticket.pulse, pulse)))
+        };
+        let is_meant =
+            |pulse: &Arc<Pulse>| !std::ptr::eq(&raw const **pulse, newcomer) && pulse.shares(newcomer) && !rests(pulse);
+        let known = self.known();
+        known.get(user).into_iter().flatten().filter_map(Weak::upgrade).filter(is_meant).collect()
+    }
+
+    /// Returns how many connections of a customer for any of these domains are at work.
+    pub fn count_at_work(&self, turn: &config::Turn) -> usize {
+        let newcomer = Pulse::new(keys_of(turn), None);
+        let pool = self.lock();
+        self.at_work(&turn.user, pool.get(&turn.user).map(Vec::as_slice).unwrap_or_default(), &newcomer).len()
+    }
+
+    /// Takes a new connection of a customer down. Returns those before it that are at work for the same mail.
+    fn enter(&self, turn: &config::Turn, newcomer: &Arc<Pulse>) -> Vec<Earlier> {
+        let pool = self.lock();
+        let idle = pool.get(&turn.user).map(Vec::as_slice).unwrap_or_default();
+        let earlier = self.at_work(&turn.user, idle, newcomer).iter().map(Pulse::follow).collect();
+        let mut known = self.known();
+        let own = known.entry(turn.user.clone()).or_default();
+        own.retain(|pulse| pulse.strong_count() > 0);
+        own.push(Arc::downgrade(newcomer));
+        earlier
+    }
+
+    fn known(&self) -> MutexGuard<'_, HashMap<String, Vec<Weak<Pulse>>>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes out the connection of a customer that has been without work longest.
@@ -236,7 +284,7 @@ impl TurnedPool {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Vec<Idle>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -257,6 +305,7 @@ impl Core {
         if let Err(error) = stream.keep_alive() {
             debug!(user, %peer, %error, "the kernel does not ask whether the guest is still there");
         }
+        let cut = matches!(guest, Guest::Customer(_)).then(|| stream.cut().ok()).flatten();
         let mut connection = match Connection::adopt(stream, target).await {
             Ok(connection) if connection.is_member() && !(connection.knows_us() && connection.may_stay()) => {
                 info!(user, %peer, "a member reversed the connection and does not take this host for a member yet");
@@ -273,6 +322,13 @@ impl Core {
         let stays = guest.keeps() && connection.may_stay();
         // What does not stay has this long until the next of its messages can start.
         let limit = if stays { guest.keepalive() } else { config.outbound.idle.max(IDLE_MIN) };
+        let pulse = Pulse::new(keys(&guest), cut);
+        let earlier = match &guest {
+            Guest::Customer(turn) => self.turned.enter(turn, &pulse),
+            // It remembers what it took, and has more than one connection.
+            Guest::Member(_) => Vec::new(),
+        };
+        let limit = if earlier.is_empty() { limit } else { limit.max(2 * SILENCE) };
         let guard = Arc::downgrade(&alive);
         connection.set_ticket(Ticket {
             guest: guest.clone(),
@@ -281,8 +337,12 @@ impl Core {
             _open: self.metrics.turn.open_turned(),
             _held: Held::new(self.memory.clone(), SESSION_OCTETS),
             alive,
+            pulse,
         });
         debug!(user, %peer, stays, "a guest takes mail");
+        if !earlier.is_empty() {
+            self.spawn(take_over(user.clone(), earlier));
+        }
         self.put_back(connection, true);
         if let Guest::Member(node) = &guest {
             self.make_due(node);

@@ -56,6 +56,10 @@ pub trait Carrier: Send + Sync {
     /// Returns how many messages wait for the domains of a customer.
     fn waiting(&self, turn: &Turn) -> usize;
 
+    /// Returns how many earlier connections of a customer are at work for the same domains. One that is silent
+    /// is cut soon when the customer comes anew.
+    fn at_work(&self, turn: &Turn) -> usize;
+
     /// Closes the connection of a guest that has been without work longest. Returns whether there was one.
     fn close_idle(&self, guest: &Guest) -> bool;
 
@@ -164,15 +168,22 @@ impl Meeting {
     /// The reply to ATRN: 453 when nothing waits, 451 when it has too many connections already.
     pub fn admit(&self, guest: Guest) -> Result<Grant, Reply> {
         let carrier = self.0.carrier.get().ok_or(NOT_YET)?;
+        let at_work = match &guest {
+            Guest::Customer(turn) => carrier.at_work(turn),
+            Guest::Member(_) => 0,
+        };
+        // What is on its way over a connection that is dead waits as well.
         if let Guest::Customer(turn) = &guest
             && !turn.keep
-            && carrier.waiting(turn) == 0
+            && at_work + carrier.waiting(turn) == 0
         {
             return Err(NO_MAIL);
         }
-        let enter = || self.0.places.enter(&guest.key(), guest.connections_max(), None);
+        let enter = |more: u32| self.0.places.enter(&guest.key(), guest.connections_max() + more, None);
         // One that is left over from before the guest's address changed is of no use to it.
-        let place = enter().or_else(|| if carrier.close_idle(&guest) { enter() } else { None });
+        let place = enter(0).or_else(|| if carrier.close_idle(&guest) { enter(0) } else { None });
+        // Nor is one that is dead in the middle of its work: there is room for one that comes in its place.
+        let place = place.or_else(|| if at_work > 0 { enter(1) } else { None });
         place.map(|place| Grant { guest, place }).ok_or(TOO_MANY)
     }
 
@@ -238,12 +249,16 @@ mod tests {
     use super::*;
     use crate::config::Config;
 
-    /// So many messages wait, and so many connections can be closed.
-    struct Fake(usize, Arc<AtomicUsize>);
+    /// So many messages wait, so many connections can be closed, and so many are at work.
+    struct Fake(usize, Arc<AtomicUsize>, usize);
 
     impl Carrier for Fake {
         fn waiting(&self, _: &Turn) -> usize {
             self.0
+        }
+
+        fn at_work(&self, _: &Turn) -> usize {
+            self.2
         }
 
         fn close_idle(&self, _: &Guest) -> bool {
@@ -263,7 +278,7 @@ mod tests {
 
     fn meeting(waiting: usize, idle: &Arc<AtomicUsize>) -> Meeting {
         let meeting = Meeting::default();
-        meeting.set_carrier(Fake(waiting, idle.clone()));
+        meeting.set_carrier(Fake(waiting, idle.clone(), 0));
         meeting
     }
 
@@ -295,6 +310,15 @@ mod tests {
         assert_eq!(idle.load(Ordering::SeqCst), 0);
         drop(kept);
         assert_eq!(meeting.connections(), 0);
+    }
+
+    #[test]
+    fn who_comes_in_the_place_of_a_connection_at_work_is_let_in_and_one_alone() {
+        let meeting = Meeting::default();
+        meeting.set_carrier(Fake(0, Arc::default(), 2));
+        let kept: Vec<_> = (0..3).map(|_| meeting.admit(turn("")).expect("what is on its way may be for it")).collect();
+        assert_eq!(meeting.admit(turn("")).err(), Some(TOO_MANY));
+        drop(kept);
     }
 
     #[test]

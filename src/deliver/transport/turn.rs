@@ -85,6 +85,18 @@ impl Connection {
         self.ticket.as_deref()
     }
 
+    /// Something was read or written.
+    pub(super) fn beat(&self) {
+        if let Some(ticket) = &self.ticket {
+            ticket.pulse().beat();
+        }
+    }
+
+    /// Returns whether its customer came anew while it was at work.
+    pub fn has_follower(&self) -> bool {
+        self.ticket.as_ref().is_some_and(|ticket| ticket.pulse().has_follower())
+    }
+
     /// Takes that away, since the connection ends.
     pub fn take_ticket(&mut self) -> Option<Box<Ticket>> {
         self.ticket.take()

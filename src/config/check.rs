@@ -18,7 +18,7 @@ use super::read::Places;
 use super::section::Faults;
 use super::settings::*;
 use super::value::show_duration;
-use super::{Config, turns};
+use super::{Config, RouteMatch, Via, turns};
 
 /// The longest path of a socket in the file system, in octets (unix(7), without the final NUL).
 const SOCKET_PATH_OCTETS_MAX: usize = 107;

@@ -8,6 +8,7 @@ use toml::de::DeValue;
 
 use super::fault::Kind;
 use super::read::{Places, TLS_USES, pace, patience, plain};
+use super::route::{Route, RouteCredentials, RouteMatch, Via};
 use super::section::{Faults, Section};
 use super::settings::*;
 use super::value::{self, Read, refuse};

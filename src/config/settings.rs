@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use postroad_smtp::{Domain, Host};
+use postroad_smtp::Domain;
 
 use super::UserName;
 
@@ -323,61 +323,6 @@ pub enum Recipients {
     Any,
 }
 
-/// `[[route]]`: where mail for a domain goes when it is not where DNS says, and how long it is tried.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Route {
-    /// Unique among the routes.
-    pub matches: RouteMatch,
-    /// Where to.
-    pub via: Via,
-    /// Default: the one of `[outbound]`; `Verify` when there are credentials.
-    pub tls: TlsUse,
-    /// Said to this next hop only, and only over TLS.
-    pub credentials: Option<RouteCredentials>,
-    /// Default: that of `[queue]`, key by key.
-    pub patience: Patience,
-    /// Default: that of `[outbound]`, key by key.
-    pub pace: Pace,
-    /// The line of the file that names its domain.
-    pub line: usize,
-}
-
-/// Which domains a route is for. An exact domain goes before `.domain`, the longest of these
-/// before shorter ones, and `*` comes last.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum RouteMatch {
-    /// `"corp.example"`: this domain only.
-    Domain(Domain),
-    /// `".corp.example"`: every domain below it, not itself.
-    Below(Domain),
-    /// `"*"`: every other domain.
-    Any,
-}
-
-/// Where a route leads.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Via {
-    /// Where DNS says: an exception to a wider route.
-    Mx,
-    /// One host, whose MX records are not asked for.
-    Host {
-        /// Its name or address.
-        host: Host,
-        /// Default the port of `[outbound]`. 465 means TLS from the first octet (RFC 8314).
-        port: u16,
-    },
-}
-
-/// User name and the file that holds the password in its first line. It is read when it is
-/// needed, so that it can be changed without a restart.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RouteCredentials {
-    /// The user name.
-    pub user: String,
-    /// The file.
-    pub password_file: PathBuf,
-}
-
 impl Listen {
     /// Returns every address with what it serves.
     pub fn all(&self) -> impl Iterator<Item = (Service, SocketAddr)> + '_ {
@@ -453,48 +398,11 @@ impl MaildirTemplate {
     }
 }
 
-impl RouteMatch {
-    /// Returns whether a route with this pattern is for the domain.
-    pub fn matches(&self, domain: &Domain) -> bool {
-        match self {
-            RouteMatch::Domain(name) => domain == name,
-            RouteMatch::Below(parent) => domain != parent && domain.is_within(parent),
-            RouteMatch::Any => true,
-        }
-    }
-}
-
-impl Via {
-    /// Returns whether TLS starts with the first octet.
-    pub fn is_implicit_tls(&self) -> bool {
-        matches!(self, Via::Host { port: 465, .. })
-    }
-}
-
 impl std::fmt::Display for LmtpAddress {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             LmtpAddress::Unix(path) => write!(f, "unix:{}", path.display()),
             LmtpAddress::Tcp(address) => address.fmt(f),
-        }
-    }
-}
-
-impl std::fmt::Display for RouteMatch {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            RouteMatch::Domain(domain) => domain.fmt(f),
-            RouteMatch::Below(parent) => write!(f, ".{parent}"),
-            RouteMatch::Any => f.write_str("*"),
-        }
-    }
-}
-
-impl std::fmt::Display for Via {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Via::Mx => f.write_str("mx"),
-            Via::Host { host, port } => write!(f, "{host}:{port}"),
         }
     }
 }

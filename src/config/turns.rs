@@ -9,12 +9,12 @@ use postroad_smtp::{Domain, Host};
 use toml::Spanned;
 use toml::de::DeValue;
 
-use super::Config;
 use super::destinations::login_name;
 use super::read::{Places, TLS_USES, count, patience, plain, seconds};
 use super::section::{Faults, Section};
 use super::settings::*;
 use super::value::{self, Read, refuse};
+use super::{Config, RouteCredentials, RouteMatch};
 
 /// The port of On-Demand Mail Relay (RFC 2645 §4).
 const PORT: u16 = 366;

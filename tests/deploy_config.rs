@@ -66,7 +66,7 @@ fn the_examples_are_valid_together() {
         .flat_map(|line| [line, "\n"])
         .collect();
     let config = read(&text);
-    assert_eq!((config.locals.len(), config.routes.len()), (2, 1));
+    assert_eq!((config.locals.len(), config.routes.len()), (2, 2));
     assert_eq!((config.turns.len(), config.fetches.len()), (1, 1));
     assert_eq!((config.listen.all().count(), config.mesh.egress.len()), (8, 1));
     assert!(config.metrics.listen.is_some() && config.postmaster.is_some());

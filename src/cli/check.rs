@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 
 use super::{Context, Failure, exit, patience};
 use crate::config::{
-    CONFIG_FILE_DEFAULT, Config, Fetch, Local, LocalDelivery, Pace, Recipients, Route, RouteMatch, TlsUse, Turn,
-    show_duration, show_rate, show_size,
+    Accept, CONFIG_FILE_DEFAULT, Config, Fetch, Local, LocalDelivery, Pace, Recipients, Route, RouteMatch, TlsUse,
+    Turn, show_duration, show_rate, show_size,
 };
 use crate::policy::users::UsersFile;
 use crate::tls::{Identity, ServerTls};
@@ -120,7 +120,8 @@ fn show_local(local: &Local) -> String {
 
 fn show_route(route: &Route) -> String {
     let user = route.credentials.as_ref().map(|login| format!(", as {}", login.user)).unwrap_or_default();
-    format!("{} -> {} (TLS {}{user})", route.matches, route.via, tls_name(route.tls))
+    let from = route.accept.as_ref().map(|accept| format!(", from everybody: {accept}")).unwrap_or_default();
+    format!("{} -> {} (TLS {}{user}){from}", route.matches, route.via, tls_name(route.tls))
 }
 
 fn show_fetch(fetch: &Fetch) -> String {
@@ -201,7 +202,12 @@ fn as_json(config: &Config, warnings: &[String]) -> Value {
     let route = |route: &Route| {
         let patience = patience::as_json(&route.patience, expire);
         let (domain, via) = (route.matches.to_string(), route.via.to_string());
-        json!({ "domain": domain, "via": via, "tls": tls_name(route.tls), "patience": patience })
+        let accept = match &route.accept {
+            None => Value::Null,
+            Some(Accept::Listed(names)) => json!(names),
+            Some(Accept::Any) => json!("any"),
+        };
+        json!({ "domain": domain, "via": via, "accept": accept, "tls": tls_name(route.tls), "patience": patience })
     };
     let names = |domains: &[Domain]| domains.iter().map(ToString::to_string).collect::<Vec<_>>();
     let turn = |turn: &Turn| {

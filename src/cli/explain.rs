@@ -14,6 +14,7 @@ use crate::agent::members_on_disk;
 use crate::config::Config;
 use crate::peer::view_on_disk;
 use crate::policy::mailboxes::{self, OsDirectories};
+use crate::policy::{replies, rules};
 use crate::route::{LocalHop, Members, NextHop, Recorder, Resolver, Route, Router, Step};
 use crate::telemetry::escaped;
 
@@ -84,7 +85,7 @@ pub(super) fn run(args: Args, context: &mut Context) -> Result<(), Failure> {
     let mut worst = None;
     for path in paths {
         let mut explanation = runtime.block_on(explain(&config, &router, &path));
-        explanation.notes = claimed_in_vain(&config, &path);
+        explanation.notes.extend(claimed_in_vain(&config, &path));
         if context.is_json() {
             context.json(&explanation)?;
         } else {
@@ -147,10 +148,13 @@ async fn explain(config: &Config, router: &Router, path: &ForwardPath) -> Explan
     let patience = (!matches!(route, Route::Refused(_))).then(|| patience_of(config, router, path));
     let outcome = match route {
         Route::Local(hop) => local(config, &hop, &target, target != *path),
+        Route::Smtp(_) if !rules::exists_behind(router, &target) => Outcome::of(&replies::NO_SUCH_MAILBOX_BEHIND),
         Route::Smtp(next_hop) => relayed(config, &next_hop, &mut recorder).await,
         Route::Turn(hop) => Outcome::Kept { destination: hop.key().to_string(), user: hop.user().to_owned() },
         Route::Refused(reply) => Outcome::of(&reply),
     };
+    let accept = target.domain().and_then(|domain| router.accepts(domain));
+    let from_everybody = |accept| format!("taken from everybody: {accept}");
     let redirected_to = (target != *path).then(|| target.to_string());
     Explanation {
         address: path.to_string(),
@@ -158,7 +162,7 @@ async fn explain(config: &Config, router: &Router, path: &ForwardPath) -> Explan
         steps: recorder.into_steps(),
         outcome,
         patience,
-        notes: Vec::new(),
+        notes: accept.map(from_everybody).into_iter().collect(),
     }
 }
 
@@ -266,6 +270,10 @@ tls = "required"
 retry_first = "10m"
 retry_max = "10m"
 expire = "2d"
+[[route]]
+domain = "backup.example"
+via = "[192.0.2.9]:25"
+accept = ["sales"]
 "#;
 
     #[test]
@@ -294,6 +302,26 @@ expire = "2d"
                  destination local:home.example\n  \
                  what is put off is tried again after 5m, 10m and so on up to 4h; the sender hears of it after 4h; \
                  it is returned after 5d\n=> refused or returned: home.example has no mailbox bob",
+            ),
+            (
+                "sales@backup.example",
+                "<sales@backup.example>\n  \
+                 route \"backup.example\" matches: via [192.0.2.9]:25 (TLS opportunistic) (configuration line 16)\n  \
+                 destination host:192.0.2.9:25\n  \
+                 hop [192.0.2.9] 192.0.2.9:25, TLS opportunistic\n  \
+                 what is put off is tried again after 5m, 10m and so on up to 4h; the sender hears of it after 4h; \
+                 it is returned after 5d\n  \
+                 taken from everybody: 1 recipient\n=> relayed to this hop",
+            ),
+            (
+                "bob@backup.example",
+                "<bob@backup.example>\n  \
+                 route \"backup.example\" matches: via [192.0.2.9]:25 (TLS opportunistic) (configuration line 16)\n  \
+                 destination host:192.0.2.9:25\n  \
+                 what is put off is tried again after 5m, 10m and so on up to 4h; the sender hears of it after 4h; \
+                 it is returned after 5d\n  \
+                 taken from everybody: 1 recipient\n\
+                 => refused or returned: 550 5.1.1 this domain has no mailbox of this name; check the spelling",
             ),
         ] {
             assert_eq!(explained(SETTINGS, address), want, "{address}");

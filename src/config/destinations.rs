@@ -8,7 +8,7 @@ use toml::de::DeValue;
 
 use super::fault::Kind;
 use super::read::{Places, TLS_USES, pace, patience, plain};
-use super::route::{Route, RouteCredentials, RouteMatch, Via};
+use super::route::{Accept, Route, RouteCredentials, RouteMatch, Via};
 use super::section::{Faults, Section};
 use super::settings::*;
 use super::value::{self, Read, refuse};
@@ -23,7 +23,7 @@ pub(super) fn local(mut s: Section<'_>, base_dir: &Path, places: &mut Places, fa
     }
     let maildir = s.get("maildir", maildir_template(base_dir));
     let lmtp = s.get("lmtp", lmtp_address(base_dir));
-    let recipients = recipients(&mut s, faults);
+    let recipients = recipients(&mut s, "recipients", faults);
     let refused = (s.holds("maildir") && maildir.is_none()) || (s.holds("lmtp") && lmtp.is_none());
     s.finish();
     let delivery = match (maildir, lmtp) {
@@ -46,36 +46,36 @@ pub(super) fn local(mut s: Section<'_>, base_dir: &Path, places: &mut Places, fa
     Some(Local { domain: domain.into_inner(), delivery, recipients, line: 0 })
 }
 
-/// Reads `recipients`, a list or the word "any"; the outer `None` is a fault.
-fn recipients(s: &mut Section<'_>, faults: &Faults) -> Option<Option<Spanned<Recipients>>> {
-    if !s.holds("recipients") {
-        s.get("recipients", value::local_name);
+/// Reads a list of local-parts or the word "any"; the outer `None` is a fault.
+fn recipients(s: &mut Section<'_>, key: &'static str, faults: &Faults) -> Option<Option<Spanned<Accept>>> {
+    if !s.holds(key) {
+        s.get(key, value::local_name);
         return Some(None);
     }
-    let is_text = s.get("recipients", |found| Ok(found.as_str().map(str::to_owned)))?;
+    let is_text = s.get(key, |found| Ok(found.as_str().map(str::to_owned)))?;
     let Some(word) = is_text.get_ref() else {
-        let list = s.list("recipients", value::local_name)?;
+        let list = s.list(key, value::local_name)?;
         let span = list.span();
         let mut names = plain(list);
         names.sort();
         names.dedup();
-        return Some(Some(Spanned::new(span, Recipients::Listed(names))));
+        return Some(Some(Spanned::new(span, Accept::Listed(names))));
     };
     if word != "any" {
         faults.add(
             Kind::Value,
             is_text.span(),
-            format!("`recipients`: \"{word}\" is neither a list nor \"any\""),
-            format!("write recipients = [\"{word}\"]"),
+            format!("`{key}`: \"{word}\" is neither a list nor \"any\""),
+            format!("write {key} = [\"{word}\"]"),
         );
         return None;
     }
-    Some(Some(Spanned::new(is_text.span(), Recipients::Any)))
+    Some(Some(Spanned::new(is_text.span(), Accept::Any)))
 }
 
 /// Which recipients exist, given where their mail goes.
 fn existing(
-    stated: Option<Option<Spanned<Recipients>>>,
+    stated: Option<Option<Spanned<Accept>>>,
     delivery: &LocalDelivery,
     header: &Range<usize>,
     faults: &Faults,
@@ -88,12 +88,15 @@ fn existing(
             faults.conflict(header.clone(), "an LMTP domain that does not say which recipients exist", remedy);
             None
         }
-        (Some(stated), LocalDelivery::Maildir(_)) if *stated.get_ref() == Recipients::Any => {
+        (Some(stated), LocalDelivery::Maildir(_)) if *stated.get_ref() == Accept::Any => {
             let remedy = "take it out: every user with a directory exists; or list the names";
             faults.conflict(stated.span(), "recipients = \"any\" would make a Maildir for every invented name", remedy);
             None
         }
-        (Some(stated), _) => Some(stated.into_inner()),
+        (Some(stated), _) => Some(match stated.into_inner() {
+            Accept::Listed(names) => Recipients::Listed(names),
+            Accept::Any => Recipients::Any,
+        }),
     }
 }
 
@@ -147,6 +150,7 @@ pub(super) fn route(
         }
     }
     let matches = s.get("domain", route_match);
+    let accept = accept(&mut s, &matches, faults);
     let via = s.get("via", via(outbound.port));
     let tls = s.get("tls", value::choice(TLS_USES));
     let user = s.get("user", login_name);
@@ -160,7 +164,25 @@ pub(super) fn route(
     places.routes.push(matches.span());
     let tls = tls.map_or(tls_default, Spanned::into_inner);
     let (matches, via) = (matches.into_inner(), via.into_inner());
-    Some(Route { matches, via, tls, credentials, patience, pace, line: 0 })
+    Some(Route { matches, via, accept, tls, credentials, patience, pace, line: 0 })
+}
+
+/// Reads `accept`. Never an open relay: each domain that strangers may write to is named, or one above it that
+/// belongs to somebody.
+fn accept(s: &mut Section<'_>, matches: &Option<Spanned<RouteMatch>>, faults: &Faults) -> Option<Accept> {
+    let accept = recipients(s, "accept", faults).flatten()?;
+    let whole = match matches.as_ref()?.get_ref() {
+        RouteMatch::Any => Some("the whole world"),
+        RouteMatch::Below(parent) if !parent.as_str().contains('.') => Some("a whole top-level domain"),
+        RouteMatch::Below(_) | RouteMatch::Domain(_) => None,
+    };
+    if let Some(whole) = whole {
+        let message = format!("`accept` would take mail for {whole} from everybody: an open relay");
+        let remedy = "add a [[route]] with `accept` for each of your domains: domain = \"example.org\", or \
+                      \".example.org\" for those below it";
+        faults.conflict(accept.span(), message, remedy);
+    }
+    Some(accept.into_inner())
 }
 
 fn route_match(found: &DeValue<'_>) -> Read<RouteMatch> {

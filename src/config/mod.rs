@@ -26,7 +26,7 @@ use postroad_smtp::{Domain, Host, Mailbox};
 pub use fault::{ConfigErrors, Fault};
 pub use journal::Journal;
 pub use mesh::{LINK_COST_DEFAULT, Mesh};
-pub use route::{Route, RouteCredentials, RouteMatch, Via};
+pub use route::{Accept, Route, RouteCredentials, RouteMatch, Via};
 pub use settings::*;
 pub use turns::{Fetch, Turn};
 pub use user_name::{SUBADDRESS_SEPARATOR, USER_NAME_OCTETS_MAX, UserName};
@@ -291,6 +291,30 @@ mod tests {
     }
 
     #[test]
+    fn only_domains_of_somebody_are_accepted_from_everybody() {
+        let text =
+            |domain: &str, accept: &str| format!("[[route]]\ndomain = \"{domain}\"\nvia = \"mx\"\naccept = {accept}");
+        let read = |text: &str| Config::from_str(text, "test", Path::new("/"));
+        for domain in ["*", ".org", ".localdomain"] {
+            for accept in ["\"any\"", "[\"alice\"]", "[]"] {
+                let faults = read(&text(domain, accept)).expect_err(domain).to_string();
+                assert!(faults.contains("an open relay"), "{faults}");
+            }
+        }
+        let listed = |names: &[&str]| Accept::Listed(names.iter().map(|name| (*name).to_owned()).collect());
+        for (accept, want) in
+            [("\"any\"", Accept::Any), ("[\"Bob\", \"al\", \"bob\"]", listed(&["al", "bob"])), ("[]", listed(&[]))]
+        {
+            for domain in ["intranet", "example.org", ".example.org"] {
+                assert_eq!(config(&text(domain, accept)).routes[0].accept, Some(want.clone()), "{domain} {accept}");
+            }
+        }
+        for accept in ["true", "\"all\"", "[1]", "[\"a@example.org\"]"] {
+            assert!(read(&text("example.org", accept)).is_err(), "{accept}");
+        }
+    }
+
+    #[test]
     fn a_reload_names_what_it_cannot_change() {
         let old = Config::default();
         let new = config("state_dir = \"/srv\"\n[listen]\nsubmission = [\"127.0.0.1:587\"]\n[queue]\nhold = true");
@@ -311,7 +335,7 @@ mod tests {
             lines in proptest::collection::vec((
                 "(hostname|postmaster|smtp|certificate|networks|servers|timeout|port|tls|helo|expire|reserve|retry_max|\
                   retry_factor|delay_notice|size_max|age|message_size|hops|socket|domain|maildir|lmtp|recipients|via|user|address_families|\
-                  addresses|label|reach|egress|serves|pickups|holds|domains|keep|keepalive|every|secret_file|connections)",
+                  accept|addresses|label|reach|egress|serves|pickups|holds|domains|keep|keepalive|every|secret_file|connections)",
                 "([-0-9.einfax]{1,8}|\"[^\"]{0,20}\"|\\[(\"[^\"]{0,12}\",){0,3}\\]|\\{a=1\\}|true|1979-05-27)",
             ), 0..6),
         ) {

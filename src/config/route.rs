@@ -13,6 +13,8 @@ pub struct Route {
     pub matches: RouteMatch,
     /// Where to.
     pub via: Via,
+    /// What of it is taken from everybody; default nothing. Never beside [`RouteMatch::Any`].
+    pub accept: Option<Accept>,
     /// Default: the one of `[outbound]`; `Verify` when there are credentials.
     pub tls: TlsUse,
     /// Said to this next hop only, and only over TLS.
@@ -34,6 +36,15 @@ pub enum RouteMatch {
     /// `".corp.example"`: every domain below it, not itself.
     Below(Domain),
     /// `"*"`: every other domain.
+    Any,
+}
+
+/// The recipients that a route's domains have: mail for these is taken from everybody, for others from nobody.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Accept {
+    /// These, in lower case without quotes, sorted; and the postmaster.
+    Listed(Vec<String>),
+    /// The next hop decides.
     Any,
 }
 
@@ -76,6 +87,17 @@ impl Via {
     /// Returns whether TLS starts with the first octet.
     pub fn is_implicit_tls(&self) -> bool {
         matches!(self, Via::Host { port: 465, .. })
+    }
+}
+
+impl std::fmt::Display for Accept {
+    /// Says how many there are.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Accept::Listed(names) if names.len() == 1 => f.write_str("1 recipient"),
+            Accept::Listed(names) => write!(f, "{} recipients", names.len()),
+            Accept::Any => f.write_str("any recipient"),
+        }
     }
 }
 

@@ -1,11 +1,11 @@
-//! Which mailboxes of a local domain exist, and under which name. Whatever a stranger writes into
+//! Which mailboxes of a domain exist, and under which name. Whatever a stranger writes into
 //! RCPT, no directory outside the Maildir template is ever looked at: see [`UserName`].
 
 use std::path::Path;
 
 use postroad_smtp::LocalPart;
 
-use crate::config::{Local, LocalDelivery, Recipients, UserName};
+use crate::config::{Accept, Local, LocalDelivery, Recipients, UserName};
 
 /// Looks at directories; a seam for tests.
 pub trait Directories: Send + Sync {
@@ -63,18 +63,34 @@ pub fn resolve(
     for_postmaster: bool,
     directories: &dyn Directories,
 ) -> std::io::Result<Option<UserName>> {
-    // The server behind "any" might read more into such a name than we do.
-    if local.recipients == Recipients::Any && local_part.unquoted().contains(['@', '%', '!', '|']) {
+    if local.recipients == Recipients::Any && may_lead_on(local_part) {
         return Ok(None);
     }
     let exists_anyway = |name: &UserName| for_postmaster || name.as_str() == "postmaster";
     Ok(find(local, local_part, directories)?.or_else(|| UserName::new(local_part).filter(exists_anyway)))
 }
 
+/// Returns whether mail for a local-part is taken for a domain that this host passes on. Every domain has a
+/// postmaster.
+pub fn is_accepted(accept: &Accept, local_part: &LocalPart) -> bool {
+    let Accept::Listed(names) = accept else { return !may_lead_on(local_part) };
+    let is_one = |name: &UserName| name.as_str() == "postmaster" || is_listed(names, name);
+    UserName::new(local_part).is_some_and(|name| is_one(&name) || name.without_tag().is_some_and(|user| is_one(&user)))
+}
+
+/// The server that decides about any name might read more into such a one than we do.
+fn may_lead_on(local_part: &LocalPart) -> bool {
+    local_part.unquoted().contains(['@', '%', '!', '|'])
+}
+
+fn is_listed(names: &[String], name: &UserName) -> bool {
+    names.binary_search_by(|known| known.as_str().cmp(name.as_str())).is_ok()
+}
+
 fn has(local: &Local, name: &UserName, directories: &dyn Directories) -> std::io::Result<bool> {
     match (&local.recipients, &local.delivery) {
         (Recipients::Any, _) => Ok(true),
-        (Recipients::Listed(names), _) => Ok(names.binary_search_by(|known| known.as_str().cmp(name.as_str())).is_ok()),
+        (Recipients::Listed(names), _) => Ok(is_listed(names, name)),
         (Recipients::Directories, LocalDelivery::Maildir(template)) => directories.exists(&template.directory(name)),
         (Recipients::Directories, LocalDelivery::Lmtp(_)) => Ok(false),
     }

@@ -261,4 +261,6 @@ impl Policy {
 }
 
 #[cfg(test)]
+mod accept_tests;
+#[cfg(test)]
 mod tests;

@@ -76,6 +76,10 @@ pub const NO_SUCH_MAILBOX: Reply = reply(550, 5, 1, 1, "no mailbox of this name 
 pub const NO_SUCH_MAILBOX_AT_HOME: Reply =
     reply(550, 5, 1, 1, "the host of this domain has no mailbox of this name; check the spelling");
 
+/// A domain that this host passes on, for which its route names no such mailbox.
+pub const NO_SUCH_MAILBOX_BEHIND: Reply =
+    reply(550, 5, 1, 1, "this domain has no mailbox of this name; check the spelling");
+
 /// Recipients at other members that would have to be asked about, from somebody who may not relay.
 pub const TOO_MANY_TO_ASK: Reply =
     reply(451, 4, 3, 2, "too many recipients are being looked up at their home now; try again later");
@@ -130,6 +134,7 @@ mod tests {
             RELAY_DENIED,
             NO_SUCH_MAILBOX,
             NO_SUCH_MAILBOX_AT_HOME,
+            NO_SUCH_MAILBOX_BEHIND,
             TOO_MANY_TO_ASK,
             NO_POSTMASTER,
             LOOKUP_FAILED,

@@ -1,7 +1,7 @@
 //! The rules for MAIL and RCPT: pure over configuration, users and the facts of the session.
 //!
-//! Never an open relay: a recipient elsewhere needs a [`RelayGrant`], and only a login, a configured
-//! network or the key of a member of the mesh gives one. Local-parts are never interpreted beyond case, quotes and the tag
+//! Never an open relay: a recipient elsewhere needs a [`RelayGrant`]. A login, a configured network and the key of
+//! a member of the mesh give one, and so do domains that somebody named because their mail passes here. Local-parts are never interpreted beyond case, quotes and the tag
 //! behind a `+`: `a%b`, `a!b` and `"a@b"` are names of mailboxes, which do not exist.
 
 use std::net::IpAddr;
@@ -42,6 +42,8 @@ pub enum RelayGrant {
     Member,
     /// Nobody's: this host is an exchange for the domain, whose home is another member of the mesh.
     Exchange,
+    /// Nobody's: a `[[route]]` accepts mail for the domain.
+    Route,
 }
 
 /// What an accepted recipient is.
@@ -202,6 +204,7 @@ fn relay(
             return Err(replies::NOT_CARRIED);
         }
         (Some(grant), _) => grant,
+        (None, _) if domain.is_some_and(|domain| is_passed_on(router, client, domain)) => RelayGrant::Route,
         (None, Some(_)) if domain.is_some_and(|domain| router.holds_for_members(domain)) => RelayGrant::Member,
         (None, Some(_)) => return Err(replies::MEMBER_MAY_NOT_RELAY),
         (None, None) if domain.is_some_and(|domain| is_exchange((config, router), client, domain)) => {
@@ -215,17 +218,32 @@ fn relay(
     }
 }
 
+/// A domain whose mail somebody had this host pass on is one like a local domain to strangers.
+fn is_passed_on(router: &Router, client: &Client<'_>, domain: &Domain) -> bool {
+    client.service != Service::Fetch && router.accepts(domain).is_some()
+}
+
 /// This host may stand in the MX records of members' domains: it takes their mail as their home does.
 fn is_exchange((config, router): (&Config, &Router), client: &Client<'_>, domain: &Domain) -> bool {
     config.mesh.mx && client.service == Service::Smtp && !router.homes_by_mesh(domain).is_empty()
 }
 
-/// What the router would refuse is refused before the sender has gone.
+/// What the router or the next hop would refuse is refused before the sender has gone.
 fn routable(router: &Router, forward_path: &ForwardPath, grant: RelayGrant) -> Result<Accepted, Reply> {
+    if !exists_behind(router, forward_path) {
+        return Err(replies::NO_SUCH_MAILBOX_BEHIND);
+    }
     match router.route(forward_path) {
         Route::Refused(reply) => Err(reply),
         Route::Local(_) | Route::Smtp(_) | Route::Turn(_) => Ok(Accepted::Relay(grant)),
     }
+}
+
+/// Returns whether a recipient is none that a route leaves out. Whoever asks: it says which there are.
+pub fn exists_behind(router: &Router, forward_path: &ForwardPath) -> bool {
+    let Some(mailbox) = forward_path.mailbox() else { return true };
+    let accept = mailbox.domain().and_then(|domain| router.accepts(domain));
+    accept.is_none_or(|accept| mailboxes::is_accepted(accept, &mailbox.local_part))
 }
 
 /// Returns why a client may relay, or `None` when it may not.

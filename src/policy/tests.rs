@@ -7,7 +7,7 @@ use postroad_smtp::Release;
 use super::*;
 use crate::config::Service;
 
-const CONFIG: &str = r#"
+pub(super) const CONFIG: &str = r#"
 hostname = "mx.example.org"
 postmaster = "admin@example.org"
 [listen]
@@ -45,12 +45,12 @@ impl Directories for Users {
     }
 }
 
-fn policy(text: &str) -> Policy {
+pub(super) fn policy(text: &str) -> Policy {
     let config = Config::from_str(text, "test", Path::new("/")).unwrap_or_else(|faults| panic!("{faults}"));
     Policy::with_directories(Arc::new(config), Box::new(Users(&["alice", "admin", "a+b", "x%y.example"])))
 }
 
-fn ask(policy: &Policy, peer: &str, user: Option<&str>, recipient: &str) -> String {
+pub(super) fn ask(policy: &Policy, peer: &str, user: Option<&str>, recipient: &str) -> String {
     let client = Client { peer: peer.parse().expect(peer), service: Service::Smtp, user, member: None };
     let Ok(forward_path) = recipient.parse::<ForwardPath>() else { return "syntax".to_owned() };
     let sender = "x@sender.example".parse().expect("valid");
@@ -367,7 +367,7 @@ fn node(n: u8) -> postroad_mesh::NodeKey {
 }
 
 /// A mesh of three: this host, one that dials it, and one that is dialled.
-fn mesh() -> Arc<Members> {
+pub(super) fn mesh() -> Arc<Members> {
     use std::collections::BTreeMap;
 
     use postroad_mesh::StatementId;

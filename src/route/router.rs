@@ -18,7 +18,7 @@ use postroad_smtp::{Domain, ForwardPath, Host, Mailbox, Reply, Status};
 use super::members::{Mail, Members, Way};
 use super::recorder::{Recorder, Step};
 use super::{LocalHop, NextHop, OwnAddresses, Route, Target, TurnHop, members, mx, tls_name};
-use crate::config::{self, Config, Patience, Recipients, RouteMatch, TlsUse, Via};
+use crate::config::{self, Accept, Config, Patience, Recipients, RouteMatch, TlsUse, Via};
 
 /// Routing rules of one configuration.
 #[derive(Debug)]
@@ -270,6 +270,13 @@ impl Router {
             }
             _ => Vec::new(),
         }
+    }
+
+    /// Returns the recipients of a domain whose mail this host takes from everybody, to pass it on; `None`: it takes
+    /// none.
+    pub fn accepts(&self, domain: &Domain) -> Option<&Accept> {
+        let is_kept = self.locals.contains_key(domain) || self.turns.contains_key(domain);
+        self.named_rule(domain).filter(|_| !is_kept)?.route.accept.as_ref()
     }
 
     /// Returns the most specific rule for a domain that is not local.

@@ -5,11 +5,11 @@
 //! so that entries leave by age: what is older than the memory reaches back is told apart from what is new, and
 //! is never taken for it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::str::FromStr;
 
-use crate::node::{base32, from_base32, sha256};
+use crate::node::{name_from_base32, sha256, show_base32};
 
 /// The name of a message in all the mesh: 48 bits of time, 80 of what it is.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -50,7 +50,7 @@ pub struct History {
     reach: u64,
     /// By content, and by recipient: the time in a name is that of the first hop that made one, and
     /// a client that submits again elsewhere gets another time for the same content.
-    entries: BTreeSet<Entry>,
+    entries: HashSet<Entry>,
     by_age: BTreeMap<u64, Vec<Entry>>,
 }
 
@@ -98,7 +98,7 @@ impl History {
     /// Builds an empty memory that reaches back `age_ms`, and less where that would be more than
     /// `entries_max` entries.
     pub fn new(age_ms: u64, entries_max: usize) -> History {
-        History { age_ms, entries_max, reach: 0, entries: BTreeSet::new(), by_age: BTreeMap::new() }
+        History { age_ms, entries_max, reach: 0, entries: HashSet::new(), by_age: BTreeMap::new() }
     }
 
     /// Returns what is remembered of a message for a recipient, at `now`.
@@ -192,14 +192,13 @@ impl FromStr for MeshMessageId {
     type Err = MeshMessageIdError;
 
     fn from_str(text: &str) -> Result<MeshMessageId, MeshMessageIdError> {
-        let octets = from_base32(text).ok_or(MeshMessageIdError)?;
-        octets.try_into().map(MeshMessageId).map_err(|_| MeshMessageIdError)
+        name_from_base32(text).map(MeshMessageId).ok_or(MeshMessageIdError)
     }
 }
 
 impl fmt::Display for MeshMessageId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&base32(&self.0))
+        show_base32(&self.0, f)
     }
 }
 

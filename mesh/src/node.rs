@@ -9,7 +9,7 @@ use std::str::FromStr;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use aws_lc_rs::signature::{ED25519, Ed25519KeyPair, KeyPair, UnparsedPublicKey};
-use data_encoding::BASE32_NOPAD;
+use data_encoding::{BASE32_NOPAD, BASE32_NOPAD_NOCASE};
 
 /// What stands before the 32 octets of an Ed25519 key in a SubjectPublicKeyInfo (RFC 8410 §4).
 const SPKI_PREFIX: [u8; 12] = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
@@ -193,23 +193,38 @@ pub(crate) fn base32(octets: &[u8]) -> String {
     BASE32_NOPAD.encode(octets).to_ascii_lowercase()
 }
 
+/// Shows the base32 of a name, which has at most 40 octets. Names go with every message: no memory is asked for.
+pub(crate) fn show_base32(octets: &[u8], f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let mut text = [0; 64];
+    let text = &mut text[..BASE32_NOPAD.encode_len(octets.len())];
+    BASE32_NOPAD.encode_mut(octets, text);
+    text.make_ascii_lowercase();
+    f.pad(std::str::from_utf8(text).expect("base32 is letters and digits"))
+}
+
 /// Reads base32 in any case.
 pub(crate) fn from_base32(text: &str) -> Option<Vec<u8>> {
-    BASE32_NOPAD.decode(text.to_ascii_uppercase().as_bytes()).ok()
+    BASE32_NOPAD_NOCASE.decode(text.as_bytes()).ok()
+}
+
+/// Reads a name of `N` octets, in any case.
+pub(crate) fn name_from_base32<const N: usize>(text: &str) -> Option<[u8; N]> {
+    let mut octets = [0; N];
+    let is_as_long = BASE32_NOPAD_NOCASE.decode_len(text.len()) == Ok(N);
+    (is_as_long && BASE32_NOPAD_NOCASE.decode_mut(text.as_bytes(), &mut octets).is_ok()).then_some(octets)
 }
 
 impl FromStr for NodeId {
     type Err = NodeIdError;
 
     fn from_str(text: &str) -> Result<NodeId, NodeIdError> {
-        let octets = from_base32(text).ok_or(NodeIdError)?;
-        octets.try_into().map(NodeId).map_err(|_| NodeIdError)
+        name_from_base32(text).map(NodeId).ok_or(NodeIdError)
     }
 }
 
 impl fmt::Display for NodeId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&base32(&self.0))
+        show_base32(&self.0, f)
     }
 }
 

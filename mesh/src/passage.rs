@@ -4,18 +4,21 @@
 //! As text (`XMESH=` of MAIL, the queue): `NAME:ORIGIN:NODE,NODE`, base32 in lower case, each visited
 //! node by the first ten octets of its id, the first to be visited first.
 
-use std::fmt;
+use std::fmt::{self, Write};
 use std::str::FromStr;
 
 use aws_lc_rs::digest::{Context, SHA256};
 use postroad_smtp::PassageToken;
 
 use crate::history::MeshMessageId;
-use crate::node::{NodeId, base32, from_base32};
+use crate::node::{NodeId, name_from_base32, show_base32};
 use crate::path::VISITED_MAX;
 
 /// Octets by which a visited node is known.
 const SHORT_OCTETS: usize = 10;
+/// Octets of the text, and of each node that was visited.
+const TOKEN_OCTETS: usize = 26 + 1 + 52 + 1;
+const NODE_OCTETS: usize = 16 + 1;
 
 /// The way of one message so far.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,8 +79,15 @@ impl Passage {
 
     /// Returns it as MAIL carries it.
     pub fn token(&self) -> PassageToken {
-        self.to_string().parse().expect("twelve nodes are shorter than the limit, and base32 is letters and digits")
+        let mut text = String::with_capacity(TOKEN_OCTETS + NODE_OCTETS * self.visited.len());
+        write!(text, "{self}").expect("a string takes all");
+        text.parse().expect("twelve nodes are shorter than the limit, and base32 is letters and digits")
     }
+}
+
+/// Returns whether a message was at no node before, which its passage shows without being read.
+pub fn has_visited_nobody(passage: &PassageToken) -> bool {
+    passage.as_str().ends_with(':')
 }
 
 impl Naming {
@@ -132,7 +142,7 @@ impl FromStr for ShortId {
     type Err = PassageError;
 
     fn from_str(text: &str) -> Result<ShortId, PassageError> {
-        from_base32(text).and_then(|octets| octets.try_into().ok()).map(ShortId).ok_or(PassageError)
+        name_from_base32(text).map(ShortId).ok_or(PassageError)
     }
 }
 
@@ -150,7 +160,7 @@ impl fmt::Display for Passage {
 
 impl fmt::Display for ShortId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&base32(&self.0))
+        show_base32(&self.0, f)
     }
 }
 

@@ -16,7 +16,7 @@ use minicbor::{Decode, Encode};
 use postroad_smtp::Domain;
 
 use crate::caps::Caps;
-use crate::node::{NodeId, NodeKey, Purpose, SecretKey, Signature, base32, sha256};
+use crate::node::{NodeId, NodeKey, Purpose, SecretKey, Signature, base32, sha256, show_base32};
 use crate::wire::{NOT_CBOR, Wrong, domains, few, text, with_signature, without_signature};
 
 /// The most octets of a statement, signature not counted.
@@ -472,7 +472,7 @@ impl Policy {
 
 impl fmt::Display for StatementId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&base32(&self.0))
+        show_base32(&self.0, f)
     }
 }
 

@@ -27,6 +27,7 @@ use tokio_rustls::{LazyConfigAcceptor, TlsConnector, TlsStream};
 
 use crate::tls::ServerTls;
 pub use splice::Bounds;
+use wire::Direct;
 pub use wire::Wire;
 
 /// Octets taken from a socket at a time, at most.
@@ -232,7 +233,7 @@ impl Stream {
 
     fn into_wire(self) -> io::Result<Wire> {
         match self {
-            Stream::Plain(tcp) => Ok(Wire::Tcp(tcp)),
+            Stream::Plain(tcp) => Ok(Wire::Tcp(Direct::new(tcp))),
             Stream::Within(tls) => Ok(Wire::Within(tls)),
             Stream::Tls(_) => Err(io::Error::new(io::ErrorKind::InvalidInput, "the connection has TLS already")),
             Stream::Unix(_) => Err(io::Error::new(io::ErrorKind::InvalidInput, "no TLS on a socket of this host")),
@@ -304,6 +305,7 @@ impl Stream {
         let read = match self {
             Stream::Plain(tcp) => tcp.try_read(&mut octet),
             _ if self.is_passed_on() => return false,
+            Stream::Tls(tls) if tls.get_ref().0.has_arrived() => return false,
             Stream::Tls(tls) | Stream::Within(tls) => tls.get_ref().0.tcp().try_read(&mut octet),
             Stream::Unix(unix) => unix.try_read(&mut octet),
         };

@@ -5,16 +5,17 @@
 //! reached at the moment: mail for one goal keeps its line in the schedule, and whoever connects takes
 //! the members in their order, those that answered last first.
 
+use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use postroad_mesh::passage::ShortId;
+use postroad_mesh::passage::{ShortId, has_visited_nobody};
 use postroad_mesh::path::{Choice, Goal, Health, Map, Need, Step, Through};
 use postroad_mesh::record::{Address, Reach, Said};
 use postroad_mesh::{NodeId, Passage};
 use postroad_queue::Item;
-use postroad_smtp::Domain;
+use postroad_smtp::{Domain, PassageToken};
 
 const DAY_MS: u64 = 86_400_000;
 /// The most members that are tried for one message in one attempt.
@@ -52,10 +53,9 @@ pub struct Member {
 /// What is looked at of a message, beside the recipient, where the mesh has more than one way.
 #[derive(Clone, Debug, Default)]
 pub struct Mail<'a> {
-    from: Option<&'a Domain>,
-    octets: u64,
-    passage: Option<Passage>,
-    spread: u64,
+    item: Option<&'a Item>,
+    /// Read when it is first asked for: most mail is routed without.
+    passage: OnceCell<Option<Passage>>,
 }
 
 /// What the mesh has for a domain.
@@ -131,6 +131,14 @@ impl Members {
         self.map.homes(domain).to_vec()
     }
 
+    /// Returns the only node at which mail for a domain may end, with nobody who would hold it meanwhile.
+    pub fn only_home(&self, domain: &Domain) -> Option<NodeId> {
+        match self.map.homes(domain) {
+            [home] if self.records[home].pickups.is_empty() => Some(*home),
+            _ => None,
+        }
+    }
+
     /// Returns a member as a next hop.
     pub fn member(&self, node: &NodeId) -> Option<&Arc<Member>> {
         self.members.get(node)
@@ -169,13 +177,20 @@ impl Members {
     }
 
     fn way(&self, domain: &Domain, mail: &Mail<'_>) -> (Way, Vec<Choice>) {
-        let passage = mail.passage.as_ref();
+        if let [home] = self.map.homes(domain)
+            && *home == self.me
+        {
+            // It is where it is to get to, whichever way it came.
+            return (Way::Stay, vec![Choice { step: Step::Stay, goal: Goal::Home(*home), cost: 0 }]);
+        }
+        let passage = mail.passage();
         if passage.is_some_and(Passage::is_at_its_end) {
             return (Way::Pass(Vec::new()), Vec::new());
         }
         let known = |short| self.by_short.get(short).copied();
         let visited: Vec<NodeId> = passage.iter().flat_map(|passage| passage.visited()).filter_map(known).collect();
-        let need = Need { to: domain, from: mail.from, octets: mail.octets, visited: &visited, spread: mail.spread };
+        let (from, octets, spread) = (mail.from(), mail.octets(), mail.spread());
+        let need = Need { to: domain, from, octets, visited: &visited, spread };
         let choices = self.choices(&need);
         match choices.first() {
             None => (Way::Pass(self.through(&need)), choices),
@@ -251,14 +266,36 @@ impl Members {
 impl<'a> Mail<'a> {
     /// Looks at a message in the queue.
     pub fn of(item: &'a Item) -> Mail<'a> {
-        let params = &item.envelope.params;
-        let passage: Option<Passage> = params.passage.as_ref().and_then(|token| token.as_str().parse().ok());
-        Mail {
-            from: item.envelope.reverse_path.mailbox().and_then(|mailbox| mailbox.domain()),
-            octets: item.content_octets,
-            spread: passage.as_ref().map_or(item.id.to_u64(), |passage| passage.message.spread()),
-            passage,
+        Mail { item: Some(item), passage: OnceCell::new() }
+    }
+
+    /// Returns whether it was at no other member yet.
+    pub(super) fn comes_in_here(&self) -> bool {
+        match self.passage.get() {
+            Some(known) => known.as_ref().is_none_or(|passage| passage.visited().is_empty()),
+            None => self.token().is_none_or(has_visited_nobody),
         }
+    }
+
+    fn token(&self) -> Option<&'a PassageToken> {
+        self.item.and_then(|item| item.envelope.params.passage.as_ref())
+    }
+
+    fn passage(&self) -> Option<&Passage> {
+        self.passage.get_or_init(|| self.token()?.as_str().parse().ok()).as_ref()
+    }
+
+    fn from(&self) -> Option<&'a Domain> {
+        self.item?.envelope.reverse_path.mailbox().and_then(|mailbox| mailbox.domain())
+    }
+
+    fn octets(&self) -> u64 {
+        self.item.map_or(0, |item| item.content_octets)
+    }
+
+    fn spread(&self) -> u64 {
+        let by_id = || self.item.map_or(0, |item| item.id.to_u64());
+        self.passage().map_or_else(by_id, |passage| passage.message.spread())
     }
 }
 

@@ -152,7 +152,7 @@ fn no_node_is_visited_twice_and_none_beyond_the_limit() {
     let fresh = Passage::new(MeshMessageId::new(1, &[]), node(b'z'));
     let mail = |nodes: &[u8]| {
         let passage = nodes.iter().fold(fresh.clone(), |passage, n| passage.by_way_of(&node(*n)).expect("room"));
-        Mail { passage: Some(passage), ..Mail::default() }
+        Mail { passage: Some(passage).into(), ..Mail::default() }
     };
     assert_eq!(shown(&router, "u@d.example", &mail(b"")), "mesh:e,b");
     assert_eq!(shown(&router, "u@d.example", &mail(b"e")), "mesh:b");
@@ -163,6 +163,24 @@ fn no_node_is_visited_twice_and_none_beyond_the_limit() {
 }
 
 #[test]
+fn mail_is_shared_among_homes_and_goes_to_the_only_one_whatever_it_is() {
+    let all: Vec<Said> = (b'a'..=b'd').map(|name| Said { link_cost: 10, ..said(name, &[], b"") }).collect();
+    let mut all = all;
+    for (home, domains) in [(1, &["b.example", "both.example"][..]), (2, &["both.example"])] {
+        all[home].serves = domains.iter().map(|domain| domain.parse().expect("valid")).collect();
+    }
+    let router = router(CONFIG, all, true);
+    let firsts = |path: &str| {
+        let mail = |n: u8| Passage::new(MeshMessageId::new(1, &[&[n]]), node(b'a'));
+        let first = |n| shown(&router, path, &Mail { passage: Some(mail(n)).into(), ..Mail::default() });
+        (0..40).map(|n| first(n)[..6].to_owned()).collect::<std::collections::BTreeSet<String>>()
+    };
+    assert_eq!(firsts("u@both.example").into_iter().collect::<Vec<_>>(), ["mesh:b", "mesh:c"]);
+    assert_eq!(firsts("u@b.example").into_iter().collect::<Vec<_>>(), ["mesh:b"]);
+    assert_eq!(firsts("u@below.b.example").into_iter().collect::<Vec<_>>(), ["mesh:b"]);
+}
+
+#[test]
 fn mail_for_a_home_that_is_down_makes_one_detour_and_waits() {
     let all: Vec<Said> = (b'a'..=b'e').map(|name| Said { link_cost: 10, ..said(name, &[], b"") }).collect();
     let mut all = all;
@@ -170,7 +188,7 @@ fn mail_for_a_home_that_is_down_makes_one_detour_and_waits() {
     let router = router(CONFIG, all, true);
     let fresh = Passage::new(MeshMessageId::new(1, &[]), node(b'c'));
     assert!(shown(&router, "u@b.example", &Mail::default()).starts_with("mesh:b,"));
-    let from_c = Mail { passage: fresh.by_way_of(&node(b'c')).ok(), ..Mail::default() };
+    let from_c = Mail { passage: fresh.by_way_of(&node(b'c')).ok().into(), ..Mail::default() };
     assert_eq!(shown(&router, "u@b.example", &from_c), "mesh:b");
 }
 
@@ -283,7 +301,7 @@ fn mail_that_can_only_go_back_goes_through_whom_it_visited() {
     let begun = Passage::new(MeshMessageId::new(1, &[b"x"]), node(b'a'));
     let passage =
         ["a", "b"].iter().fold(begun, |so_far, name| so_far.by_way_of(&node(name.as_bytes()[0])).expect("room"));
-    let mail = Mail { passage: Some(passage), ..Mail::default() };
+    let mail = Mail { passage: Some(passage).into(), ..Mail::default() };
     let domain: Domain = "d.example".parse().expect("a domain");
     let Some((Way::Pass(steps), choices)) = members(true).to_home(&domain, &mail) else { panic!("it has a home") };
     assert!(choices.is_empty() && steps.len() == 1, "{steps:?}");

@@ -145,6 +145,11 @@ impl Recorder {
         Recorder(None)
     }
 
+    /// Returns whether anything is collected.
+    pub fn is_on(&self) -> bool {
+        self.0.is_some()
+    }
+
     /// A recorder that keeps every step.
     pub fn on() -> Recorder {
         Recorder(Some(Vec::new()))

@@ -9,7 +9,7 @@
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, RwLock};
 
 use postroad_mesh::NodeId;
 use postroad_queue::Item;
@@ -42,6 +42,9 @@ pub struct Router {
     comers_pace: u16,
     /// The mesh, of which this host is a member.
     members: Option<Arc<Members>>,
+    /// The next hops of mail that comes in here for domains with one home: nothing else of a message matters
+    /// there, and so each is found once.
+    to_homes: RwLock<HashMap<Domain, NextHop>>,
 }
 
 /// A domain of a `[[turn]]`.
@@ -62,6 +65,9 @@ struct Rule {
     pace: u16,
 }
 
+/// The most next hops of [`Router::to_homes`]; names below a domain that is served are as many as somebody likes.
+const TO_HOMES_MAX: usize = 1_000;
+const NOTHING_PANICS: &str = "nothing panics while it holds the next hops";
 const NO_POSTMASTER: Reply = Reply::of(
     550,
     Some(Status::new(5, 1, 1)),
@@ -96,6 +102,7 @@ impl Router {
             patience: config.queue.patience(),
             comers_pace: pace_behind_routes(config, 2),
             members,
+            to_homes: RwLock::default(),
         };
         for (route, number) in config.routes.iter().zip(1..) {
             // One site cannot be left alone for two lengths of time.
@@ -231,6 +238,13 @@ impl Router {
     /// mail leaves the mesh. Whoever names one host for all mail has said where it leaves.
     fn by_members(&self, domain: &Domain, mail: &Mail<'_>, recorder: &mut Recorder) -> Option<NextHop> {
         let members = self.members.as_ref()?;
+        let is_first = mail.comes_in_here();
+        if is_first && !recorder.is_on() {
+            let known = self.to_homes.read().expect(NOTHING_PANICS).get(domain).cloned();
+            if known.is_some() {
+                return known;
+            }
+        }
         let to_egress = || members.to_egress(domain, mail).filter(|_| self.any.is_none());
         let (way, choices) = members.to_home(domain, mail).or_else(to_egress)?;
         recorder.note(|| Step::Mesh {
@@ -244,8 +258,19 @@ impl Router {
             Way::Pass(steps) => {
                 let pace = if steps.first().is_some_and(|step| step.comes) { self.comers_pace } else { 0 };
                 let target = Target::Members { steps, domain: domain.clone() };
-                Some(NextHop::new(target, TlsUse::Required, None, pace))
+                let next_hop = NextHop::new(target, TlsUse::Required, None, pace);
+                if is_first && members.only_home(domain).is_some() {
+                    self.keep(domain, &next_hop);
+                }
+                Some(next_hop)
             }
+        }
+    }
+
+    fn keep(&self, domain: &Domain, next_hop: &NextHop) {
+        let mut to_homes = self.to_homes.write().expect(NOTHING_PANICS);
+        if to_homes.len() < TO_HOMES_MAX {
+            to_homes.insert(domain.clone(), next_hop.clone());
         }
     }
 

@@ -72,9 +72,10 @@ impl Log {
         self.newest.as_ref().map(|(_, file)| file.clone())
     }
 
-    /// Writes entries down, whose age counts from then.
-    pub(super) fn append(&mut self, entries: &[Entry], counts_from: u64, now: UnixMillis) {
-        let records: Vec<_> = entries.iter().map(|entry| record(entry, counts_from)).collect();
+    /// Writes entries down, each with the time from which its age counts.
+    pub(super) fn append(&mut self, entries: &[(Entry, u64)], now: UnixMillis) {
+        let Some(counts_from) = entries.iter().map(|(_, counts_from)| *counts_from).max() else { return };
+        let records: Vec<_> = entries.iter().map(|(entry, counts_from)| record(entry, *counts_from)).collect();
         let written = self.today(now).and_then(|file| (&*file).write_all(records.as_flattened()));
         match written {
             Ok(()) => {

@@ -2,7 +2,7 @@
 //! long as a repeat may come. A member that repeats a message after a lost reply hears 250, and nothing
 //! is delivered twice.
 //!
-//! The order is fixed: the queue commits, then the history remembers, then the 250 is said. A crash
+//! The order is fixed: the queue commits, then the history remembers, then a member hears its 250. A crash
 //! between the first two leaves a message that only the queue knows of, so what the queue took in last
 //! is remembered whenever the history is opened.
 
@@ -34,6 +34,8 @@ const COMMIT_MS_MAX: u64 = 3 * 3_600_000;
 const BATCH: usize = 1000;
 /// How long what was remembered may stay in the memory of the system.
 const SYNC_AFTER: Duration = Duration::from_secs(1);
+/// Entries that may wait to be written.
+const UNWRITTEN_MAX: usize = 256;
 
 /// The history. Clones are handles to the same one.
 #[derive(Clone)]
@@ -51,6 +53,9 @@ struct Opened {
     log: Log,
     /// What sessions are receiving now: the same must not be received twice at a time.
     claimed: HashSet<Entry>,
+    /// Of mail that came in here first, with the time from which their age counts: no member can repeat what
+    /// none has heard of, so they are written many at a time.
+    unwritten: Vec<(Entry, u64)>,
     /// Whether a sync is on its way.
     syncing: bool,
 }
@@ -78,6 +83,7 @@ pub struct Claim {
     repeats: Repeats,
     message: MeshMessageId,
     entries: Vec<Entry>,
+    from_member: bool,
 }
 
 impl Repeats {
@@ -130,7 +136,7 @@ impl Repeats {
             return Ok(Claimed::Taken);
         }
         opened.claimed.extend(&entries);
-        let claim = Claim { repeats: self.clone(), message: *message, entries };
+        let claim = Claim { repeats: self.clone(), message: *message, entries, from_member };
         Ok(Claimed::New { places, claim, is_late })
     }
 
@@ -144,7 +150,7 @@ impl Repeats {
             let known = history.len();
             self.recall_queued(&mut history, &mut log, now);
             info!(entries = history.len(), from_queue = history.len() - known, "history of the mesh opened");
-            *guard = Some(Opened { history, log, claimed: HashSet::new(), syncing: false });
+            *guard = Some(Opened { history, log, claimed: HashSet::new(), unwritten: Vec::new(), syncing: false });
         }
         Ok(guard)
     }
@@ -162,7 +168,7 @@ impl Repeats {
                 for recipient in item.envelope.recipients() {
                     let recipient = recipient.forward_path.to_string();
                     if history.seen(&message, &recipient, now.0) != Seen::Already {
-                        log.append(&[Entry::new(&message, &recipient)], history.counts_from(&message, now.0), now);
+                        log.append(&[(Entry::new(&message, &recipient), history.counts_from(&message, now.0))], now);
                         history.remember(&message, &recipient, now.0);
                     }
                 }
@@ -170,8 +176,8 @@ impl Repeats {
         }
     }
 
-    /// Syncs what was appended a while later, once for all that is appended until then.
-    fn sync_later(&self, opened: &mut Opened) {
+    /// Writes and syncs what was remembered a while later, once for all that is remembered until then.
+    fn sync_later(&self, opened: &mut Opened, now: UnixMillis) {
         if std::mem::replace(&mut opened.syncing, true) {
             return;
         }
@@ -182,6 +188,7 @@ impl Repeats {
                 let mut guard = repeats.lock();
                 let Some(opened) = guard.as_mut() else { return };
                 opened.syncing = false;
+                opened.write_rest(now);
                 opened.log.file()
             };
             let synced = tokio::task::spawn_blocking(move || file.map_or(Ok(()), |file| file.sync_data()));
@@ -193,6 +200,13 @@ impl Repeats {
 
     fn lock(&self) -> MutexGuard<'_, Option<Opened>> {
         self.0.opened.lock().expect("nothing panics while it holds the history")
+    }
+}
+
+impl Opened {
+    fn write_rest(&mut self, now: UnixMillis) {
+        self.log.append(&self.unwritten, now);
+        self.unwritten.clear();
     }
 }
 
@@ -210,12 +224,15 @@ impl Claim {
         let mut guard = self.repeats.lock();
         let Some(opened) = guard.as_mut() else { return };
         let counts_from = opened.history.counts_from(&self.message, now.0);
-        for entry in &entries {
-            opened.claimed.remove(entry);
-            opened.history.recall(*entry, counts_from, now.0);
+        for entry in entries {
+            opened.claimed.remove(&entry);
+            opened.history.recall(entry, counts_from, now.0);
+            opened.unwritten.push((entry, counts_from));
         }
-        opened.log.append(&entries, counts_from, now);
-        self.repeats.sync_later(opened);
+        if self.from_member || opened.unwritten.len() >= UNWRITTEN_MAX {
+            opened.write_rest(now);
+        }
+        self.repeats.sync_later(opened, now);
     }
 }
 

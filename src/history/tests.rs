@@ -95,6 +95,28 @@ async fn what_was_taken_is_known_to_the_next_process() {
 }
 
 #[tokio::test]
+async fn what_came_in_here_first_is_known_at_once_and_written_soon() {
+    let host = Host::new();
+    let (first, to) = (host.repeats(), ["<b@home.example>".to_owned()]);
+    let is_known = |repeats: &Repeats, n| {
+        matches!(repeats.claim(&named(n, NOW), &to, true, NOW).expect("opened"), Claimed::Taken)
+    };
+    let many = UNWRITTEN_MAX as u64;
+    for n in 0..=many {
+        let Ok(Claimed::New { claim, .. }) = first.claim(&named(n, NOW), &to, false, NOW) else { panic!("it is new") };
+        claim.keep(NOW);
+        assert!(is_known(&first, n), "{n}");
+    }
+    let next = host.repeats();
+    assert!((0..many).all(|n| is_known(&next, n)), "so many are not kept back");
+    let late = tokio::time::Instant::now() + 30 * SYNC_AFTER;
+    while !is_known(&host.repeats(), many) {
+        assert!(tokio::time::Instant::now() < late, "it is never written");
+        tokio::time::sleep(SYNC_AFTER / 10).await;
+    }
+}
+
+#[tokio::test]
 async fn a_message_is_received_by_one_session_at_a_time() {
     let host = Host::new();
     let repeats = host.repeats();

@@ -135,7 +135,8 @@ fn unreadable(error: &io::Error, is_repeatable: bool, envelope: Envelope, passag
 
 /// Returns the envelope for these recipients, with the passage so far.
 fn with_passage(mut envelope: Envelope, places: &[usize], passage: &Passage) -> Envelope {
-    envelope.params.passage = Some(passage.token());
+    // A member has said it in the same words.
+    envelope.params.passage.get_or_insert_with(|| passage.token());
     if places.len() == envelope.recipients().len() {
         return envelope;
     }

@@ -74,6 +74,25 @@ fn members_deliver_to_each_other_by_the_directory_alone() {
 }
 
 #[test]
+fn who_submits_the_same_again_means_it() {
+    let (a, b) = (host("a").start(), host("b").start());
+    join(&a, &b, "b.example");
+    wait_known(&[&a, &b]);
+    let same = b"Subject: again\r\nMessage-ID: <same@client.test>\r\n\r\nhello\r\n";
+    for copies in 1..=3 {
+        send(&a, "user@b.example", same);
+        wait_until("each is in the mailbox", SOON, || mailbox(&b).len() == copies);
+    }
+    // At another member it is a copy of what came in a moment ago: who lost our 250 and turned to the next host
+    // has sent it once.
+    let message = b"Subject: once\r\nMessage-ID: <once@client.test>\r\n\r\nhello\r\n";
+    send(&b, "user@b.example", message);
+    send(&a, "user@b.example", message);
+    wait_until("the copy is known", SOON, || count(&b.log(), "a repeat from a member of the mesh") == 1);
+    assert_eq!((a.queued(), mailbox(&b).len()), (0, 4));
+}
+
+#[test]
 fn mail_goes_through_a_member_in_the_middle() {
     // Neither end can be dialled, so that they have no link with each other.
     let end = |name| host(name).set("mesh.reach", "\"dials-out\"").start();

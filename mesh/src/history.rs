@@ -5,7 +5,7 @@
 //! so that entries leave by age: what is older than the memory reaches back is told apart from what is new, and
 //! is never taken for it.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::str::FromStr;
 
@@ -33,8 +33,11 @@ pub enum Seen {
 
 /// Octets of an [`Entry`].
 pub const ENTRY_OCTETS: usize = 18;
-/// Entries of about the same time leave together, in milliseconds.
-const LEAVE_TOGETHER_MS: u64 = 60_000;
+/// What comes into the mesh so long after the same content was remembered is meant, and no copy of that, in
+/// milliseconds.
+pub const COPY_MS_MAX: u64 = 3_600_000;
+/// Times are kept in minutes, so that entries of about the same time leave together.
+const MINUTE_MS: u64 = 60_000;
 
 /// A message and a recipient as they are remembered: digests of the message's content and of the
 /// recipient.
@@ -50,8 +53,15 @@ pub struct History {
     reach: u64,
     /// By content, and by recipient: the time in a name is that of the first hop that made one, and
     /// a client that submits again elsewhere gets another time for the same content.
-    entries: HashSet<Entry>,
-    by_age: BTreeMap<u64, Vec<Entry>>,
+    entries: HashMap<Entry, Kept>,
+    by_age: BTreeMap<u32, Vec<Entry>>,
+}
+
+/// When an entry was remembered last, and when its age begins, in minutes since the Unix epoch.
+#[derive(Clone, Copy, Debug)]
+struct Kept {
+    since: u32,
+    leaves: u32,
 }
 
 impl MeshMessageId {
@@ -98,7 +108,7 @@ impl History {
     /// Builds an empty memory that reaches back `age_ms`, and less where that would be more than
     /// `entries_max` entries.
     pub fn new(age_ms: u64, entries_max: usize) -> History {
-        History { age_ms, entries_max, reach: 0, entries: HashSet::new(), by_age: BTreeMap::new() }
+        History { age_ms, entries_max, reach: 0, entries: HashMap::new(), by_age: BTreeMap::new() }
     }
 
     /// Returns what is remembered of a message for a recipient, at `now`.
@@ -108,12 +118,11 @@ impl History {
 
     /// As [`History::seen`], for whoever has the entry of the message and the recipient.
     pub fn seen_entry(&self, entry: &Entry, message: &MeshMessageId, now: u64) -> Seen {
-        if self.entries.contains(entry) {
-            Seen::Already
-        } else if message.accepted_ms() < now.saturating_sub(self.age_ms).max(self.reach) {
-            Seen::TooOld
-        } else {
-            Seen::New
+        let accepted = message.accepted_ms();
+        match self.entries.get(entry) {
+            Some(kept) if accepted <= u64::from(kept.since) * MINUTE_MS + COPY_MS_MAX => Seen::Already,
+            None if accepted < now.saturating_sub(self.age_ms).max(self.reach) => Seen::TooOld,
+            _ => Seen::New,
         }
     }
 
@@ -122,38 +131,43 @@ impl History {
         self.recall(Entry::new(message, recipient), self.counts_from(message, now), now);
     }
 
-    /// Returns from when on the age of a message counts that is remembered at `now`: the later of both
-    /// times, since a clock that runs behind must not shorten the memory.
+    /// Returns when a message counts as remembered that is remembered at `now`: the later of both times, since
+    /// a clock that runs behind must not shorten the memory.
     pub fn counts_from(&self, message: &MeshMessageId, now: u64) -> u64 {
-        now.max(message.accepted_ms().min(now + self.age_ms))
+        now.max(message.accepted_ms())
     }
 
-    /// Takes in what was remembered earlier and written down.
+    /// Takes in what was remembered earlier and written down. A clock that runs ahead keeps it no longer than others.
     pub fn recall(&mut self, entry: Entry, counts_from: u64, now: u64) {
-        if self.entries.insert(entry) {
-            let leaves = counts_from.min(now + self.age_ms).div_ceil(LEAVE_TOGETHER_MS) * LEAVE_TOGETHER_MS;
-            self.by_age.entry(leaves).or_default().push(entry);
+        let kept = Kept { since: minutes(counts_from), leaves: minutes(counts_from.min(now + self.age_ms)) };
+        if self.entries.get(&entry).is_none_or(|known| known.since < kept.since) {
+            self.entries.insert(entry, kept);
+            self.by_age.entry(kept.leaves).or_default().push(entry);
         }
         self.forget(now);
         while self.entries.len() > self.entries_max {
             let Some((at, oldest)) = self.by_age.pop_first() else { break };
-            for entry in &oldest {
-                self.entries.remove(entry);
-            }
+            self.remove(at, &oldest);
             // Those that follow were remembered later, and some of what was accepted before them is gone.
-            self.reach = self.reach.max(at);
+            self.reach = self.reach.max(u64::from(at) * MINUTE_MS);
         }
     }
 
     /// Forgets what is older than the memory reaches.
     pub fn forget(&mut self, now: u64) {
-        let limit = now.saturating_sub(self.age_ms);
-        if self.by_age.first_key_value().is_none_or(|(oldest, _)| *oldest >= limit) {
-            return;
+        let limit = minutes(now.saturating_sub(self.age_ms));
+        while let Some(oldest) = self.by_age.first_entry().filter(|oldest| *oldest.key() < limit) {
+            let (at, entries) = oldest.remove_entry();
+            self.remove(at, &entries);
         }
-        let kept = self.by_age.split_off(&limit);
-        for entry in std::mem::replace(&mut self.by_age, kept).into_values().flatten() {
-            self.entries.remove(&entry);
+    }
+
+    /// Removes what leaves at this time; what was remembered again since stays.
+    fn remove(&mut self, at: u32, entries: &[Entry]) {
+        for entry in entries {
+            if self.entries.get(entry).is_some_and(|kept| kept.leaves == at) {
+                self.entries.remove(entry);
+            }
         }
     }
 
@@ -166,6 +180,11 @@ impl History {
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
+}
+
+/// Returns the minute at the end of which it is this time.
+fn minutes(ms: u64) -> u32 {
+    u32::try_from(ms.div_ceil(MINUTE_MS)).unwrap_or(u32::MAX)
 }
 
 impl Entry {
@@ -231,6 +250,21 @@ mod tests {
         assert_eq!(history.seen(&first, "c@n2.example", NOW + DAY), Seen::New);
         assert_eq!(history.seen(&message(NOW + 5, b"hello"), "b@n2.example", NOW + DAY), Seen::Already);
         assert_eq!(history.seen(&message(NOW, b"hello!"), "b@n2.example", NOW), Seen::New);
+    }
+
+    #[test]
+    fn what_is_submitted_again_later_is_meant_and_what_a_member_repeats_is_not() {
+        let mut history = History::new(30 * DAY, MANY);
+        let (first, again) = (message(NOW, b"hello"), message(NOW + 2 * COPY_MS_MAX, b"hello"));
+        history.remember(&first, "b@n2.example", NOW + 5);
+        assert_eq!(history.seen(&first, "b@n2.example", NOW + 20 * DAY), Seen::Already);
+        assert_eq!(history.seen(&message(NOW + COPY_MS_MAX, b"hello"), "b@n2.example", NOW + DAY), Seen::Already);
+        assert_eq!(history.seen(&again, "b@n2.example", NOW + DAY), Seen::New);
+        history.remember(&again, "b@n2.example", NOW + DAY);
+        history.forget(NOW + 30 * DAY + DAY / 2);
+        assert_eq!(history.seen(&again, "b@n2.example", NOW + 30 * DAY + DAY / 2), Seen::Already);
+        history.forget(NOW + 32 * DAY);
+        assert!(history.is_empty());
     }
 
     #[test]

@@ -107,8 +107,8 @@ impl Naming {
     /// Names the message, accepted at this time in milliseconds since the Unix epoch. `own` is what
     /// only this message has: empty, or the queue id where nothing else tells two apart that a script
     /// sent on purpose.
-    pub fn finish(self, accepted_ms: u64, own: &str) -> MeshMessageId {
-        MeshMessageId::new(accepted_ms, &[self.0.finish().as_ref(), own.as_bytes()])
+    pub fn finish(&self, accepted_ms: u64, own: &str) -> MeshMessageId {
+        MeshMessageId::new(accepted_ms, &[self.0.clone().finish().as_ref(), own.as_bytes()])
     }
 }
 

@@ -80,7 +80,7 @@ impl Log {
         match written {
             Ok(()) => {
                 let youngest = self.days.entry(now.0 / DAY_MS).or_default();
-                *youngest = counts_from.max(*youngest);
+                *youngest = counts_from.min(now.0 + self.age_ms).max(*youngest);
                 self.complained = false;
             }
             Err(error) => {
@@ -139,7 +139,7 @@ impl Log {
         for octets in records {
             match entry(octets) {
                 Some((entry, counts_from)) => {
-                    youngest = counts_from.max(youngest);
+                    youngest = counts_from.min((day + 1) * DAY_MS + self.age_ms).max(youngest);
                     each(entry, counts_from);
                 }
                 None => damaged += 1,

@@ -25,7 +25,7 @@ use log::Log;
 pub const AGE_MS: u64 = 30 * 86_400_000;
 /// How long one remembers that only passes mail on.
 pub const AGE_PASSING_MS: u64 = 2 * 86_400_000;
-/// The most entries, of some 50 octets in memory and 32 on disk.
+/// The most entries, of some 60 octets in memory and 32 on disk.
 const ENTRIES_MAX: usize = 2_000_000;
 /// What the queue took in up to so long before the last entry may be missing in the history: a message
 /// has its id from the begin of its content on.
@@ -73,6 +73,8 @@ pub enum Claimed {
     },
     /// It was taken for every recipient.
     Taken,
+    /// It comes in here, as the same did before, to one of these recipients at least.
+    Again,
     /// Another session is receiving it.
     Busy,
 }
@@ -103,7 +105,7 @@ impl Repeats {
     }
 
     /// Claims a message for these recipients, in the order of its envelope. From a member the
-    /// recipients count for which it is new; what comes in here first counts for all of them.
+    /// recipients count for which it is new; what comes in here first counts for all of them or for none.
     ///
     /// # Errors
     /// The history cannot be opened.
@@ -119,15 +121,14 @@ impl Repeats {
         let (mut places, mut entries, mut is_late) = (Vec::new(), Vec::new(), false);
         for (place, recipient) in recipients.iter().enumerate() {
             let entry = Entry::new(message, recipient);
-            if from_member {
-                match opened.history.seen_entry(&entry, message, now.0) {
-                    Seen::Already => continue,
-                    Seen::TooOld => is_late = true,
-                    Seen::New => {}
-                }
-                if opened.claimed.contains(&entry) {
-                    return Ok(Claimed::Busy);
-                }
+            match opened.history.seen_entry(&entry, message, now.0) {
+                Seen::Already if from_member => continue,
+                Seen::Already => return Ok(Claimed::Again),
+                Seen::TooOld => is_late = from_member,
+                Seen::New => {}
+            }
+            if opened.claimed.contains(&entry) {
+                return Ok(if from_member { Claimed::Busy } else { Claimed::Again });
             }
             places.push(place);
             entries.push(entry);

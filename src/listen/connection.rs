@@ -308,8 +308,7 @@ impl Connection {
     /// Makes the message durable; the reply says whether it is.
     async fn commit(&mut self, mut envelope: Envelope) -> Reply {
         let is_notice = self.transaction.is_notice();
-        let Transaction { intake: Some(mut intake), begun, passage, outside, .. } =
-            std::mem::take(&mut self.transaction)
+        let Transaction { intake: Some(intake), begun, passage, outside, .. } = std::mem::take(&mut self.transaction)
         else {
             unreachable!("content is committed only behind an accepted Content question");
         };
@@ -324,9 +323,11 @@ impl Connection {
             hold: config.queue.hold,
         };
         let named = |name| self.context.peers.me().map(|me| Box::new(Passage::new(name, me)));
-        let passage = passage.or_else(|| intake.name(now).and_then(named));
+        let mut passage = passage.or_else(|| intake.name(now, false).and_then(named));
+        let anew = || intake.name(now, true);
+        let arriving = passing::arrive(&self.context, passage.as_deref_mut(), &anew, envelope, now);
         let mid = passage.as_ref().map(|passage| display(passage.message));
-        let (envelope, claim) = match passing::arrive(&self.context, passage.as_deref(), envelope, now) {
+        let (envelope, claim) = match arriving {
             Arriving::New(envelope, claim) => (envelope, claim),
             Arriving::Answered(reply) => {
                 info!(session = %self.name, mid, %reply, "a repeat from a member of the mesh");

@@ -7,7 +7,7 @@ use std::io;
 
 use postroad_mesh::passage::{Naming, ShortId};
 use postroad_mesh::quota::{Over, Way};
-use postroad_mesh::{Caps, NodeId, Passage};
+use postroad_mesh::{Caps, MeshMessageId, NodeId, Passage};
 use postroad_queue::UnixMillis;
 use postroad_smtp::{Envelope, PassageToken, Reply, Status};
 use tracing::{error, warn};
@@ -104,12 +104,27 @@ pub fn naming(context: &Context, reverse_path: &str) -> Option<Naming> {
 }
 
 /// Says which recipients a message is new for. One that comes into the mesh here is new for all of
-/// them: whoever submits the same again means it, and only members repeat by mistake.
-pub fn arrive(context: &Context, passage: Option<&Passage>, envelope: Envelope, now: UnixMillis) -> Arriving {
+/// them: whoever submits the same again means it, and only members repeat by mistake. It is named `anew`, so that
+/// those behind this host do not take it for a repeat either.
+pub fn arrive(
+    context: &Context,
+    passage: Option<&mut Passage>,
+    anew: &dyn Fn() -> Option<MeshMessageId>,
+    envelope: Envelope,
+    now: UnixMillis,
+) -> Arriving {
     let Some(passage) = passage else { return Arriving::New(envelope, None) };
     let recipients: Vec<String> = envelope.recipients().iter().map(|one| one.forward_path.to_string()).collect();
     let is_repeatable = envelope.params.passage.is_some();
-    match context.repeats.claim(&passage.message, &recipients, is_repeatable, now) {
+    let claim = |name: &MeshMessageId| context.repeats.claim(name, &recipients, is_repeatable, now);
+    let claimed = match claim(&passage.message) {
+        Ok(Claimed::Again) => {
+            passage.message = anew().unwrap_or(passage.message);
+            claim(&passage.message)
+        }
+        claimed => claimed,
+    };
+    match claimed {
         Ok(Claimed::New { places, claim, is_late }) => {
             if is_late {
                 warn!(mid = %passage.message, "older than the history of the mesh reaches: it may have come before");
@@ -117,7 +132,8 @@ pub fn arrive(context: &Context, passage: Option<&Passage>, envelope: Envelope, 
             Arriving::New(with_passage(envelope, &places, passage), Some(claim))
         }
         Ok(Claimed::Taken) => Arriving::Answered(DUPLICATE),
-        Ok(Claimed::Busy) => Arriving::Answered(BUSY),
+        // Two at one moment that have one name although each was named anew.
+        Ok(Claimed::Busy | Claimed::Again) => Arriving::Answered(BUSY),
         Err(error) => unreadable(&error, is_repeatable, envelope, passage),
     }
 }

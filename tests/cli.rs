@@ -37,7 +37,9 @@ fn check_says_what_a_configuration_means() {
     let directory = tempfile::tempdir().expect("scratch");
     let text = "hostname = \"mx.example.org\"\nstate_dir = \"state\"\n[listen]\nsmtp = [\"0.0.0.0:25\"]\n\
                 [[local]]\ndomain = \"example.org\"\nmaildir = \"mail/{user}\"\n\
-                [[route]]\ndomain = \"*\"\nvia = \"smtp.isp.example:587\"\nuser = \"relay\"\npassword_file = \"none\"\n";
+                [[route]]\ndomain = \"*\"\nvia = \"smtp.isp.example:587\"\nuser = \"relay\"\npassword_file = \"none\"\n\
+                [[route]]\ndomain = \"example.com\"\nvia = \"mx\"\naccept = [\"sales\", \"alice\"]\n\
+                [[route]]\ndomain = \".example.com\"\nvia = \"mx\"\naccept = \"any\"\n";
     std::fs::write(directory.path().join("p.toml"), text).expect("written");
     let output = postroad(directory.path(), &["check", "--config", "p.toml"], "");
     let base = directory.path().canonicalize().expect("exists");
@@ -49,6 +51,8 @@ p.toml: valid
   relays for   127.0.0.0/8, ::1/128; and whoever logs in
   local        example.org -> BASE/mail/{user} (users with a directory)
   route        * -> smtp.isp.example:587 (TLS verify, as relay)
+  route        example.com -> mx (TLS opportunistic), from everybody: 2 recipients
+  route        .example.com -> mx (TLS opportunistic), from everybody: any recipient
   postmaster   postmaster@example.org
   messages     up to 50 MB
   to each site up to 20 connections
@@ -62,6 +66,8 @@ p.toml: valid
     let json = postroad(directory.path(), &["check", "--json", "--config", "p.toml"], "");
     let json: serde_json::Value = serde_json::from_slice(&json.stdout).expect("JSON");
     assert_eq!(json["valid"], true);
+    let accepted: Vec<String> = (0..3).map(|n| json["routes"][n]["accept"].to_string()).collect();
+    assert_eq!(accepted, ["null", "[\"alice\",\"sales\"]", "\"any\""]);
     assert_eq!(json["warnings"].as_array().map(Vec::len), Some(2));
 }
 

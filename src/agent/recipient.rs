@@ -58,6 +58,10 @@ mod tests {
         std::fs::create_dir(directory.path().join("alice")).expect("writable");
         let text =
             format!("[[local]]\ndomain = \"home.example\"\nmaildir = \"{}/{{user}}\"", directory.path().display());
+        let route = |domain: &str, accept: &str| {
+            format!("\n[[route]]\ndomain = \"{domain}\"\nvia = \"[192.0.2.9]:25\"\naccept = {accept}")
+        };
+        let text = text + &route("listed.example", "[\"alice\"]") + &route("any.example", "\"any\"");
         let config = Config::from_str(&text, "test", Path::new("/")).unwrap_or_else(|faults| panic!("{faults}"));
         let policy = Policy::new(Arc::new(config));
         let told = |recipient: &str| tell(&policy, &Asked { recipient: recipient.into() }.to_octets());
@@ -68,6 +72,9 @@ mod tests {
             ("bob@home.example", Told::Unknown),
             ("\"../alice\"@home.example", Told::Unknown),
             ("alice@elsewhere.example", Told::Onward),
+            ("alice+tag@listed.example", Told::Exists),
+            ("bob@listed.example", Told::Unknown),
+            ("alice@any.example", Told::Onward),
             ("nonsense", Told::Unclear),
         ] {
             assert_eq!(told(recipient), want, "{recipient}");

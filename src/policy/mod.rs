@@ -149,14 +149,15 @@ impl Policy {
         rules::rcpt((config, router), &*self.directories, client, reverse_path, forward_path, accepted)
     }
 
-    /// Decides about a recipient whose mail ends here, whoever asks; `None`: that is not for this host to
-    /// say. May look at a directory.
+    /// Decides about a recipient whose mail ends here, or whose domain passes through with a list of those that it has,
+    /// whoever asks; `None`: that is not for this host to say. May look at a directory.
     ///
     /// # Errors
     /// The reply that refuses it.
     pub fn ending(&self, forward_path: &ForwardPath) -> Option<Result<Accepted, Reply>> {
         let Rules { config, router, .. } = &**self.rules.load();
-        rules::ending((config, router), &*self.directories, forward_path)
+        let ending = rules::ending((config, router), &*self.directories, forward_path);
+        ending.or_else(|| rules::listed(router, forward_path))
     }
 
     /// Returns whether mail for a forward-path that does not end here leaves the mesh.

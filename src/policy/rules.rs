@@ -13,7 +13,7 @@ use postroad_smtp::{Domain, ForwardPath, LocalPart, MailParams, Mailbox, Priorit
 use super::mailboxes::{self, Directories};
 use super::replies;
 use super::users::UserList;
-use crate::config::{Config, Local, RouteMatch, Service, Turn, UserName, Via};
+use crate::config::{Accept, Config, Local, RouteMatch, Service, Turn, UserName, Via};
 use crate::route::{Members, Route, Router};
 
 /// Who asks.
@@ -237,6 +237,15 @@ fn routable(router: &Router, forward_path: &ForwardPath, grant: RelayGrant) -> R
         Route::Refused(reply) => Err(reply),
         Route::Local(_) | Route::Smtp(_) | Route::Turn(_) => Ok(Accepted::Relay(grant)),
     }
+}
+
+/// Decides about a recipient by the list that the route of its domain has, whoever asks; `None`: it has none.
+///
+/// # Errors
+/// The reply that refuses it.
+pub fn listed(router: &Router, forward_path: &ForwardPath) -> Option<Result<Accepted, Reply>> {
+    let Some(Accept::Listed(_)) = forward_path.domain().and_then(|domain| router.accepts(domain)) else { return None };
+    Some(routable(router, forward_path, RelayGrant::Route))
 }
 
 /// Returns whether a recipient is none that a route leaves out. Whoever asks: it says which there are.

@@ -236,6 +236,7 @@ impl Agent {
         }
         sessions.shutdown().await;
         self.delivery.drain(deadline.saturating_duration_since(Instant::now())).await;
+        self.context.peers.keep_rest().await;
     }
 
     async fn serve_metrics(self: Arc<Agent>, socket: TcpListener, metrics: Arc<Metrics>) {

@@ -91,8 +91,14 @@ impl Peers {
     /// heard again.
     async fn keep_soon(&self) {
         sleep(KEEP_DELAY).await;
-        self.0.keeping.store(false, Ordering::Relaxed);
-        if let Err(error) = self.keep().await {
+        self.keep_rest().await;
+    }
+
+    /// Keeps what of it is not on disk yet: mail that waits goes by it from the next start on.
+    pub async fn keep_rest(&self) {
+        if self.0.keeping.swap(false, Ordering::Relaxed)
+            && let Err(error) = self.keep().await
+        {
             error!(%error, "what is known of the mesh is not on disk");
         }
     }

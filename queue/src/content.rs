@@ -22,6 +22,12 @@ pub struct ContentReader {
     next: u64,
 }
 
+/// The content of one message from its first octet to its last.
+pub struct ContentStream {
+    reader: ContentReader,
+    offset: u64,
+}
+
 pub(crate) enum Source {
     /// Just committed: these octets never were on disk only.
     Memory(Arc<Vec<u8>>),
@@ -37,6 +43,11 @@ impl ContentReader {
     /// Returns the length in octets.
     pub fn octets(&self) -> u64 {
         self.octets
+    }
+
+    /// Returns it as a stream.
+    pub fn stream(self) -> ContentStream {
+        ContentStream { reader: self, offset: 0 }
     }
 
     /// Returns the whole content where it is still in memory: no read, no copy.
@@ -88,5 +99,13 @@ impl ContentReader {
     fn damaged(&self, place: &str, what: &str) -> io::Error {
         let text = format!("the content of message {} is damaged on disk ({place}: {what})", self.id);
         io::Error::new(io::ErrorKind::InvalidData, text)
+    }
+}
+
+impl io::Read for ContentStream {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let n = self.reader.read_at(self.offset, buffer)?;
+        self.offset += n as u64;
+        Ok(n)
     }
 }

@@ -108,7 +108,7 @@ mod walk;
 mod words;
 
 pub use committer::Committer;
-pub use content::ContentReader;
+pub use content::{ContentReader, ContentStream};
 pub use draft::{Committed, Draft};
 pub use error::{AppendError, CommitError, DraftError, LoadError, OpenError, RecordError};
 pub use fs::{Fs, OsFs};

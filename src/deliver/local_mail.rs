@@ -3,10 +3,9 @@
 //! Which mailbox a local-part means is the policy's rule, asked again here: a user may have left
 //! since the mail was accepted.
 
-use std::io::{self, Read};
 use std::sync::Arc;
 
-use postroad_queue::{ContentReader, Report};
+use postroad_queue::Report;
 use postroad_smtp::client::{self, Protocol, TlsNeed};
 use postroad_smtp::{Domain, ForwardPath, LocalPart, Reply};
 use tracing::warn;
@@ -113,25 +112,11 @@ async fn to_maildir(
             place,
             maybe_repeat,
         };
-        maildir.deliver(&deliver, &mut Content { reader, offset: 0 })
+        maildir.deliver(&deliver, &mut reader.stream())
     });
     match delivered.await {
         Ok(delivered) => Ok(Reply::from(&delivered)),
         Err(error) => Err(Reply::from(&error)),
-    }
-}
-
-/// Content as a stream.
-struct Content {
-    reader: ContentReader,
-    offset: u64,
-}
-
-impl Read for Content {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let n = self.reader.read_at(self.offset, buffer)?;
-        self.offset += n as u64;
-        Ok(n)
     }
 }
 

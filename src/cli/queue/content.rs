@@ -1,8 +1,8 @@
 //! `queue cat`: a message as it lies on disk. Nothing is asked of the agent, and nothing changed.
 
-use std::io::{self, BufRead as _, BufReader, Read};
+use std::io::{self, BufRead as _, BufReader, Read as _};
 
-use postroad_queue::{ContentReader, LoadError};
+use postroad_queue::{ContentStream, LoadError};
 
 use super::list::missing;
 use super::offline::read;
@@ -24,7 +24,7 @@ pub fn cat(config: &Config, look: Look, ids: &[Id], context: &mut Context) -> Re
     let snapshot = read(config)?;
     for id in ids {
         let content = match snapshot.content(id.0) {
-            Ok(content) => Octets { content, next: 0 },
+            Ok(content) => content.stream(),
             Err(LoadError::Unknown(_)) => return missing(&[*id]),
             Err(error) => return Err(Failure::new(exit::FAILED, error.to_string())),
         };
@@ -38,7 +38,7 @@ pub fn cat(config: &Config, look: Look, ids: &[Id], context: &mut Context) -> Re
     Ok(())
 }
 
-fn show(content: Octets, context: &mut Context) -> io::Result<()> {
+fn show(content: ContentStream, context: &mut Context) -> io::Result<()> {
     let (mut reader, mut line) = (BufReader::new(content), Vec::new());
     while reader.by_ref().take(PIECE_OCTETS_MAX).read_until(b'\n', &mut line)? > 0 {
         let text = line.strip_suffix(b"\n").map_or(&*line, |text| text.strip_suffix(b"\r").unwrap_or(text));
@@ -54,19 +54,5 @@ fn broken(id: Id, error: io::Error) -> Failure {
         io::ErrorKind::BrokenPipe => Failure::from(error),
         _ => Failure::new(exit::FAILED, format!("{id} cannot be printed: {error}"))
             .with_remedy("`postroad queue verify` says whether it is damaged"),
-    }
-}
-
-/// The content of a message as a stream.
-struct Octets {
-    content: ContentReader,
-    next: u64,
-}
-
-impl Read for Octets {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let octets = self.content.read_at(self.next, buffer)?;
-        self.next += octets as u64;
-        Ok(octets)
     }
 }

@@ -1,5 +1,6 @@
 //! Deliveries into Maildirs: whose mailbox a recipient means, and who waits for the look-up.
 
+use std::io;
 use std::path::Path;
 use std::sync::mpsc;
 use std::time::Duration;

@@ -120,5 +120,5 @@ pub use recovery::{Damage, RecoveryReport};
 pub use retry::RetryPolicy;
 pub use schedule::Schedule;
 pub use snapshot::Snapshot;
-pub use spool::{Options, Queue};
+pub use spool::{Options, Queue, Room};
 pub use words::Words;

@@ -85,11 +85,27 @@ pub(crate) struct Spool {
     space: Mutex<Space>,
 }
 
+/// The room on the disk of a queue.
+#[derive(Clone, Copy, Debug)]
+pub struct Room {
+    /// Octets free; `None` where that cannot be known.
+    pub free_octets: Option<u64>,
+    /// Octets below which nothing is accepted.
+    pub reserve_octets: u64,
+}
+
+impl Room {
+    /// Returns whether nothing is accepted. Not knowing is no reason to refuse mail: the write itself will tell.
+    pub fn is_short(&self) -> bool {
+        self.free_octets.is_some_and(|free| free < self.reserve_octets)
+    }
+}
+
 /// What is known of the free space.
 #[derive(Default)]
 struct Space {
     checked: Option<UnixMillis>,
-    free_octets: u64,
+    free_octets: Option<u64>,
 }
 
 /// How long a look at the free space is good for.
@@ -289,14 +305,9 @@ impl Queue {
         index.spilled_octets + index.segments.values().map(|segment| segment.octets).sum::<u64>()
     }
 
-    /// Returns the octets that are free on the disk of the queue; `None` where that cannot be known.
-    pub fn free_octets(&self) -> Option<u64> {
-        self.0.fs.free_octets().ok()
-    }
-
-    /// Returns the free octets below which nothing is accepted.
-    pub fn reserve_octets(&self) -> u64 {
-        self.0.options.reserve_octets
+    /// Returns the room on its disk, as it is now.
+    pub fn room(&self) -> Room {
+        self.0.room(self.0.fs.free_octets().ok())
     }
 
     /// Returns the octets of content held in memory that is not on disk yet.
@@ -355,12 +366,19 @@ impl Spool {
     fn check_space(&self, now: UnixMillis) -> Result<(), DraftError> {
         let mut space = lock(&self.space);
         if space.checked.is_none_or(|at| at.since(now) > 0 || now.since(at) >= SPACE_MILLIS) {
-            // Not knowing is no reason to refuse mail: the write itself will tell.
-            space.free_octets = self.fs.free_octets().unwrap_or(u64::MAX);
+            space.free_octets = self.fs.free_octets().ok();
             space.checked = Some(now);
         }
-        let (free_octets, reserve_octets) = (space.free_octets, self.options.reserve_octets);
-        if free_octets < reserve_octets { Err(DraftError::Full { free_octets, reserve_octets }) } else { Ok(()) }
+        match self.room(space.free_octets) {
+            room @ Room { free_octets: Some(free_octets), reserve_octets } if room.is_short() => {
+                Err(DraftError::Full { free_octets, reserve_octets })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn room(&self, free_octets: Option<u64>) -> Room {
+        Room { free_octets, reserve_octets: self.options.reserve_octets }
     }
 
     /// Runs `read` with the entry of a message; once more when compaction moved it meanwhile.

@@ -157,9 +157,9 @@ impl Backend {
     }
 
     fn disk_now(&self) -> DiskView {
-        let (free_octets, reserve_octets) = (self.0.queue.free_octets(), self.0.queue.reserve_octets());
-        let is_short = free_octets.is_some_and(|free| free < reserve_octets);
-        DiskView { state: if is_short { "short" } else { "ample" }.to_owned(), free_octets, reserve_octets }
+        let room = self.0.queue.room();
+        let state = if room.is_short() { "short" } else { "ample" };
+        DiskView { state: state.to_owned(), free_octets: room.free_octets, reserve_octets: room.reserve_octets }
     }
 
     fn totals_now(&self) -> TotalsView {

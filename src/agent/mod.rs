@@ -253,9 +253,9 @@ impl Agent {
         metrics.queue_held.set(gauge(totals.held as u64));
         metrics.queue_octets.set(gauge(self.queue.content_octets()));
         metrics.queue_disk_octets.set(gauge(self.queue.disk_octets()));
-        let free = self.queue.free_octets();
-        metrics.queue_disk_free_octets.set(free.map_or(-1, gauge));
-        metrics.queue_disk_short.set(i64::from(free.is_some_and(|free| free < self.queue.reserve_octets())));
+        let room = self.queue.room();
+        metrics.queue_disk_free_octets.set(room.free_octets.map_or(-1, gauge));
+        metrics.queue_disk_short.set(i64::from(room.is_short()));
         metrics.mesh.members.set(gauge(self.context.peers.view().members().count() as u64));
         metrics.mesh.contained.set(gauge(self.context.peers.view().contained().len() as u64));
         metrics.mesh.links.set(gauge(self.context.peers.link_count() as u64));

@@ -77,7 +77,7 @@ impl Core {
     /// brought about.
     pub fn admit_lost(self: &Arc<Core>, item: &Arc<Item>) {
         let pending = item.state.recipients.iter().any(|state| matches!(state, RecipientState::Pending { .. }));
-        let lost = pending && self.schedule().describe(item.id, self.clock.now()).is_empty();
+        let lost = pending && !self.schedule().has_job(item.id, None);
         if lost {
             self.admit(std::slice::from_ref(item), &Admission::First);
             self.start_ready();

@@ -131,12 +131,9 @@ impl Members {
         self.map.homes(domain).to_vec()
     }
 
-    /// Returns the only node at which mail for a domain may end, with nobody who would hold it meanwhile.
-    pub fn only_home(&self, domain: &Domain) -> Option<NodeId> {
-        match self.map.homes(domain) {
-            [home] if self.records[home].pickups.is_empty() => Some(*home),
-            _ => None,
-        }
+    /// Returns whether mail for a domain ends at one node alone, with nobody who would hold it meanwhile.
+    pub fn has_one_end(&self, domain: &Domain) -> bool {
+        matches!(self.map.homes(domain), [home] if self.records[home].pickups.is_empty())
     }
 
     /// Returns a member as a next hop.
@@ -177,11 +174,9 @@ impl Members {
     }
 
     fn way(&self, domain: &Domain, mail: &Mail<'_>) -> (Way, Vec<Choice>) {
-        if let [home] = self.map.homes(domain)
-            && *home == self.me
-        {
+        if self.map.homes(domain) == [self.me] {
             // It is where it is to get to, whichever way it came.
-            return (Way::Stay, vec![Choice { step: Step::Stay, goal: Goal::Home(*home), cost: 0 }]);
+            return (Way::Stay, vec![Choice { step: Step::Stay, goal: Goal::Home(self.me), cost: 0 }]);
         }
         let passage = mail.passage();
         if passage.is_some_and(Passage::is_at_its_end) {

@@ -259,7 +259,7 @@ impl Router {
                 let pace = if steps.first().is_some_and(|step| step.comes) { self.comers_pace } else { 0 };
                 let target = Target::Members { steps, domain: domain.clone() };
                 let next_hop = NextHop::new(target, TlsUse::Required, None, pace);
-                if is_first && members.only_home(domain).is_some() {
+                if is_first && members.has_one_end(domain) {
                     self.keep(domain, &next_hop);
                 }
                 Some(next_hop)

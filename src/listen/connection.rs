@@ -13,6 +13,7 @@ use postroad_mesh::{NodeId, Passage};
 use postroad_queue::{Committed, Origin, UnixMillis};
 use postroad_smtp::line::Input;
 use postroad_smtp::server::{self, Action, Facts, Question, Session};
+use postroad_smtp::trace::TlsFacts;
 use postroad_smtp::{Envelope, ForwardPath, Priority, Reply, ReversePath, Status};
 use tokio::sync::watch;
 use tracing::field::display;
@@ -142,21 +143,9 @@ async fn begin(arrival: Box<Arrival>, context: Arc<Context>, drain: &mut Drain) 
         Service::Fetch | Service::Smtp | Service::Submission => stream,
     };
     let tls = stream.tls().map(tls::facts);
-    let now = Instant::now();
-    let mut connection = Connection {
-        peer: Peer { ip: peer.ip().to_canonical(), service, node: stream.tls().and_then(node_of), permit, asked: 0 },
-        name,
-        session: Session::new(settings, tls.clone(), now),
-        facts: Facts { tls, ..Facts::default() },
-        input: Input::new(),
-        timer: Timer::default(),
-        transaction: Transaction::default(),
-        grant: None,
-        passed: None,
-        draining: false,
-        members: None,
-        context,
-    };
+    let node = stream.tls().and_then(node_of);
+    let peer = Peer { ip: peer.ip().to_canonical(), service, node, permit, asked: 0 };
+    let mut connection = Connection::new(context, peer, name, settings, tls);
     connection.meet_node();
     if let Some(limit) = release_limit(&connection.context.config.load(), service, connection.context.clock.now()) {
         connection.session.offer_release(limit);
@@ -177,6 +166,30 @@ fn unboxed(arrival: Box<Arrival>) -> Arrival {
 }
 
 impl Connection {
+    /// Begins a session, of which nothing was said yet.
+    fn new(
+        context: Arc<Context>,
+        peer: Peer,
+        name: Box<str>,
+        settings: Arc<server::Config>,
+        tls: Option<TlsFacts>,
+    ) -> Connection {
+        Connection {
+            session: Session::new(settings, tls.clone(), Instant::now()),
+            facts: Facts { tls, ..Facts::default() },
+            input: Input::new(),
+            timer: Timer::default(),
+            transaction: Transaction::default(),
+            grant: None,
+            passed: None,
+            draining: false,
+            members: None,
+            context,
+            peer,
+            name,
+        }
+    }
+
     /// The futures of what a session does rarely are boxed: it would carry room for the largest of
     /// them while it waits.
     /// Returns the connection when it was reversed, or is to be passed on.

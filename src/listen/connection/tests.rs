@@ -55,20 +55,9 @@ fn context(directory: &Path, text: &str) -> Arc<Context> {
 
 /// A session before its first octet.
 fn session(context: &Arc<Context>, peer: IpAddr) -> Connection {
-    Connection {
-        peer: Peer { ip: peer, service: Service::Smtp, node: None, permit: context.policy.connect(peer), asked: 0 },
-        name: context.names.next(),
-        session: Session::new(Context::session_config(&context.config.load(), Service::Smtp), None, Instant::now()),
-        facts: Facts::default(),
-        input: Input::new(),
-        timer: Timer::default(),
-        transaction: Transaction::default(),
-        grant: None,
-        passed: None,
-        draining: false,
-        members: None,
-        context: context.clone(),
-    }
+    let peer = Peer { ip: peer, service: Service::Smtp, node: None, permit: context.policy.connect(peer), asked: 0 };
+    let settings = Context::session_config(&context.config.load(), Service::Smtp);
+    Connection::new(context.clone(), peer, context.names.next(), settings, None)
 }
 
 /// Both ends of a connection.

@@ -73,12 +73,13 @@ impl Intake {
     /// Names the message in the mesh, where this began with a naming: by what was received. Of two that
     /// are alike each has a name of its own that came without a Message-ID, or `again`.
     pub fn name(&self, accepted: UnixMillis, again: bool) -> Option<MeshMessageId> {
+        let naming = self.naming.as_ref()?;
         let id = self.draft.id().to_string();
         let message_id = self.scanner.message_id();
         // What this host added has the queue id in it.
         let is_received = !message_id.is_empty() && memchr::memmem::find(message_id, id.as_bytes()).is_none();
         let own = if is_received && !again { "" } else { &id };
-        self.naming.as_ref().map(|naming| naming.finish(accepted.0, own))
+        Some(naming.finish(accepted.0, own))
     }
 
     /// Hands the message to the queue and returns when it is on stable storage, with what its header

@@ -13,8 +13,9 @@ use support::agent::{Agent, Builder, POSTROAD, has_program};
 use support::client::{Client, Way};
 use support::skip;
 
-/// The queue's directory and the one around it, its log, key, certificate and their directory.
-const SYNCS_OF_FIRST_START: usize = 6;
+/// The queue's directory and the one around it, its log, key, certificate and their directory; where local mail is
+/// handed in, and again the directory around it.
+const SYNCS_OF_FIRST_START: usize = 8;
 /// The queue's directory and its log: what recovery found holds from here on.
 const SYNCS_OF_LATER_START: usize = 2;
 const REST: Duration = Duration::from_secs(5);

@@ -12,6 +12,7 @@ pub mod dsn;
 pub mod history;
 pub mod journal;
 pub mod listen;
+pub mod local;
 pub mod memory;
 pub mod metrics;
 pub mod net;

@@ -27,7 +27,14 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("dsn", &[]),
     ("history", &[]),
     ("journal", &["clock", "config", "metrics"]),
-    ("listen", &["clock", "config", "history", "journal", "memory", "metrics", "net", "peer", "policy", "tls", "turn"]),
+    (
+        "listen",
+        &[
+            "clock", "config", "history", "journal", "local", "memory", "metrics", "net", "peer", "policy", "tls",
+            "turn",
+        ],
+    ),
+    ("local", &[]),
     ("memory", &["clock"]),
     ("metrics", &["config"]),
     ("net", &["tls"]),

@@ -70,6 +70,8 @@ pub struct Received<'a> {
     pub by: &'a Domain,
     /// How it came: [`With::keyword`] or another atom.
     pub with: &'a str,
+    /// Which user of this host handed it in, where the kernel said so.
+    pub uid: Option<u32>,
     /// The session's TLS.
     pub tls: Option<&'a TlsFacts>,
     /// The queue id.
@@ -89,14 +91,22 @@ impl fmt::Display for Received<'_> {
         let mut line = Folder { f, column: 0, text: String::with_capacity(FOLD_OCTETS) };
         line.word("Received:")?;
         self.write_from(&mut line)?;
-        line.words(format_args!("by {}", self.by))?;
-        line.words(format_args!("with {}", Atom(self.with)))?;
-        if let Some(tls) = self.tls {
-            line.words(format_args!("({} {})", Atom(&tls.version), Atom(&tls.cipher)))?;
+        line.word("by")?;
+        line.word(self.by.as_str())?;
+        line.word("with")?;
+        line.atom("", self.with, "")?;
+        if let Some(uid) = self.uid {
+            line.words(format_args!("(uid {uid})"))?;
         }
-        line.words(format_args!("id {}", Atom(self.id)))?;
+        if let Some(tls) = self.tls {
+            line.atom("(", &tls.version, "")?;
+            line.atom("", &tls.cipher, ")")?;
+        }
+        line.word("id")?;
+        line.atom("", self.id, "")?;
         if let Some(mesh_id) = self.mesh_id {
-            line.words(format_args!("(mid {})", Atom(mesh_id)))?;
+            line.word("(mid")?;
+            line.atom("", mesh_id, ")")?;
         }
         if let Some(path) = self.recipient {
             line.words(format_args!("for {path}"))?;
@@ -127,13 +137,19 @@ impl Received<'_> {
 /// Text from outside inside a field: printable ASCII without what opens, closes or quotes.
 struct Atom<'a>(&'a str);
 
+impl Atom<'_> {
+    fn push_to(&self, out: &mut impl Write) -> fmt::Result {
+        let is_safe = |c: char| c.is_ascii_graphic() && !matches!(c, '(' | ')' | '<' | '>' | '\\' | '"' | ';' | ',');
+        if self.0.chars().all(is_safe) {
+            return out.write_str(self.0);
+        }
+        self.0.chars().try_for_each(|c| out.write_char(if is_safe(c) { c } else { '?' }))
+    }
+}
+
 impl fmt::Display for Atom<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let safe = |c: char| c.is_ascii_graphic() && !"()<>\\\";,".contains(c);
-        if self.0.chars().all(safe) {
-            return f.write_str(self.0);
-        }
-        self.0.chars().try_for_each(|c| f.write_char(if safe(c) { c } else { '?' }))
+        self.push_to(f)
     }
 }
 
@@ -163,6 +179,18 @@ impl Folder<'_, '_> {
         words.write_fmt(text)?;
         words.split(' ').try_for_each(|word| self.word(word))?;
         self.text = words;
+        Ok(())
+    }
+
+    /// Writes a word out of text from outside, with what stands around it.
+    fn atom(&mut self, before: &str, text: &str, after: &str) -> fmt::Result {
+        let mut word = std::mem::take(&mut self.text);
+        word.clear();
+        word.push_str(before);
+        Atom(text).push_to(&mut word)?;
+        word.push_str(after);
+        self.word(&word)?;
+        self.text = word;
         Ok(())
     }
 
@@ -324,6 +352,7 @@ mod tests {
             peer: Some(IpAddr::from([192, 0, 2, 1])),
             by,
             with: "ESMTPS",
+            uid: None,
             tls: None,
             id: "0123456789ABC",
             mesh_id: None,
@@ -352,8 +381,11 @@ mod tests {
         let by = "mx.example.org".parse().expect("valid");
         let field = received(&by, "x)\r\nEvil:;(\\").to_string();
         assert!(field.starts_with("Received: from [192.0.2.1] (helo x???Evil:???) by "), "{field}");
-        let local = Received { helo: None, peer: None, with: "local", ..received(&by, "") }.to_string();
-        assert!(local.starts_with("Received: by mx.example.org with local id 0123456789ABC; Sun,"), "{local}");
+        let passed = Received { mesh_id: Some("x)\r\ny"), ..received(&by, "client.example") }.to_string();
+        assert!(passed.contains("(mid x???y);"), "{passed}");
+        let local =
+            Received { helo: None, peer: None, with: "local", uid: Some(1000), ..received(&by, "") }.to_string();
+        assert!(local.starts_with("Received: by mx.example.org with local (uid 1000) id 0123456789ABC;"), "{local}");
     }
 
     #[test]

@@ -16,7 +16,7 @@ mod words;
 use std::fs::DirBuilder;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -34,7 +34,7 @@ use crate::config::{Config, LogFormat, LogLevel, Service};
 use crate::deliver::{Delivery, Parts, Routing};
 use crate::history::{self, Repeats};
 use crate::journal::{self, Journal, Limits};
-use crate::listen::{Context, Homes, Listener, SessionNames};
+use crate::listen::{Context, Door, Homes, Listener, SessionNames};
 use crate::memory::{self, Level, Memory, Resident, Usage};
 use crate::metrics::{self, Metrics};
 use crate::peer::{self, PeerError, Peers};
@@ -180,9 +180,8 @@ pub async fn run(config: Config, path: Option<PathBuf>) -> Result<(), StartError
         tasks.spawn(agent.clone().serve_metrics(socket, metrics));
     }
     tasks.spawn(async move { systemd::watchdog(|| queue.poisoned().is_none()).await });
-    for (_, listener) in listeners {
-        sessions.spawn(listener.serve(context.clone()));
-    }
+    open_door(&config, &context, &mut sessions);
+    listeners.into_iter().for_each(|(_, listener)| drop(sessions.spawn(listener.serve(context.clone()))));
     agent.apply_fetches();
     agent.say_ready();
     agent.until_stopped(&mut signals, sessions).await;
@@ -320,7 +319,13 @@ fn repeats(config: &Config, queue: &Queue) -> Repeats {
 }
 
 fn make_state_dir(path: &Path) -> Result<(), StartError> {
-    let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
+    let is_missing = !path.exists();
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(path).and_then(|()| match is_missing {
+        // Whoever hands in mail passes through to `local/`; all else in it is for the agent alone. Whatever the
+        // umask says.
+        true => std::fs::set_permissions(path, PermissionsExt::from_mode(0o711)),
+        false => Ok(()),
+    });
     made.map_err(|source| StartError::StateDir { path: path.to_owned(), source })
 }
 
@@ -377,6 +382,14 @@ fn bind_all(config: &Config) -> Result<Vec<(Service, Listener)>, StartError> {
         Ok((service, bound))
     };
     config.listen.all().map(bind).collect()
+}
+
+/// Serves the programs of this host. Mail that comes by other ways does not wait for it.
+fn open_door(config: &Config, context: &Arc<Context>, sessions: &mut JoinSet<()>) {
+    match Door::open(&config.state_dir) {
+        Ok(door) => drop(sessions.spawn(door.serve(context.clone()))),
+        Err(error) => error!(%error, "programs of this host cannot hand in mail by the sendmail command"),
+    }
 }
 
 async fn bind_metrics(config: &Config) -> Result<Option<TcpListener>, StartError> {

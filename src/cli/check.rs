@@ -84,6 +84,9 @@ fn summary(config: &Config) -> Vec<(&'static str, String)> {
     if !config.routes.iter().any(|route| route.matches == RouteMatch::Any) {
         lines.push(("other mail", "goes where DNS says (MX)".to_owned()));
     }
+    if let Some(file) = config.aliases.file() {
+        lines.push(("aliases", format!("{} names in {}", config.aliases.len(), file.display())));
+    }
     if let Some(postmaster) = config.postmaster() {
         lines.push(("postmaster", postmaster.to_string()));
     }
@@ -178,7 +181,7 @@ fn warnings(config: &Config) -> Vec<String> {
 
 fn users_warnings(config: &Config, out: &mut Vec<String>) {
     let file = UsersFile::new(config.users.file.clone());
-    let submission = config.listen.all().any(|(service, _)| service.is_submission());
+    let submission = config.listen.all().any(|(service, _)| service.needs_login());
     match file.read() {
         Ok(list) => {
             out.extend(list.faults().iter().map(|fault| format!("{}, {fault}", file.path().display())));
@@ -226,6 +229,7 @@ fn as_json(config: &Config, warnings: &[String]) -> Value {
         "relay_networks": config.relay.networks.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "local": config.locals.iter().map(local).collect::<Vec<_>>(),
         "routes": config.routes.iter().map(route).collect::<Vec<_>>(),
+        "aliases": config.aliases.file().map(|file| json!({ "file": file, "names": config.aliases.len() })),
         "turns": config.turns.iter().map(turn).collect::<Vec<_>>(),
         "fetches": config.fetches.iter().map(fetch).collect::<Vec<_>>(),
         "patience": patience::as_json(&config.queue.patience(), expire),

@@ -14,7 +14,7 @@ use crate::agent::members_on_disk;
 use crate::config::Config;
 use crate::peer::view_on_disk;
 use crate::policy::mailboxes::{self, OsDirectories};
-use crate::policy::{replies, rules};
+use crate::policy::{aliases, replies, rules};
 use crate::route::{LocalHop, Members, NextHop, Recorder, Resolver, Route, Router, Step};
 use crate::telemetry::escaped;
 
@@ -83,7 +83,7 @@ pub(super) fn run(args: Args, context: &mut Context) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let router = Router::with_members(&config, members(&config, context));
     let mut worst = None;
-    for path in paths {
+    for path in behind_aliases(paths, &config, &router, context)? {
         let mut explanation = runtime.block_on(explain(&config, &router, &path));
         explanation.notes.extend(claimed_in_vain(&config, &path));
         if context.is_json() {
@@ -98,6 +98,28 @@ pub(super) fn run(args: Args, context: &mut Context) -> Result<(), Failure> {
         Some(Trouble::Waits) => Err(Failure::new(exit::TRY_LATER, "mail would wait: no hop can be found at present")),
         Some(Trouble::Fails) => Err(Failure::new(exit::FAILED, "mail would be refused or returned")),
     }
+}
+
+/// Shows what addresses stand for, and returns all that mail goes to.
+fn behind_aliases(
+    paths: Vec<ForwardPath>,
+    config: &Config,
+    router: &Router,
+    context: &mut Context,
+) -> Result<Vec<ForwardPath>, Failure> {
+    let mut found = Vec::new();
+    for path in paths {
+        let Some((line, mailboxes)) = aliases::of(config, router, &path) else {
+            found.push(path);
+            continue;
+        };
+        let file = config.aliases.file().map(|file| file.display().to_string()).unwrap_or_default();
+        let names: Vec<String> = mailboxes.iter().map(ToString::to_string).collect();
+        let json = serde_json::json!({ "address": path.to_string(), "alias_of": names, "file": file, "line": line });
+        context.say(&json, format_args!("{path} stands for {} ({file}, line {line})", names.join(", ")))?;
+        found.extend(mailboxes.into_iter().map(ForwardPath::Mailbox));
+    }
+    Ok(found)
 }
 
 /// Returns the members of the mesh as the agent's files have them, which another user may not read.

@@ -16,6 +16,7 @@ mod patience;
 mod queue;
 mod run;
 mod send;
+mod sendmail;
 mod trace;
 mod user;
 
@@ -110,6 +111,7 @@ enum Command {
     Status(agent::Status),
     Reload(agent::Reload),
     Send(send::Args),
+    Sendmail(sendmail::Args),
     Demo(demo::Args),
     Completions(docs::Completions),
     Man(docs::Man),
@@ -127,6 +129,7 @@ fn dispatch(command: Command, context: &mut Context) -> Result<(), Failure> {
         Command::Status(args) => agent::status(args, context),
         Command::Reload(args) => agent::reload(args, context),
         Command::Send(args) => send::run(args, context),
+        Command::Sendmail(args) => sendmail::run(args, context),
         Command::Demo(args) => demo::run(args, context),
         Command::Completions(args) => docs::completions(args, context, Cli::command()),
         Command::Man(args) => docs::man(args, context, Cli::command()),
@@ -136,7 +139,10 @@ fn dispatch(command: Command, context: &mut Context) -> Result<(), Failure> {
 /// Runs the command that the arguments name and returns its exit code.
 pub fn main() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().collect();
-    let Cli { common, command } = parse_run(&arguments).unwrap_or_else(|| Cli::parse_from(&arguments));
+    let Cli { common, command } = match sendmail::by_name(&arguments) {
+        Some(args) => Cli { common: Common { config: None, json: false }, command: Command::Sendmail(args) },
+        None => parse_run(&arguments).unwrap_or_else(|| Cli::parse_from(&arguments)),
+    };
     let mut context = Context::new(common.config, common.json);
     let result = dispatch(command, &mut context).and_then(|()| context.flush());
     match result {

@@ -4,6 +4,7 @@
 //! [`Config::load`] and [`Config::from_str`], and both return every fault of the file with line,
 //! column and remedy. Reading never changes anything and never asks the network.
 
+mod aliases;
 mod check;
 mod destinations;
 mod fault;
@@ -23,6 +24,7 @@ use std::path::{Path, PathBuf};
 
 use postroad_smtp::{Domain, Host, Mailbox};
 
+pub use aliases::Aliases;
 pub use fault::{ConfigErrors, Fault};
 pub use journal::Journal;
 pub use mesh::{LINK_COST_DEFAULT, Mesh};
@@ -49,6 +51,8 @@ pub struct Config {
     pub postmaster: Option<Mailbox>,
     /// The directory of queue, keys and users; default /var/lib/postroad.
     pub state_dir: PathBuf,
+    /// `aliases`: names of this host and of local domains that stand for other addresses; default none.
+    pub aliases: Aliases,
     /// `[listen]`
     pub listen: Listen,
     /// `[tls]`

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ipnet::IpNet;
+use postroad_smtp::Domain;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
@@ -14,7 +15,7 @@ use super::fault::{self, Fault, Kind};
 use super::section::{Faults, Section};
 use super::settings::*;
 use super::value::{self, Read};
-use super::{Config, check, destinations, host, journal, mesh, turns};
+use super::{Aliases, Config, aliases, check, destinations, host, journal, mesh, turns};
 
 const STATE_DIR: &str = "/var/lib/postroad";
 const HOUR: u64 = 3600;
@@ -96,6 +97,7 @@ fn read_root(mut root: Section<'_>, base_dir: &Path, faults: &Faults) -> (Config
     let hostname = root.get("hostname", value::domain).map(Spanned::into_inner);
     let postmaster = root.get("postmaster", value::mailbox);
     places.postmaster = postmaster.as_ref().map(Spanned::span);
+    let aliases = root.get("aliases", path());
     let mut listen = listen(root.section("listen"), &mut places);
     let mut mesh_section = root.section("mesh");
     listen.mesh = addresses(&mut mesh_section, "listen", Service::Mesh, &mut places).unwrap_or_default();
@@ -108,6 +110,7 @@ fn read_root(mut root: Section<'_>, base_dir: &Path, faults: &Faults) -> (Config
     let mut config = Config {
         hostname: hostname.unwrap_or_else(host::system_name),
         postmaster: postmaster.map(Spanned::into_inner),
+        aliases: Aliases::default(),
         listen,
         tls,
         relay,
@@ -147,8 +150,22 @@ fn read_root(mut root: Section<'_>, base_dir: &Path, faults: &Faults) -> (Config
         checked: (),
     };
     root.finish();
+    config.aliases = aliases.map_or(Aliases::default(), |file| read_aliases(&file, &config, faults));
     config.warnings = check::check(&config, &places, faults);
     (config, places)
+}
+
+/// Reads the file; what is wrong with it is said with its own place, at the key that names it.
+fn read_aliases(file: &Spanned<PathBuf>, config: &Config, faults: &Faults) -> Aliases {
+    let is_own = |domain: &Domain| *domain == config.hostname || config.local(domain).is_some();
+    let found = aliases::read(file.get_ref(), &is_own);
+    found.unwrap_or_else(|found| {
+        for aliases::AliasFault { line, column, message, remedy } in found {
+            let message = format!("{}:{line}:{column}: {message}", file.get_ref().display());
+            faults.conflict(file.span(), message, remedy);
+        }
+        Aliases::default()
+    })
 }
 
 pub(super) fn plain<T>(list: Spanned<Vec<Spanned<T>>>) -> Vec<T> {

@@ -24,6 +24,8 @@ pub enum Service {
     /// No listener: mail for this site's domains that this host fetches over connections that it opened
     /// itself (RFC 2645).
     Fetch,
+    /// No listener of `[listen]`: mail that programs of this host hand in by the sendmail command.
+    Local,
 }
 
 /// `[listen]`.
@@ -348,6 +350,7 @@ impl Service {
             Service::Submissions => "submissions",
             Service::Mesh => "mesh",
             Service::Fetch => "fetch",
+            Service::Local => "local",
         }
     }
 
@@ -356,8 +359,13 @@ impl Service {
         matches!(self, Service::Submissions | Service::Mesh)
     }
 
-    /// Returns whether a login is needed before anything else.
+    /// Returns whether mail comes from its authors (RFC 6409): what it lacks is added.
     pub fn is_submission(self) -> bool {
+        self.needs_login() || self == Service::Local
+    }
+
+    /// Returns whether a login is needed before anything else.
+    pub fn needs_login(self) -> bool {
         matches!(self, Service::Submission | Service::Submissions)
     }
 }

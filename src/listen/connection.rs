@@ -77,6 +77,17 @@ pub struct Arrival {
     pub permit: Result<SessionPermit, Reply>,
     /// Names the session.
     pub name: Box<str>,
+    /// Whose mail it is, where a program of this host hands it in.
+    pub owner: Option<Owner>,
+}
+
+/// A user of this host who hands mail in.
+#[derive(Clone, Copy, Debug)]
+pub struct Owner {
+    /// As the kernel says it, of the socket or of the file.
+    pub uid: u32,
+    /// It was handed in while no agent ran, and whoever did so has gone: nobody can be told now.
+    pub is_gone: bool,
 }
 
 /// Who is at the other end.
@@ -89,6 +100,15 @@ struct Peer {
     permit: Result<SessionPermit, Reply>,
     /// How many recipients its session had looked up at other members of the mesh.
     asked: u16,
+    /// Whose mail it is, where a program of this host hands it in.
+    owner: Option<Owner>,
+}
+
+impl Peer {
+    /// Returns whether nobody is there who could be told of a refusal.
+    fn is_gone(&self) -> bool {
+        self.owner.is_some_and(|owner| owner.is_gone)
+    }
 }
 
 /// What the shell keeps of the transaction that is going on.
@@ -128,7 +148,7 @@ pub async fn serve(arrival: Box<Arrival>, context: Arc<Context>, mut drain: Drai
 }
 
 async fn begin(arrival: Box<Arrival>, context: Arc<Context>, drain: &mut Drain) -> io::Result<()> {
-    let Arrival { stream, peer, service, settings, permit, name } = unboxed(arrival);
+    let Arrival { stream, peer, service, settings, permit, name, owner } = unboxed(arrival);
     let stream = match service {
         // The reply could only be told behind a handshake, which is what there are too many of.
         Service::Submissions | Service::Mesh if let Err(reply) = &permit => {
@@ -140,11 +160,11 @@ async fn begin(arrival: Box<Arrival>, context: Arc<Context>, drain: &mut Drain) 
         // Who passes on what is said here is not who says it.
         Service::Fetch if stream.is_passed_on() => Box::pin(secure(stream, &context)).await?,
         // Where a connection was reversed, TLS began before.
-        Service::Fetch | Service::Smtp | Service::Submission => stream,
+        Service::Fetch | Service::Smtp | Service::Submission | Service::Local => stream,
     };
     let tls = stream.tls().map(tls::facts);
     let node = stream.tls().and_then(node_of);
-    let peer = Peer { ip: peer.ip().to_canonical(), service, node, permit, asked: 0 };
+    let peer = Peer { ip: peer.ip().to_canonical(), service, node, permit, asked: 0, owner };
     let mut connection = Connection::new(context, peer, name, settings, tls);
     connection.meet_node();
     if let Some(limit) = release_limit(&connection.context.config.load(), service, connection.context.clock.now()) {
@@ -347,9 +367,14 @@ impl Connection {
                 return reply;
             }
         };
+        let envelope = match self.context.policy.expand(envelope) {
+            Ok(envelope) => envelope,
+            Err(reply) => return self.refused(reply),
+        };
         let origin = self.origin(&envelope);
         let (from, recipients) = (envelope.reverse_path.to_string(), envelope.recipients().len());
         let (session, peer, user) = (&self.name, self.peer.ip, self.facts.user.as_deref());
+        let uid = self.peer.owner.map(|owner| owner.uid);
         let started = Instant::now();
         match intake.commit(envelope, origin, &terms).await {
             Ok((committed, header)) => {
@@ -360,8 +385,8 @@ impl Connection {
                 self.context.journal.accepted(committed.item(), header.message_id());
                 let octets = committed.content_octets();
                 let (queue_id, message_id) = (committed.id(), message_id(header.message_id()));
-                info!(%queue_id, %session, %peer, user, %from, recipients, octets, message_id, mid, "accepted");
-                if self.facts.tls.is_none() {
+                info!(%queue_id, %session, %peer, user, uid, %from, recipients, octets, message_id, mid, "accepted");
+                if self.facts.tls.is_none() && self.peer.owner.is_none() {
                     self.context.metrics.count_plaintext(Direction::In);
                 }
                 if let Some(node) = self.peer.node.as_deref() {
@@ -382,7 +407,18 @@ impl Connection {
         }
     }
 
+    /// Refuses a message whose content was read.
+    fn refused(&self, reply: Reply) -> Reply {
+        warn!(session = %self.name, peer = %self.peer.ip, %reply, "message refused");
+        self.context.metrics.count_refusal(Refusal::of(&reply));
+        reply
+    }
+
     fn origin(&self, envelope: &Envelope) -> Origin {
+        if let Some(Owner { uid, .. }) = self.peer.owner {
+            let user = Some(format!("uid {uid}").into());
+            return Origin { user, protocol: "local".into(), session: self.name.clone(), ..Origin::default() };
+        }
         Origin {
             peer: Some(self.peer.ip),
             helo: self.facts.helo.clone(),

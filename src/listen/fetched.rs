@@ -37,7 +37,8 @@ impl Host for Arc<Context> {
             false => common,
         };
         let permit = self.admit(peer);
-        let arrival = Arrival { stream, peer, service: Service::Fetch, settings, permit, name: self.names.next() };
+        let name = self.names.next();
+        let arrival = Arrival { stream, peer, service: Service::Fetch, settings, permit, name, owner: None };
         connection::serve(Box::new(arrival), self.clone(), stop).await;
     }
 }

@@ -9,6 +9,7 @@ mod connection;
 mod content;
 mod fetched;
 mod homes;
+mod local;
 mod passing;
 mod session_name;
 
@@ -44,6 +45,7 @@ use crate::tls::ServerTls;
 use crate::turn::Meeting;
 use connection::Arrival;
 pub use homes::Homes;
+pub use local::Door;
 pub use session_name::SessionNames;
 
 /// Connections that the kernel keeps for us until they are accepted.
@@ -118,14 +120,14 @@ impl Context {
 
     /// Returns the settings of the sessions of a listener.
     fn session_config(config: &Config, service: Service) -> Arc<server::Config> {
-        let submission = service.is_submission();
+        let login = service.needs_login();
         Arc::new(server::Config {
             hostname: config.hostname.clone(),
-            service: if submission { server::Service::Submission } else { server::Service::Relay },
+            service: if service.is_submission() { server::Service::Submission } else { server::Service::Relay },
             offer_starttls: matches!(service, Service::Smtp | Service::Submission),
-            auth: if submission { AuthOffer::OverTls } else { AuthOffer::Never },
-            require_auth: submission,
-            turn: submission && !config.turns.is_empty(),
+            auth: if login { AuthOffer::OverTls } else { AuthOffer::Never },
+            require_auth: login,
+            turn: login && !config.turns.is_empty(),
             keep: false,
             limits: server::Limits {
                 message_octets_max: config.limits.message_octets_max,
@@ -244,6 +246,7 @@ impl Listener {
             settings: settings.session.clone(),
             permit,
             name,
+            owner: None,
         }))
     }
 }

@@ -4,6 +4,7 @@
 use std::path::Path;
 
 use postroad_smtp::LocalPart;
+use tokio::runtime::{Handle, RuntimeFlavor};
 
 use crate::config::{Accept, Local, LocalDelivery, Recipients, UserName};
 
@@ -22,13 +23,21 @@ pub struct OsDirectories;
 
 impl Directories for OsDirectories {
     fn exists(&self, path: &Path) -> std::io::Result<bool> {
-        match std::fs::metadata(path) {
+        match aside(|| std::fs::metadata(path)) {
             Ok(found) => Ok(found.is_dir()),
             Err(fault) if matches!(fault.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => {
                 Ok(false)
             }
             Err(fault) => Err(fault),
         }
+    }
+}
+
+/// Looks at a file system that may hang, as one over a network does: other sessions go on meanwhile.
+fn aside<T>(look: impl FnOnce() -> T) -> T {
+    match Handle::try_current().map(|runtime| runtime.runtime_flavor()) {
+        Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(look),
+        _ => look(),
     }
 }
 

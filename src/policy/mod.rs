@@ -2,6 +2,7 @@
 //! one address may take. The rules are pure functions over [`Config`] and the facts of a session;
 //! [`Policy`] holds what they need. Never reads a socket.
 
+pub mod aliases;
 pub mod limits;
 pub mod mailboxes;
 pub mod replies;
@@ -17,7 +18,7 @@ use arc_swap::ArcSwap;
 use postroad_mesh::NodeId;
 use postroad_queue::UnixMillis;
 use postroad_smtp::sasl::CramResponse;
-use postroad_smtp::{Domain, ForwardPath, MailParams, Priority, Reply, ReversePath};
+use postroad_smtp::{Domain, Envelope, ForwardPath, MailParams, Priority, Reply, ReversePath};
 use tokio::sync::Semaphore;
 
 use crate::config::{Config, Turn};
@@ -158,6 +159,15 @@ impl Policy {
         let Rules { config, router, .. } = &**self.rules.load();
         let ending = rules::ending((config, router), &*self.directories, forward_path);
         ending.or_else(|| rules::listed(router, forward_path))
+    }
+
+    /// Returns the envelope that a message goes on with: with the addresses that its recipients stand for.
+    ///
+    /// # Errors
+    /// The reply that refuses the message.
+    pub fn expand(&self, envelope: Envelope) -> Result<Envelope, Reply> {
+        let Rules { config, router, .. } = &**self.rules.load();
+        aliases::expand(config, router, envelope)
     }
 
     /// Returns whether mail for a forward-path that does not end here leaves the mesh.

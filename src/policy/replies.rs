@@ -69,6 +69,10 @@ pub const MEMBER_MAY_NOT_RELAY: Reply = reply(
     "this member may send here only what this host serves or holds; have it admitted again with the right to relay",
 );
 
+/// Names that stand for so many addresses that one message would be for more than there may be.
+pub const TOO_MANY_BEHIND_ALIASES: Reply =
+    reply(552, 5, 5, 3, "the names stand for too many addresses together; send it to some of them at a time");
+
 /// A local domain without that mailbox.
 pub const NO_SUCH_MAILBOX: Reply = reply(550, 5, 1, 1, "no mailbox of this name here; check the spelling");
 
@@ -132,6 +136,7 @@ mod tests {
             LATE_BEFORE_RELEASE,
             NULL_FOR_ONE_ONLY,
             RELAY_DENIED,
+            TOO_MANY_BEHIND_ALIASES,
             NO_SUCH_MAILBOX,
             NO_SUCH_MAILBOX_AT_HOME,
             NO_SUCH_MAILBOX_BEHIND,

@@ -11,8 +11,8 @@ use postroad_queue::UnixMillis;
 use postroad_smtp::{Domain, ForwardPath, LocalPart, MailParams, Mailbox, Priority, Reply, ReversePath};
 
 use super::mailboxes::{self, Directories};
-use super::replies;
 use super::users::UserList;
+use super::{aliases, replies};
 use crate::config::{Accept, Config, Local, RouteMatch, Service, Turn, UserName, Via};
 use crate::route::{Members, Route, Router};
 
@@ -36,6 +36,8 @@ pub enum RelayGrant {
     Login,
     /// An address within `relay.networks`.
     Network,
+    /// A user of this host, as the kernel says.
+    Local,
     /// Nobody's: the mail is for a domain that is kept here until its customer fetches it.
     Kept,
     /// The key of a member of the mesh.
@@ -53,6 +55,8 @@ pub enum Accepted {
     Local(UserName),
     /// Postmaster mail, which goes to this mailbox ([`Router::target`]).
     Redirected(Mailbox),
+    /// A name that stands for other addresses.
+    Aliased,
     /// A recipient elsewhere.
     Relay(RelayGrant),
 }
@@ -64,7 +68,7 @@ pub enum Accepted {
 /// The reply that refuses it.
 pub fn mail(users: &UserList, client: &Client<'_>, reverse_path: &ReversePath) -> Result<(), Reply> {
     let Some(name) = client.user else {
-        return if client.service.is_submission() { Err(replies::LOGIN_NEEDED) } else { Ok(()) };
+        return if client.service.needs_login() { Err(replies::LOGIN_NEEDED) } else { Ok(()) };
     };
     let user = users.get(name).ok_or(replies::LOGIN_GONE)?;
     match reverse_path {
@@ -103,7 +107,7 @@ pub fn rcpt(
     forward_path: &ForwardPath,
     accepted: usize,
 ) -> Result<Accepted, Reply> {
-    if client.service.is_submission() && client.user.is_none() {
+    if client.service.needs_login() && client.user.is_none() {
         return Err(replies::LOGIN_NEEDED);
     }
     if client.user.is_some() && *reverse_path == ReversePath::Null && accepted > 0 {
@@ -112,6 +116,10 @@ pub fn rcpt(
     let target = router.target(forward_path);
     match ending((config, router), directories, forward_path) {
         Some(verdict) => verdict,
+        // The name of this host is no domain for strangers to write to, unless it is a local one.
+        None if aliases::of(config, router, forward_path).is_some() => {
+            relay_grant(config, client).map(|_| Accepted::Aliased).ok_or(replies::RELAY_DENIED)
+        }
         None if is_kept(router, &target) && client.service != Service::Fetch => Ok(Accepted::Relay(RelayGrant::Kept)),
         None => relay((config, router), client, target.domain()).and_then(|grant| routable(router, &target, grant)),
     }
@@ -127,6 +135,9 @@ pub fn ending(
     forward_path: &ForwardPath,
 ) -> Option<Result<Accepted, Reply>> {
     let target = router.target(forward_path);
+    if aliases::is_for_everybody(config, &target) && aliases::of(config, router, forward_path).is_some() {
+        return Some(Ok(Accepted::Aliased));
+    }
     let Some(mailbox) = target.mailbox() else { return Some(Err(replies::NO_POSTMASTER)) };
     let local = mailbox.domain().and_then(|domain| config.local(domain));
     let is_redirected = *target != *forward_path;
@@ -259,7 +270,8 @@ pub fn exists_behind(router: &Router, forward_path: &ForwardPath) -> bool {
 pub fn relay_grant(config: &Config, client: &Client<'_>) -> Option<RelayGrant> {
     match client.user {
         Some(_) => Some(RelayGrant::Login),
-        None if client.service.is_submission() => None,
+        None if client.service.needs_login() => None,
+        None if client.service == Service::Local => Some(RelayGrant::Local),
         // What is fetched ends here, whatever address the other host has.
         None if client.service != Service::Fetch && config.relay.allows(client.peer) => Some(RelayGrant::Network),
         None => client.member.filter(|caps| caps.has(Caps::RELAY)).map(|_| RelayGrant::Member),

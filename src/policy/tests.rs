@@ -58,6 +58,7 @@ pub(super) fn ask(policy: &Policy, peer: &str, user: Option<&str>, recipient: &s
         Ok(Accepted::Local(user)) => format!("local {user}"),
         Ok(Accepted::Redirected(mailbox)) => format!("to {mailbox}"),
         Ok(Accepted::Relay(grant)) => format!("relay {grant:?}"),
+        Ok(Accepted::Aliased) => "aliased".to_owned(),
         Err(reply) => reply.to_string().split(' ').take(2).collect::<Vec<_>>().join(" "),
     }
 }

@@ -40,6 +40,7 @@ impl Asking<'_> {
         let now = self.context.clock.now();
         let answer = match question {
             Question::Connect => peer.permit.as_ref().map(drop).map_err(Clone::clone),
+            Question::Turn(_) | Question::Via(_) => unreachable!("they are asked of `turn` and `through`"),
             Question::Helo(_) => Ok(()),
             Question::Mail { reverse_path, params, .. } => {
                 let admitted = self.context.memory.admit_mail();
@@ -60,9 +61,10 @@ impl Asking<'_> {
                 }
             }
             Question::Rcpt { reverse_path, recipient, accepted } => {
-                let allowed = policy.rcpt(&client, reverse_path, &recipient.forward_path, accepted);
-                let exists = match allowed {
-                    Ok(Accepted::Relay(grant)) if member.is_none() => {
+                let exists = match policy.rcpt(&client, reverse_path, &recipient.forward_path, accepted) {
+                    // Who cannot be told now hears of it later: delivery decides as much.
+                    Err(_) if peer.is_gone() => Ok(()),
+                    Ok(Accepted::Relay(grant)) if member.is_none() && !peer.is_gone() => {
                         self.exists_at_home(&mut peer.asked, grant, &recipient.forward_path).await
                     }
                     Ok(Accepted::Relay(_)) => self.charge(peer, transaction, &recipient.forward_path),
@@ -89,8 +91,6 @@ impl Asking<'_> {
                 Ok(reply) if reply.is_positive() => return Verdict::Answer(reply),
                 Ok(reply) | Err(reply) => Err(reply),
             },
-            Question::Turn(_) => unreachable!("that is asked of `turn`"),
-            Question::Via(_) => unreachable!("that is asked of `through`"),
         };
         match answer {
             Ok(()) => Verdict::Accept,
@@ -102,8 +102,8 @@ impl Asking<'_> {
     /// complains.
     pub(super) fn refuse(&self, peer: &Peer, what: &str, (from, to): Parties<'_>, reply: Reply) -> Verdict {
         let (helo, user) = (self.facts.helo.as_deref(), self.facts.user.as_deref());
-        let (from, to) = (from.map(display), to.map(display));
-        info!(session = %self.name, peer = %peer.ip, helo, user, what, from, to, %reply, "refused");
+        let (from, to, uid) = (from.map(display), to.map(display), peer.owner.map(|owner| owner.uid));
+        info!(session = %self.name, peer = %peer.ip, helo, user, uid, what, from, to, %reply, "refused");
         self.context.metrics.count_refusal(Refusal::of(&reply));
         if reply.code.get() == 421 { Verdict::Close(reply) } else { Verdict::Refuse(reply) }
     }
@@ -117,11 +117,14 @@ impl Asking<'_> {
         let config = self.context.config.load();
         let id = draft.id().to_string();
         let mid = transaction.passage.as_ref().map(|passage| passage.message.to_string());
+        let keyword = with(self.facts, transaction.smtputf8).keyword();
         let received = Received {
-            helo: Some(self.facts.helo.as_deref().unwrap_or("unknown")),
-            peer: Some(peer.ip),
+            // Where a program of this host hands it in there is no host that it is from.
+            helo: peer.owner.is_none().then(|| self.facts.helo.as_deref().unwrap_or("unknown")),
+            peer: peer.owner.is_none().then_some(peer.ip),
             by: &config.hostname,
-            with: with(self.facts, transaction.smtputf8).keyword(),
+            with: peer.owner.map_or(keyword, |_| "local"),
+            uid: peer.owner.map(|owner| owner.uid),
             tls: self.facts.tls.as_ref(),
             id: &id,
             mesh_id: mid.as_deref(),

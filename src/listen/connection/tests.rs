@@ -55,7 +55,14 @@ fn context(directory: &Path, text: &str) -> Arc<Context> {
 
 /// A session before its first octet.
 fn session(context: &Arc<Context>, peer: IpAddr) -> Connection {
-    let peer = Peer { ip: peer, service: Service::Smtp, node: None, permit: context.policy.connect(peer), asked: 0 };
+    let peer = Peer {
+        ip: peer,
+        service: Service::Smtp,
+        node: None,
+        permit: context.policy.connect(peer),
+        asked: 0,
+        owner: None,
+    };
     let settings = Context::session_config(&context.config.load(), Service::Smtp);
     Connection::new(context.clone(), peer, context.names.next(), settings, None)
 }

@@ -118,6 +118,6 @@ fn serve_within(
     let (settings, permit) =
         (Context::session_config(&context.config.load_full(), Service::Fetch), context.admit(peer));
     let name = context.names.next();
-    let arrival = Arrival { stream, peer, service: Service::Fetch, settings, permit, name };
+    let arrival = Arrival { stream, peer, service: Service::Fetch, settings, permit, name, owner: None };
     Box::pin(serve(Box::new(arrival), context, drain))
 }

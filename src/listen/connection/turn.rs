@@ -34,7 +34,7 @@ impl Connection {
         {
             self.session.offer_start();
         }
-        if service.is_submission() && config.load().turns.iter().any(|turn| turn.secret_file.is_some()) {
+        if service.needs_login() && config.load().turns.iter().any(|turn| turn.secret_file.is_some()) {
             self.session.offer_cram(&policy::challenge_seed());
         }
     }

@@ -2,12 +2,14 @@
 //!
 //! A source never admits anybody, and what it says is believed by nobody: whoever answers at an address has to
 //! have the key of the node. So a false one costs a dial that fails, now and then: addresses that do not come from
-//! this host or the node itself are left alone for ever longer when they fail.
+//! this host or the node itself are left alone for ever longer when they fail. Nobody but the people of this host
+//! makes it dial itself, or nowhere ([`is_dialled`]).
 //!
 //! DNS is asked (SRV records of [`SERVICE`], RFC 2782) only when a node was found nowhere else. Which target is
 //! which node says the first label of the target: its id.
 
 use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
 
 use crate::chance::Chance;
 use crate::node::NodeId;
@@ -56,6 +58,28 @@ pub enum Standing {
         /// Until when it is left alone.
         until: u64,
     },
+}
+
+/// Returns whether an address is dialled on the word of a member or of DNS. Private ones are: a mesh may be in one
+/// network. Loopback ones are this host, and would have it speak to programs that trust it: they are dialled only
+/// where `is_on_loopback` this host itself says to members that it is reached so.
+pub fn is_dialled(ip: IpAddr, port: u16, is_on_loopback: bool) -> bool {
+    let ip = ip.to_canonical();
+    let is_nowhere = match ip {
+        // All of 0.0.0.0/8 (RFC 1122 §3.2.1.3).
+        IpAddr::V4(ip) => ip.octets()[0] == 0 || ip == Ipv4Addr::BROADCAST,
+        IpAddr::V6(ip) => ip.is_unspecified(),
+    };
+    port != 0 && !is_nowhere && !ip.is_multicast() && (is_on_loopback || !ip.is_loopback())
+}
+
+/// Returns whether a host that states these of itself is reached over loopback: its mesh is on one machine.
+pub fn is_on_loopback(stated: &[Address]) -> bool {
+    let is_loopback = |address: &Address| match address.host.parse::<IpAddr>() {
+        Ok(ip) => ip.to_canonical().is_loopback(),
+        Err(_) => address.host.eq_ignore_ascii_case("localhost"),
+    };
+    stated.iter().any(is_loopback)
 }
 
 /// What all sources say. Times are milliseconds of a clock that never goes back.
@@ -110,12 +134,12 @@ impl Candidates {
     }
 
     /// Returns which of them are worth a try at `now`. How often the node itself is dialled its own pauses say.
-    pub fn places(&self, node: &NodeId, stated: &[Address], now: u64) -> Vec<Address> {
+    pub fn places(&self, node: &NodeId, stated: &[Address], now: u64) -> Vec<(Source, Address)> {
         let is_worth = |(source, _, standing): &(Source, Address, Standing)| match standing {
             Standing::Failed { until, .. } => *source <= Source::Directory || *until <= now,
             _ => true,
         };
-        self.all(node, stated).into_iter().filter(is_worth).map(|(_, address, _)| address).collect()
+        self.all(node, stated).into_iter().filter(is_worth).map(|(source, address, _)| (source, address)).collect()
     }
 
     /// Notes how an address did.
@@ -180,8 +204,8 @@ mod tests {
         text.parse().expect("an address")
     }
 
-    fn shown(places: &[Address]) -> Vec<String> {
-        places.iter().map(Address::to_string).collect()
+    fn shown(places: &[(Source, Address)]) -> Vec<String> {
+        places.iter().map(|(_, address)| address.to_string()).collect()
     }
 
     #[test]
@@ -205,9 +229,9 @@ mod tests {
         let (mut now, mut dials) = (0, 0);
         while now < 7 * PAUSE_MAX_MS {
             let places = candidates.places(&id(1), std::slice::from_ref(&stated), now);
-            assert_eq!(places[0], stated);
+            assert_eq!(places[0].1, stated);
             dials += places.len() - 1;
-            for address in places {
+            for (_, address) in places {
                 candidates.tried(&id(1), &address, false, now);
             }
             now += 5_000;
@@ -245,6 +269,24 @@ mod tests {
             candidates.tried(&id(7), &at(&format!("b.example:{port}")), false, 0);
         }
         assert_eq!(candidates.tried[&id(7)].len(), REMEMBERED_MAX);
+    }
+
+    #[test]
+    fn nobody_has_this_host_dial_itself_or_nowhere() {
+        let is_dialled = |ip: &str, is_on_loopback| is_dialled(ip.parse().expect(ip), 25, is_on_loopback);
+        for ip in ["0.0.0.0", "0.1.2.3", "::", "255.255.255.255", "224.0.0.251", "ff02::fb", "::ffff:224.0.0.1"] {
+            assert!(!is_dialled(ip, false) && !is_dialled(ip, true), "{ip}");
+        }
+        for ip in ["127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1"] {
+            assert!(!is_dialled(ip, false) && is_dialled(ip, true), "{ip}");
+        }
+        for ip in ["10.0.0.1", "192.168.1.1", "100.64.0.1", "192.0.2.1", "fd00::1", "2001:db8::1"] {
+            assert!(is_dialled(ip, false), "{ip}");
+        }
+        assert!(!super::is_dialled("192.0.2.1".parse().expect("an address"), 0, true), "no port");
+        let is_on_loopback = |texts: &[&str]| is_on_loopback(&texts.iter().map(|text| at(text)).collect::<Vec<_>>());
+        assert!(is_on_loopback(&["mx.example:25", "127.0.0.7:25"]) && is_on_loopback(&["localhost:2525"]));
+        assert!(!is_on_loopback(&["mx.example:25", "10.0.0.1:25"]) && !is_on_loopback(&[]));
     }
 
     #[test]

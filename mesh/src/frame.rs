@@ -81,10 +81,15 @@ struct WireRange {
 }
 
 impl Item {
+    /// Returns the octets.
+    pub(crate) fn octets(&self) -> &[u8] {
+        let (Item::Statement(octets) | Item::Record(octets)) = self;
+        octets
+    }
+
     /// Returns the key that it has in a comparison; `None`: it is damaged. Nothing is verified.
     pub(crate) fn key(&self) -> Option<Key> {
-        let (Item::Statement(octets) | Item::Record(octets)) = self;
-        without_signature(octets).ok().map(|(signed, _)| sha256(&[&signed]))
+        without_signature(self.octets()).ok().map(|(signed, _)| sha256(&[&signed]))
     }
 }
 

@@ -20,7 +20,8 @@ const CONTAINED_SHARE: f64 = 0.01;
 /// How long a domain is not new to a member, and the most that are remembered of one.
 const DOMAIN_AGE_MS: u64 = 7 * 24 * HOUR_MS;
 const DOMAINS_MAX: usize = 5_000;
-/// The most accounts; the one that was quiet longest is closed for a new one.
+/// The most accounts. For a new one the member that has most gives up the one that was quiet longest: whoever
+/// names many origins closes its own accounts, and nobody else's.
 const ACCOUNTS_MAX: usize = 1_000;
 /// A member is contained when, within an hour, so many recipients outside refused its mail for good, and
 /// these are at least so many of a hundred that answered.
@@ -174,18 +175,22 @@ impl Accounts {
         Err(Over::Octets)
     }
 
-    /// Counts octets of a member: of a message that [`Accounts::message`] counted, or of what is passed on.
-    pub fn all_octets(&mut self, from: NodeId, octets: u64, quota: &Quota, now: u64) {
+    /// Counts octets of a member: of a message that [`Accounts::message`] counted, or of what is passed on. Returns
+    /// whether it is within its quota still.
+    pub fn all_octets(&mut self, from: NodeId, octets: u64, quota: &Quota, now: u64) -> bool {
         let account = self.account((from, None), now);
         // What went on for hours is not forgiven for the hours before it.
         account.all.run_off(&quota.of_all(), 1.0, now);
         account.all.octets += octets as f64;
+        account.all.octets < quota.all_octets as f64
     }
 
-    /// Counts the octets of a message that was taken and leaves the mesh.
-    pub fn octets(&mut self, way: Way, is_notice: bool, octets: u64, now: u64) {
-        for (name, _) in parts(way) {
-            self.account(name, now).used(is_notice).octets += octets as f64;
+    /// Counts the octets of a message that was taken and leaves the mesh; its recipients were counted before.
+    pub fn octets(&mut self, way: Way, mail: Foreign<'_>, octets: u64, quota: &Quota, now: u64) {
+        for (name, share) in parts(way) {
+            let used = self.account(name, now).used(mail.is_notice);
+            used.run_off(quota, mail.part_of(share), now);
+            used.octets += octets as f64;
         }
     }
 
@@ -214,8 +219,7 @@ impl Accounts {
 
     fn account(&mut self, name: (NodeId, Option<NodeId>), now: u64) -> &mut Account {
         if self.0.len() >= ACCOUNTS_MAX && !self.0.contains_key(&name) {
-            let quiet = self.0.iter().min_by_key(|(_, account)| account.last).map(|(name, _)| *name);
-            quiet.and_then(|quiet| self.0.remove(&quiet));
+            self.close_one();
         }
         let account = self.0.entry(name).or_default();
         account.last = now;
@@ -224,6 +228,29 @@ impl Accounts {
             account.over = 0;
         }
         account
+    }
+
+    /// Closes the account that was quiet longest of the member that has most: its own one last.
+    fn close_one(&mut self) {
+        let mut counts: HashMap<NodeId, usize> = HashMap::new();
+        self.0.keys().for_each(|(from, _)| *counts.entry(*from).or_default() += 1);
+        let most = counts.values().copied().max().unwrap_or_default();
+        let of_most = self.0.iter().filter(|((from, _), _)| counts[from] == most);
+        let quiet = of_most.min_by_key(|((_, origin), account)| (most > 1 && origin.is_none(), account.last));
+        if let Some(name) = quiet.map(|(name, _)| *name) {
+            self.0.remove(&name);
+        }
+    }
+}
+
+impl Foreign<'_> {
+    /// Returns which part of the quota it has of a share.
+    fn part_of(&self, share: f64) -> f64 {
+        match (self.is_notice, self.is_contained) {
+            (true, _) => share * NOTICES_SHARE,
+            (false, true) => share * CONTAINED_SHARE,
+            (false, false) => share,
+        }
     }
 }
 
@@ -243,11 +270,7 @@ impl Account {
 
     fn has_room(&mut self, mail: Foreign<'_>, quota: &Quota, share: f64) -> Result<(), Over> {
         let now = self.last;
-        let share = match (mail.is_notice, mail.is_contained) {
-            (true, _) => share * NOTICES_SHARE,
-            (false, true) => share * CONTAINED_SHARE,
-            (false, false) => share,
-        };
+        let share = mail.part_of(share);
         let is_new = self.is_new(mail.domain, now);
         let used = self.used(mail.is_notice);
         used.run_off(quota, share, now);
@@ -346,8 +369,13 @@ mod tests {
         let more = Foreign { is_first: false, ..MAIL };
         assert_eq!(taken(&mut accounts, way(1, 1), more, 0), 200);
         assert_eq!(accounts.recipient(way(1, 1), more, &QUOTA, 0), Err(Over::Recipients));
-        accounts.octets(way(2, 2), false, 1_000, 0);
+        accounts.octets(way(2, 2), MAIL, 1_000, &QUOTA, 0);
         assert_eq!(accounts.recipient(way(2, 2), MAIL, &QUOTA, 0), Err(Over::Octets));
+        // What came last is not forgiven for the time before it.
+        accounts.octets(way(4, 4), MAIL, 10, &QUOTA, 0);
+        accounts.octets(way(4, 4), MAIL, 1_000, &QUOTA, HOUR_MS);
+        assert_eq!(accounts.recipient(way(4, 4), MAIL, &QUOTA, HOUR_MS), Err(Over::Octets));
+        assert_eq!(accounts.recipient(way(4, 4), MAIL, &QUOTA, HOUR_MS + HOUR_MS / 100), Ok(()));
         let names: Vec<String> = (0..30).map(|n| format!("{n}.example")).collect();
         let mut to = |n: usize, now| accounts.recipient(way(3, 3), Foreign { domain: &names[n], ..MAIL }, &QUOTA, now);
         assert!((0..20).all(|n| to(n, 0).is_ok()));
@@ -366,7 +394,7 @@ mod tests {
         assert_eq!(taken(1, true, 0), 30);
         assert_eq!((taken(1, true, 0), taken(2, false, 0)), (0, 300), "others are not concerned");
         assert_eq!(taken(1, false, HOUR_MS / 2), 120);
-        accounts.all_octets(node(3), 9_000, &QUOTA, 0);
+        assert!(accounts.all_octets(node(3), 8_999, &QUOTA, 0) && !accounts.all_octets(node(3), 1, &QUOTA, 0));
         assert_eq!(accounts.message(node(3), false, &QUOTA, 0), Err(Over::Octets));
         assert_eq!(accounts.message(node(3), true, &QUOTA, 0), Ok(()));
         assert_eq!(accounts.over()[&node(3)], 1);
@@ -435,5 +463,22 @@ mod tests {
             account.add(Foreign { domain: &n.to_string(), ..MAIL }, n);
         }
         assert_eq!(account.domains.len(), DOMAINS_MAX);
+    }
+
+    #[test]
+    fn who_names_many_origins_closes_no_account_of_another() {
+        let mut accounts = Accounts::default();
+        assert_eq!(taken(&mut accounts, way(1, 1), MAIL, 0), 100);
+        assert_eq!(taken(&mut accounts, way(2, 3), MAIL, 0), 50);
+        for n in 0..2 * ACCOUNTS_MAX as u64 {
+            let mut id = [7; 32];
+            id[..8].copy_from_slice(&n.to_be_bytes());
+            // That it is over its quota itself keeps it from naming none.
+            let _ = accounts.recipient(Way { from: node(9), origin: NodeId::from_octets(id) }, MAIL, &QUOTA, 1);
+        }
+        assert_eq!(accounts.0.len(), ACCOUNTS_MAX);
+        assert_eq!(taken(&mut accounts, way(1, 1), MAIL, 1), 0, "it is over its quota still");
+        assert_eq!(taken(&mut accounts, way(2, 3), MAIL, 1), 0);
+        assert_eq!(taken(&mut accounts, way(9, 9), MAIL, 1), 0);
     }
 }

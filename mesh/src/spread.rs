@@ -16,7 +16,7 @@ use postroad_smtp::Domain;
 use crate::chance::Chance;
 use crate::difference::{Range, Said, begin, compare};
 use crate::directory::{Directory, RecordRefused, Taken};
-use crate::frame::{ASKED_MAX, Frame, ITEMS_MAX, Item, ShortId};
+use crate::frame::{ASKED_MAX, FRAME_OCTETS_MAX, Frame, ITEMS_MAX, Item, ShortId};
 use crate::node::NodeId;
 use crate::record::{Reach, Record};
 use crate::roster::MergeError;
@@ -26,6 +26,8 @@ use crate::statement::{Statement, StatementId};
 pub const DIALLED: usize = 3;
 /// The most sessions a node keeps; the newest beyond them hears what it asks for, and no more.
 pub const SESSIONS_MAX: usize = 32;
+/// The octets of the items of one frame, as far as there is more than one.
+const GIVEN_OCTETS_MAX: usize = FRAME_OCTETS_MAX / 2;
 /// How long a node that could not be dialled is left alone at first; it doubles up to an hour.
 const REDIAL_MS: u64 = 5_000;
 const REDIAL_MAX_MS: u64 = 3_600_000;
@@ -327,9 +329,21 @@ impl Spread {
         }
     }
 
+    /// Gives items in few frames: a shell has room for so many that wait for one node.
     fn give(&mut self, to: NodeId, items: Vec<Item>) {
-        let frames = items.chunks(ITEMS_MAX / 4).map(|items| (to, Frame::Give(items.to_vec())));
-        self.outbox.extend(frames);
+        let (mut frame, mut octets) = (Vec::new(), 0);
+        for item in items {
+            let more = item.octets().len();
+            if frame.len() >= ITEMS_MAX || octets > 0 && octets + more > GIVEN_OCTETS_MAX {
+                self.outbox.push_back((to, Frame::Give(std::mem::take(&mut frame))));
+                octets = 0;
+            }
+            octets += more;
+            frame.push(item);
+        }
+        if !frame.is_empty() {
+            self.outbox.push_back((to, Frame::Give(frame)));
+        }
     }
 
     fn items(&self, wanted: &BTreeSet<[u8; 32]>) -> Vec<Item> {

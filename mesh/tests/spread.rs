@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BinaryHeap};
 use std::sync::LazyLock;
 
 use postroad_mesh::directory::Directory;
-use postroad_mesh::frame::{Frame, Item};
+use postroad_mesh::frame::{Frame, ITEMS_MAX, Item};
 use postroad_mesh::record::{Reach, Record, Said};
 use postroad_mesh::roster::Roster;
 use postroad_mesh::spread::{Action, Profile, SESSIONS_MAX, Spread};
@@ -215,6 +215,48 @@ fn a_change_is_known_and_rest_is_cheap(count: usize) {
     println!("{count} nodes: 95 % know of a change after {soon} ms, all after {all} ms");
     assert!(mean <= 1_500, "{count} nodes: {mean} octets a minute");
     assert!(soon <= 15_000 && all <= 180_000, "{count} nodes: {soon} ms, {all} ms");
+}
+
+/// A shell holds some hundreds of frames that wait for one node (`OUTBOUND_MAX` of the agent); who needs more loses its
+/// link in the middle.
+#[test]
+fn who_knows_nothing_is_told_all_in_few_frames() {
+    const COUNT: usize = 300;
+    let mut all = Net::new(COUNT, 1).nodes.swap_remove(0);
+    let founding = Statement::found(&KEYS[0], Policy::DEFAULT, "lab", 0);
+    let (me, founder) = (KEYS[COUNT].public().id(), KEYS[0].public().id());
+    let nothing = Directory::new(Roster::new(founding).expect("it founds"));
+    let mut newcomer = Spread::new(me, nothing, Profile::Lan, 2, 0);
+    all.opened(me, false, 0);
+    newcomer.opened(founder, true, 0);
+    let (mut rounds, mut most) = (0, 0);
+    while newcomer.directory().records().len() < COUNT {
+        rounds += 1;
+        assert!(rounds < 20, "it is told of {}", newcomer.directory().records().len());
+        for frame in sent(&mut newcomer) {
+            all.received(me, frame, 0);
+        }
+        let given = sent(&mut all);
+        most = most.max(given.len());
+        for frame in given {
+            let frame = Frame::from_octets(&frame.to_octets()).expect("it keeps the limits");
+            newcomer.received(founder, frame, 0);
+        }
+    }
+    // A statement and a record of each, and what was asked for again.
+    assert!(most * ITEMS_MAX <= 4 * COUNT, "{most} frames at once for {COUNT} nodes");
+}
+
+/// Returns what a node has to send now.
+fn sent(node: &mut Spread) -> Vec<Frame> {
+    let mut frames = Vec::new();
+    loop {
+        match node.poll(0) {
+            Action::Send(_, frame) => frames.push(frame),
+            Action::Dial(id) => node.failed(id, 0),
+            Action::Wait(_) => return frames,
+        }
+    }
 }
 
 #[test]

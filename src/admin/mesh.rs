@@ -100,8 +100,12 @@ pub enum MeshRequest {
         #[serde(default)]
         lift: bool,
     },
-    /// Leave the mesh and forget it. Shows a [`MeshView`].
-    Leave {},
+    /// Leave the mesh and forget it, when no mail waits here for its members. Shows a [`MeshView`].
+    Leave {
+        /// Also when some does.
+        #[serde(default)]
+        now: bool,
+    },
     /// Go on under a new key. Shows a [`MeshView`].
     Rotate {
         /// Instead give the old one up now, whoever has not heard of the new one.

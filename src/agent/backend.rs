@@ -14,6 +14,7 @@ use crate::admin::view::{DiskView, MemoryView, StatusView, Time, TotalsView};
 use crate::admin::{Action, AdminBackend, Done, Entry, Failure, Filter, Request, Target};
 use crate::config::CONFIG_FILE_DEFAULT;
 use crate::journal::{Found, Question};
+use crate::route::MESH_PREFIX;
 
 /// Answers the control socket.
 pub struct Backend(pub Arc<Agent>);
@@ -120,6 +121,9 @@ impl AdminBackend for Backend {
     }
 
     async fn mesh(&self, request: MeshRequest) -> Result<serde_json::Value, Failure> {
+        if let MeshRequest::Leave { now: false } = request {
+            self.check_may_leave().await?;
+        }
         let shows_all = matches!(request, MeshRequest::Status {} | MeshRequest::Refuse { .. });
         let answer = self.0.context.peers.perform(request).await?;
         if !shows_all {
@@ -144,6 +148,24 @@ impl Backend {
     fn entry_of(&self, item: Arc<Item>) -> Entry {
         let (destinations, expires) = (self.0.delivery.destinations_of(&item), self.0.delivery.expires(&item));
         Entry { item, destinations, expires }
+    }
+
+    /// Mail that goes by the mesh may have no other way: nobody else knows the domains of its members.
+    async fn check_may_leave(&self) -> Result<(), Failure> {
+        let destinations = self.0.delivery.destinations().await;
+        let by_mesh = destinations.iter().filter(|one| one.destination.starts_with(MESH_PREFIX));
+        let jobs = |one: &DestinationStats| {
+            one.ready.iter().sum::<usize>() + one.deferred.iter().sum::<usize>() + one.held + one.in_flight
+        };
+        match by_mesh.map(jobs).sum::<usize>() {
+            0 => Ok(()),
+            waiting => {
+                let noun = if waiting == 1 { "message waits" } else { "messages wait" };
+                let remedy = "`postroad queue stats` shows which; when they are gone, leave. They go by DNS, or back, \
+                              after: postroad mesh leave --now";
+                Err(Failure::new(format!("{waiting} {noun} here for members of the mesh"), remedy))
+            }
+        }
     }
 
     fn memory_now(&self) -> MemoryView {

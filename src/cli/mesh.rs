@@ -193,8 +193,12 @@ Examples:
         #[arg(long)]
         finish: bool,
     },
-    /// Leave the mesh and forget it
-    Leave,
+    /// Leave the mesh and forget it, when no mail waits here for its members
+    Leave {
+        /// Although mail waits for members: it goes on as that of a host in no mesh does
+        #[arg(long)]
+        now: bool,
+    },
     /// Ask a member whether it is there, through others where no link leads
     Ping {
         /// Its label, its id, or what its id begins with
@@ -282,8 +286,8 @@ fn run_parting(action: Action, context: &mut Context) -> Result<(), Failure> {
             let view: MeshView = request(context, MeshRequest::Rotate { finish })?;
             print(context, &view, |view| [vec![summary(view)], govern::changing(view)].concat())
         }
-        Action::Leave => {
-            let view: MeshView = request(context, MeshRequest::Leave {})?;
+        Action::Leave { now } => {
+            let view: MeshView = request(context, MeshRequest::Leave { now })?;
             print(context, &view, |_| vec!["this host has left the mesh and forgotten it".to_owned()])
         }
         Action::Ping { node } => {
@@ -385,39 +389,11 @@ fn status(view: &MeshView) -> Vec<String> {
     for node in &view.contradicting {
         lines.push(format!("says different things to different members: {}", escaped(node)));
     }
-    lines.extend(conduct(view));
+    lines.extend(govern::conduct(view));
     if view.open_invitations > 0 {
         lines.push(format!("invitations open here: {}", view.open_invitations));
     }
     lines
-}
-
-/// Says who is contained, who hands over too much, and who tried what it may not.
-fn conduct(view: &MeshView) -> Vec<String> {
-    let contained = view.contained.iter().map(|one| {
-        let via = one.via.as_ref().map(|via| format!(", as {} hands it over", escaped(via))).unwrap_or_default();
-        let (label, node, why) = (escaped(&one.label), short(&one.node), escaped(&one.why));
-        format!("contained: {label}{via} ({why})\n  to let its mail leave again: postroad mesh contain {node} --lift")
-    });
-    let over =
-        view.over_quota.iter().map(|one| format!("over its quota: {}, {} times", escaped(&one.label), one.times));
-    let misdeeds = view.misdeeds.iter().map(|one| {
-        let what = match one.what.as_str() {
-            "unsound" => "passed on what is forged or damaged",
-            "other_mesh" => "passed on what was said in another mesh",
-            "origin" => "handed over mail in another member's name",
-            "flood" => "flooded its link",
-            "question" => "asked something in another member's name",
-            "asked" => "asked what it may not be told",
-            "join" => "asked to be let in with what fits no invitation",
-            "through" => "asked for octets to be passed on that it may not have passed on",
-            other => other,
-        };
-        // Honest people try these as well.
-        let how = if ["asked", "join", "through"].contains(&one.what.as_str()) { "refused" } else { "suspicious" };
-        format!("{how}: {} {}, {} times", escaped(&one.label), escaped(what), one.times)
-    });
-    contained.chain(over).chain(misdeeds).collect()
 }
 
 fn table(members: &[MemberView]) -> String {

@@ -20,13 +20,18 @@ pub struct Bounds {
 }
 
 impl Stream {
-    /// Passes octets between two connections until one of them ends, nothing is said for so long, or the time
-    /// is over; then closes both. What one side does not take holds up the other. `counted` hears how many
-    /// octets have passed, as they pass, both ways.
+    /// Passes octets between two connections until one of them ends, nothing is said for so long, the time
+    /// is over, or there were too many; then closes both. What one side does not take holds up the other. `counted`
+    /// hears how many octets have passed, as they pass, both ways, and says whether more may.
     ///
     /// # Errors
-    /// `TimedOut`, or what a connection says.
-    pub async fn splice(mut self, mut other: Stream, bounds: Bounds, counted: impl Fn(u64)) -> io::Result<()> {
+    /// `TimedOut`, `QuotaExceeded`, or what a connection says.
+    pub async fn splice(
+        mut self,
+        mut other: Stream,
+        bounds: Bounds,
+        mut counted: impl FnMut(u64) -> bool,
+    ) -> io::Result<()> {
         let ends = Instant::now() + bounds.total;
         let (mut there, mut back) = (Input::new(), Input::new());
         let (mut timer, mut other_timer) = (Timer::default(), Timer::default());
@@ -42,7 +47,8 @@ impl Stream {
             };
             match passed {
                 Ok(0) => break Ok(()),
-                Ok(octets) => counted(octets as u64),
+                Ok(octets) if counted(octets as u64) => {}
+                Ok(_) => break Err(io::Error::new(io::ErrorKind::QuotaExceeded, "more octets than may be passed on")),
                 Err(error) => break Err(error),
             }
         };
@@ -84,6 +90,7 @@ mod tests {
         let count = passed.clone();
         let counted = move |octets| {
             count.fetch_add(octets, Ordering::SeqCst);
+            true
         };
         let passing = tokio::spawn(left.splice(right, Bounds { idle: LONG, total: LONG }, counted));
         let many = vec![b'x'; 300_000];
@@ -105,7 +112,7 @@ mod tests {
         const SHORT: Duration = Duration::from_millis(50);
         let timed_out = |ended: io::Result<()>| ended.map_err(|error| error.kind()) == Err(io::ErrorKind::TimedOut);
         let (_near, _far, left, right) = ends();
-        assert!(timed_out(left.splice(right, Bounds { idle: SHORT, total: LONG }, drop).await));
+        assert!(timed_out(left.splice(right, Bounds { idle: SHORT, total: LONG }, |_| true).await));
         let (mut near, mut far, left, right) = ends();
         let talk = async {
             let mut octet = [0];
@@ -114,7 +121,7 @@ mod tests {
                 far.read_exact(&mut octet).await?;
             }
         };
-        let passing = tokio::spawn(left.splice(right, Bounds { idle: LONG, total: SHORT }, drop));
+        let passing = tokio::spawn(left.splice(right, Bounds { idle: LONG, total: SHORT }, |_| true));
         let talked: io::Result<()> = talk.await;
         assert!(talked.is_err() && timed_out(passing.await.expect("no panic")));
     }

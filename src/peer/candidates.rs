@@ -9,6 +9,7 @@ use postroad_mesh::record::Address;
 use postroad_smtp::Domain;
 use tracing::{debug, info};
 
+use super::dial::Dialling;
 use super::{Peers, View};
 use crate::admin::mesh::CandidateView;
 use crate::clock::millis;
@@ -24,10 +25,12 @@ impl Peers {
     pub(super) async fn link_to(&self, node: NodeId, passing: bool) -> io::Result<()> {
         let mut tried: Vec<Address> = Vec::new();
         let mut last = io::Error::new(io::ErrorKind::NotFound, "no address of it is known");
+        let mut dialling = Dialling::new(&self.config());
         loop {
-            let places: Vec<Address> = self.places(&node).into_iter().filter(|one| !tried.contains(one)).collect();
-            for address in places {
-                let dialled = self.dial(&node, std::slice::from_ref(&address)).await;
+            let places: Vec<_> = self.places(&node).into_iter().filter(|(_, one)| !tried.contains(one)).collect();
+            for (source, address) in places {
+                dialling.is_believed = matches!(source, Source::Configured | Source::Invitation);
+                let dialled = self.dial(&node, std::slice::from_ref(&address), &mut dialling).await;
                 self.note_dialled(&node, &address, dialled.is_ok());
                 match dialled {
                     Ok(linked) => {
@@ -47,11 +50,11 @@ impl Peers {
     }
 
     /// Returns where a member may be found now.
-    fn places(&self, node: &NodeId) -> Vec<Address> {
+    fn places(&self, node: &NodeId) -> Vec<(Source, Address)> {
         let (view, config, now) = (self.view(), self.config(), self.now());
         let stated = view.record(node).map(|said| said.addresses.as_slice()).unwrap_or_default();
         let mut guard = self.state();
-        let Some(state) = guard.as_mut() else { return stated.to_vec() };
+        let Some(state) = guard.as_mut() else { return Vec::new() };
         state.candidates.set(Source::Configured, configured(&config, &view));
         state.candidates.retain(|node| view.is_member(node));
         state.candidates.places(node, stated, now)

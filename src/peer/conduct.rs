@@ -13,8 +13,8 @@ use postroad_mesh::spread::Fault;
 use postroad_mesh::{NodeId, Passage};
 use tracing::{info, warn};
 
-use super::Peers;
 use super::members::in_no_mesh;
+use super::{Peers, View};
 use crate::admin::Failure;
 use crate::admin::mesh::{ContainedView, MisdeedView, OverView};
 use crate::clock::millis;
@@ -56,6 +56,13 @@ pub struct Outside<'a> {
     pub is_notice: bool,
 }
 
+/// Returns which way mail is charged to. Where its origin is no member, whoever hands it over answers for it: nobody
+/// makes accounts out of names.
+fn charged(view: &View, way: Way) -> Way {
+    let way = view.way(way);
+    Way { origin: if view.is_member(&way.origin) { way.origin } else { way.from }, ..way }
+}
+
 impl Peers {
     /// Counts a recipient outside the mesh.
     ///
@@ -64,20 +71,22 @@ impl Peers {
     pub fn charge(&self, outside: &Outside<'_>) -> Result<(), Over> {
         let Outside { way, domain, is_first, is_notice } = *outside;
         let view = self.view();
-        let (is_contained, way) = (view.is_contained(&way), view.way(way));
+        let (is_contained, way) = (view.is_contained(&way), charged(&view, way));
         let mail = Foreign { domain, is_first, is_notice, is_contained };
         let (quota, now) = (self.config().mesh.quota, self.now());
-        let charged = self.conduct().accounts.recipient(way, mail, &quota, now);
-        if let Err(over) = charged {
+        let counted = self.conduct().accounts.recipient(way, mail, &quota, now);
+        if let Err(over) = counted {
             self.report(way.from, Misdeed::OverQuota, &over.to_string());
         }
-        charged
+        counted
     }
 
     /// Counts the octets of a message with recipients outside the mesh.
     pub fn charge_octets(&self, way: Way, is_notice: bool, octets: u64) {
-        let (now, way) = (self.now(), self.view().way(way));
-        self.conduct().accounts.octets(way, is_notice, octets, now);
+        let (view, quota, now) = (self.view(), self.config().mesh.quota, self.now());
+        let (is_contained, way) = (view.is_contained(&way), charged(&view, way));
+        let mail = Foreign { domain: "", is_first: false, is_notice, is_contained };
+        self.conduct().accounts.octets(way, mail, octets, &quota, now);
     }
 
     /// Counts a message of a member, wherever it goes.
@@ -107,11 +116,10 @@ impl Peers {
     }
 
     /// Counts octets of a message of a member, or of what is passed on for it; of another node nothing is counted.
-    pub fn pace_octets(&self, node: NodeId, octets: u64) {
+    /// Returns whether it is within its quota still.
+    pub fn pace_octets(&self, node: NodeId, octets: u64) -> bool {
         let (view, quota, now) = (self.view(), self.config().mesh.quota, self.now());
-        if view.is_member(&node) {
-            self.conduct().accounts.all_octets(view.current(&node), octets, &quota, now);
-        }
+        !view.is_member(&node) || self.conduct().accounts.all_octets(view.current(&node), octets, &quota, now)
     }
 
     /// Counts what hosts outside the mesh said to mail that came through it. A member whose mail they
@@ -120,8 +128,7 @@ impl Peers {
         let view = self.view();
         let from = passage.visited().last().and_then(|short| view.by_short(short));
         let Some(from) = from.filter(|from| view.me() != Some(*from)) else { return };
-        let way = view.way(Way { from, origin: passage.origin });
-        let now = self.now();
+        let (way, now) = (charged(&view, Way { from, origin: passage.origin }), self.now());
         let Some(why) = self.conduct().accounts.outcomes(way, delivered, refused, now) else { return };
         if !view.is_contained(&way) {
             let via = (way.origin != way.from).then_some(way.from);

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use postroad_mesh::NodeId;
+use postroad_mesh::candidate::{is_dialled, is_on_loopback};
 use postroad_mesh::record::Address;
 use postroad_smtp::line::{Input, Line};
 use tokio::net::lookup_host;
@@ -12,6 +13,7 @@ use tokio::time::timeout;
 use tracing::debug;
 
 use super::Peers;
+use crate::config::Config;
 use crate::metrics::{Direction, Handshake};
 use crate::net::{self, Stream, Timer};
 use crate::tls::node::server_name;
@@ -24,6 +26,32 @@ const REPLY_OCTETS_MAX: usize = 4096;
 const REPLY_LINES_MAX: usize = 100;
 /// The most addresses of one host name that are tried.
 const HOST_ADDRESSES_MAX: usize = 8;
+/// The most addresses that are dialled for one link, whatever names of a node lead to.
+const DIALLED_MAX: usize = 16;
+
+/// What may be dialled for one link.
+pub(super) struct Dialling {
+    /// Whether people of this host named the address: any goes. What a member or DNS says is looked at.
+    pub is_believed: bool,
+    is_on_loopback: bool,
+    left: usize,
+}
+
+impl Dialling {
+    /// Begins a link.
+    pub(super) fn new(config: &Config) -> Dialling {
+        let is_on_loopback = is_on_loopback(&config.mesh.addresses);
+        Dialling { is_believed: true, is_on_loopback, left: DIALLED_MAX }
+    }
+
+    /// Returns whether this one is dialled, and counts it.
+    fn take(&mut self, address: SocketAddr) -> bool {
+        let is_taken = self.is_believed || is_dialled(address.ip(), address.port(), self.is_on_loopback);
+        let is_taken = is_taken && self.left > 0;
+        self.left -= usize::from(is_taken);
+        is_taken
+    }
+}
 
 /// A session that has become a link.
 pub(super) struct Linked {
@@ -37,10 +65,15 @@ impl Peers {
     ///
     /// # Errors
     /// What the last of them said.
-    pub(super) async fn dial(&self, node: &NodeId, addresses: &[Address]) -> io::Result<Linked> {
+    pub(super) async fn dial(
+        &self,
+        node: &NodeId,
+        addresses: &[Address],
+        dialling: &mut Dialling,
+    ) -> io::Result<Linked> {
         let mut last = io::Error::new(io::ErrorKind::NotFound, "no address of it is known");
         for address in addresses {
-            match self.dial_address(node, address).await {
+            match self.dial_address(node, address, dialling).await {
                 Ok(linked) => return Ok(linked),
                 Err(error) => {
                     debug!(%node, %address, %error, "cannot open a link");
@@ -51,11 +84,11 @@ impl Peers {
         Err(last)
     }
 
-    async fn dial_address(&self, node: &NodeId, address: &Address) -> io::Result<Linked> {
+    async fn dial_address(&self, node: &NodeId, address: &Address, dialling: &mut Dialling) -> io::Result<Linked> {
         let open = async {
             let found = lookup_host((&*address.host, address.port)).await?;
-            let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-            for found in found.take(HOST_ADDRESSES_MAX) {
+            let mut last = io::Error::new(io::ErrorKind::NotFound, "it has no address that is dialled");
+            for found in found.filter(|found| dialling.take(*found)).take(HOST_ADDRESSES_MAX) {
                 match self.open_link(node, found, address.implicit_tls).await {
                     Ok(linked) => return Ok(linked),
                     Err(error) => last = error,
@@ -133,5 +166,24 @@ impl Talk {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn what_others_say_is_dialled_within_bounds_and_what_people_of_this_host_say_as_it_is() {
+        let config = Config::from_str("[mesh]\naddresses = [\"192.0.2.1:25\"]", "test", Path::new("/"));
+        let mut dialling = Dialling::new(&config.unwrap_or_else(|faults| panic!("{faults}")));
+        let at = |text: &str| text.parse().expect("an address");
+        assert!(dialling.take(at("127.0.0.1:25")));
+        dialling.is_believed = false;
+        assert!(!dialling.take(at("127.0.0.1:25")) && dialling.take(at("10.0.0.2:25")));
+        let taken = (0..100).filter(|_| dialling.take(at("10.0.0.2:25"))).count();
+        assert_eq!(taken, DIALLED_MAX - 2);
     }
 }

@@ -79,25 +79,29 @@ impl Peers {
         if before.members().count() != now {
             info!(members = now, "the mesh has other members than before");
         }
+        // Until it is on disk, a restart would send that member's mail to whatever DNS says.
+        let is_new = view.records().keys().any(|node| !before.records().contains_key(node));
         self.0.view.store(view);
         self.0.changed.send_modify(|count| *count += 1);
-        if !self.0.keeping.swap(true, Ordering::Relaxed) {
+        let is_waited_for = self.0.keeping.swap(true, Ordering::Relaxed);
+        if is_new || !is_waited_for {
             let peers = self.clone();
-            tokio::spawn(async move { peers.keep_soon().await });
+            tokio::spawn(async move {
+                // What is lost before it is on disk is heard again.
+                if !is_new {
+                    sleep(KEEP_DELAY).await;
+                }
+                peers.keep_rest().await;
+            });
         }
     }
 
-    /// Keeps what is known, together with what comes right behind it. What is lost before it is on disk is
-    /// heard again.
-    async fn keep_soon(&self) {
-        sleep(KEEP_DELAY).await;
-        self.keep_rest().await;
-    }
-
-    /// Keeps what of it is not on disk yet: mail that waits goes by it from the next start on.
+    /// Keeps what of it is not on disk yet: mail that waits goes by it from the next start on. What comes while it is
+    /// written is written once after that, however much comes.
     pub async fn keep_rest(&self) {
+        let _alone = self.0.deciding.lock().await;
         if self.0.keeping.swap(false, Ordering::Relaxed)
-            && let Err(error) = self.keep().await
+            && let Err(error) = self.put_known().await
         {
             error!(%error, "what is known of the mesh is not on disk");
         }
@@ -106,6 +110,11 @@ impl Peers {
     /// Keeps what is known on disk, now.
     pub(super) async fn keep(&self) -> Result<(), Failure> {
         let _alone = self.0.deciding.lock().await;
+        self.put_known().await
+    }
+
+    /// The same. The caller holds `deciding`.
+    async fn put_known(&self) -> Result<(), Failure> {
         let known = self.state().as_ref().map(|state| state.known_with(None));
         let Some(known) = known else { return Ok(()) };
         self.on_disk(move |files| files.put_known(&known)).await

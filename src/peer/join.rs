@@ -17,7 +17,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{info, warn};
 
-use super::dial::Linked;
+use super::dial::{Dialling, Linked};
 use super::{Identity, Peers, link, own};
 use crate::admin::Failure;
 use crate::metrics::Misdeed;
@@ -137,7 +137,9 @@ impl Peers {
             );
             Failure::new(message, "see that the port is open between the two hosts, then try again")
         };
-        let dialled = timeout_at(until, self.dial(&invitation.inviter, &addresses)).await.map_err(|_| late())?;
+        let mut dialling = Dialling::new(&self.config());
+        let dialled = self.dial(&invitation.inviter, &addresses, &mut dialling);
+        let dialled = timeout_at(until, dialled).await.map_err(|_| late())?;
         let Linked { mut stream, ahead } = dialled.map_err(|error| unreachable_inviter(invitation, &error))?;
         let lost = |error: io::Error| Failure::new(format!("the inviter broke off: {error}"), "try again");
         let binding = stream.channel_binding().ok_or_else(|| lost(io::ErrorKind::Unsupported.into()))?;

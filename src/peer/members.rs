@@ -79,7 +79,7 @@ impl Peers {
                 self.contain(&node, lift).await?;
                 Ok(shown(serde_json::to_value(self.mesh_view())))
             }
-            MeshRequest::Leave {} => {
+            MeshRequest::Leave { now: _ } => {
                 self.leave().await?;
                 Ok(shown(serde_json::to_value(self.mesh_view())))
             }

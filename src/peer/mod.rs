@@ -91,6 +91,8 @@ struct Shared {
     view: ArcSwap<View>,
     /// Counts the views.
     changed: watch::Sender<u64>,
+    /// Counts the links that were opened.
+    opened: watch::Sender<u64>,
     /// Something happened that the driver has to look at.
     wake: Notify,
     /// What is known is about to be kept on disk.
@@ -143,6 +145,7 @@ impl Peers {
             state: Mutex::new(None),
             view: ArcSwap::default(),
             changed: watch::Sender::new(0),
+            opened: watch::Sender::new(0),
             wake: Notify::new(),
             keeping: AtomicBool::new(false),
             deciding: tokio::sync::Mutex::new(()),
@@ -188,6 +191,17 @@ impl Peers {
             state.proofs.hasten(self.now());
         }
         self.0.wake.notify_one();
+    }
+
+    /// Returns what tells when there is a new link.
+    pub fn opened(&self) -> watch::Receiver<u64> {
+        self.0.opened.subscribe()
+    }
+
+    /// Returns the number of the link with a member, if there is one: a later link has a higher one.
+    pub fn link_with(&self, node: &NodeId) -> Option<u64> {
+        let names = self.view().names(node);
+        self.state().as_ref().and_then(|state| names.iter().find_map(|name| state.link_with(name)))
     }
 
     /// Returns how many links are open.
@@ -250,6 +264,9 @@ impl Peers {
         self.0.wake.notify_one();
         if self.0.earlier.load().is_some() && !self.those_who_heard().contains(&node) {
             self.0.met.notify_one();
+        }
+        if hold.is_some() {
+            self.0.opened.send_modify(|count| *count += 1);
         }
         hold
     }

@@ -83,6 +83,25 @@ impl Peers {
         }
     }
 
+    /// Returns whether a member answers, over the link with it or one made for it; `by`: over the link with that
+    /// member, for one that nobody dials. No others are asked, so it costs as little in a large mesh as in a small one.
+    pub async fn is_there(&self, node: NodeId, by: Option<NodeId>) -> bool {
+        let (view, at) = (self.view(), by.unwrap_or(node));
+        let (Some(me), Some(member), Some(identity)) = (view.me(), view.member(&node), self.identity_to(&node)) else {
+            return false;
+        };
+        let question = Question::new(&identity.key, node, self.next_number(), kind::PING, Box::default());
+        // As if it had come from afar: whoever has no link with the member passes it on to nobody.
+        let via = by.map(|_| vec![me; VIA_MAX]).unwrap_or_default();
+        let is_public = view.record(&at).is_some_and(|said| said.reach == Reach::Public);
+        let answered = async {
+            let is_linked = self.linked().contains(&at) || is_public && self.link_in_passing(at).await;
+            if is_linked { self.over(at, Question { via, ..question.clone() }).await } else { Err(Fault::NoWay) }
+        };
+        let answered = timeout(2 * NEIGHBOUR_LIMIT, answered).await.unwrap_or(Err(Fault::NoWay));
+        answered.is_ok_and(|(octets, signature)| question.is_answered(&member.key, &octets, &signature))
+    }
+
     /// Asks under one of this host's keys.
     pub(super) async fn ask_as(
         &self,

@@ -301,6 +301,11 @@ impl State {
         self.links.iter().map(|(node, held)| (*node, held.dialled)).collect()
     }
 
+    /// Returns the number of the link with a node.
+    pub fn link_with(&self, node: &NodeId) -> Option<u64> {
+        self.links.get(node).map(|held| held.number)
+    }
+
     /// Returns the octets of the file of what is known, with a statement that is not known yet.
     pub fn known_with(&self, statement: Option<&Statement>) -> Vec<u8> {
         let directory = self.spread.directory();

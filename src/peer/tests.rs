@@ -4,8 +4,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use postroad_mesh::frame::{Frame, Item};
+use postroad_mesh::record::Said;
 use postroad_mesh::statement::{Policy, What};
-use postroad_mesh::{Caps, Directory, Roster, Statement};
+use postroad_mesh::{Caps, Directory, Record, Roster, Statement};
 
 use super::*;
 use crate::admin::mesh::MeshRequest;
@@ -81,6 +82,41 @@ async fn who_joins_keeps_the_link_with_its_inviter_while_it_is_told_in_parts() {
         assert!(tell(by, admit), "the link is kept");
     }
     assert!(!tell(&inviter, What::Retire), "and given up when it is no member any more");
+}
+
+/// A restart would send its mail to whatever DNS says.
+#[tokio::test]
+async fn what_a_member_says_first_is_on_disk_at_once() {
+    let directory = tempfile::tempdir().expect("scratch");
+    let peers = peers(directory.path());
+    peers.perform(init()).await.expect("founded");
+    let other = SecretKey::from_seed(&[7; 32]);
+    let (node, key) = (other.public().id(), other.public());
+    let admit = What::Admit { node: key, caps: Caps::RELAY, serves: Vec::new(), label: "".into() };
+    peers.state_durably(admit).await.expect("it may");
+    let said = Said::new(key, peers.view().mesh().expect("it is in one"), 1);
+    let record = Record::sign(&other, &said).expect("within the limits");
+    peers.heard(node, Message::Spread(Frame::Give(vec![Item::Record(record.to_octets().into())])));
+    let is_waiting = || peers.0.keeping.load(Ordering::Relaxed);
+    let written = async |what: &str, is_written: &dyn Fn() -> bool| {
+        let waiting = async {
+            while !is_written() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), waiting).await.expect(what);
+    };
+    written("what was known before is written", &|| !is_waiting()).await;
+    drop(peers.0.deciding.lock().await);
+    let view = peers.state().as_mut().and_then(State::view);
+    peers.show(view);
+    assert!(peers.view().record(&node).is_some() && is_waiting());
+    for _ in 0..10 {
+        tokio::task::yield_now().await;
+    }
+    assert!(!is_waiting(), "it does not wait for more");
+    let on_disk = || view_on_disk(directory.path()).expect("sound").record(&node).is_some();
+    written("it is on disk", &on_disk).await;
 }
 
 fn same_parts(of: &Peers) -> Parts {

@@ -319,3 +319,23 @@ fn mail_that_can_only_go_back_goes_through_whom_it_visited() {
     let Some((Way::Pass(steps), _)) = members(true).to_home(&domain, &Mail::default()) else { panic!("it has a home") };
     assert_eq!((steps[0].node, steps[0].through.len()), (b, 0));
 }
+
+#[tokio::test]
+async fn no_member_has_this_host_dial_itself() {
+    let dialled = async |own: &str, stated: &[&str]| {
+        let text =
+            format!("hostname = \"a.example\"\n[dns]\nservers = [\"127.0.0.1:9\"]\n[mesh]\naddresses = [{own:?}]");
+        let config = Config::from_str(&text, "test", Path::new("/")).unwrap_or_else(|faults| panic!("{faults}"));
+        let addresses = stated.iter().map(|text| text.parse().expect("an address")).collect();
+        let member = Member { node: node(b'b'), label: "b".into(), addresses, comes: false, through: Vec::new() };
+        let hop = super::super::NextHop::member(Arc::new(member), &config.hostname);
+        let found = super::super::Resolver::new(&config).expect("it asks nobody yet").resolve(&hop).await;
+        found.map_or(Vec::new(), |found| found.hops.iter().map(|hop| hop.addr.to_string()).collect())
+    };
+    // Where nobody of this host listens.
+    let stated = ["127.0.0.1:26", "[::1]:26", "[::ffff:127.0.0.1]:26", "0.0.0.0:26", "10.0.0.2:0", "10.0.0.2:2525"];
+    assert_eq!(dialled("192.0.2.1:25", &stated).await, ["10.0.0.2:2525"]);
+    assert_eq!(dialled("a.example:25", &stated[..4]).await, [""; 0]);
+    let on_one_machine = ["127.0.0.1:26", "[::1]:26", "[::ffff:127.0.0.1]:26", "10.0.0.2:2525"];
+    assert_eq!(dialled("127.0.0.9:2525", &stated).await, on_one_machine);
+}

@@ -16,6 +16,7 @@ use hickory_resolver::lookup::Lookup;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::net::{DnsError, NetError};
 use hickory_resolver::proto::rr::{Name, RData, RecordType};
+use postroad_mesh::candidate::{is_dialled, is_on_loopback};
 use postroad_smtp::{Domain, Host, Reply};
 use tokio::task::JoinSet;
 
@@ -57,6 +58,8 @@ struct Inner {
     own: OwnAddresses,
     port: u16,
     allow_loopback: bool,
+    /// Whether members are reached over loopback.
+    is_on_loopback: bool,
     deadline: Duration,
 }
 
@@ -100,6 +103,7 @@ impl Resolver {
             own: OwnAddresses::new(config.listen.smtp.clone()),
             port: config.outbound.port,
             allow_loopback: config.outbound.allow_loopback,
+            is_on_loopback: is_on_loopback(&config.mesh.addresses),
             deadline: config.dns.timeout * DEADLINE_TIMEOUTS,
         })))
     }
@@ -241,7 +245,8 @@ impl Resolver {
         }
     }
 
-    /// The addresses of members, of each in its order. One whose name is not found is passed over.
+    /// The addresses of members, of each in its order, a few of each. One whose name is not found is passed over, and
+    /// so is one at which a member cannot be.
     async fn members(
         &self,
         steps: &[Arc<Member>],
@@ -267,8 +272,11 @@ impl Resolver {
                 let usable = found
                     .into_iter()
                     .map(|ip| SocketAddr::new(ip, address.port))
+                    .filter(|at| is_dialled(at.ip(), at.port(), self.0.is_on_loopback))
                     .filter(|at| !self.0.own.answers_at(*at));
-                hops.extend(usable.map(|addr| Hop {
+                let so_far = hops.iter().filter(|hop: &&Hop| hop.node == Some(member.node)).count();
+                let room = mx::ADDRESSES_PER_EXCHANGE_MAX.saturating_sub(so_far);
+                hops.extend(usable.take(room).map(|addr| Hop {
                     name: member.to_string().into(),
                     addr,
                     tls: TlsUse::Required,

@@ -61,6 +61,34 @@ pub(super) fn changing(view: &MeshView) -> Vec<String> {
     own.chain(others).collect()
 }
 
+/// Says who is contained, who hands over too much, and who tried what it may not.
+pub(super) fn conduct(view: &MeshView) -> Vec<String> {
+    let contained = view.contained.iter().map(|one| {
+        let via = one.via.as_ref().map(|via| format!(", as {} hands it over", escaped(via))).unwrap_or_default();
+        let (label, node, why) = (escaped(&one.label), short(&one.node), escaped(&one.why));
+        format!("contained: {label}{via} ({why})\n  to let its mail leave again: postroad mesh contain {node} --lift")
+    });
+    let over =
+        view.over_quota.iter().map(|one| format!("over its quota: {}, {} times", escaped(&one.label), one.times));
+    let misdeeds = view.misdeeds.iter().map(|one| {
+        let what = match one.what.as_str() {
+            "unsound" => "passed on what is forged or damaged",
+            "other_mesh" => "passed on what was said in another mesh",
+            "origin" => "handed over mail in another member's name",
+            "flood" => "flooded its link",
+            "question" => "asked something in another member's name",
+            "asked" => "asked what it may not be told",
+            "join" => "asked to be let in with what fits no invitation",
+            "through" => "asked for octets to be passed on that it may not have passed on",
+            other => other,
+        };
+        // Honest people try these as well.
+        let how = if ["asked", "join", "through"].contains(&one.what.as_str()) { "refused" } else { "suspicious" };
+        format!("{how}: {} {}, {} times", escaped(&one.label), escaped(what), one.times)
+    });
+    contained.chain(over).chain(misdeeds).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -139,6 +139,48 @@ async fn octets_of_a_session_are_passed_on_for_so_long() {
     assert_eq!(ended, Ok(()));
 }
 
+/// What has begun gets a message further than its member may; then it is cut.
+#[tokio::test]
+async fn octets_beyond_the_quota_of_who_asked_are_passed_on_to_the_end_of_a_message() {
+    const QUOTA: usize = 100_000;
+    const MESSAGE: usize = 65_536;
+    let directory = tempfile::tempdir().expect("scratch");
+    let state = directory.path().display().to_string();
+    let text = format!(
+        "hostname = \"mx.example.org\"\nstate_dir = {state:?}\n[limits]\nmessage_size = {MESSAGE}\n\
+         [mesh.quota]\nall_data = {QUOTA}"
+    );
+    let context = context(directory.path(), &text);
+    let found = MeshRequest::Init { label: None, admit_by: 1, revoke_by: 2, founders: Vec::new() };
+    context.peers.perform(found).await.expect("founded");
+    let me = context.peers.me().expect("a member");
+    let ((mut near, left), (right, mut far)) = (pair(), pair());
+    let passing = tokio::spawn({
+        let context = context.clone();
+        async move {
+            let mut drain = context.drain.subscribe();
+            let mut connection = session(&context, IpAddr::from([127, 0, 0, 1]));
+            connection.members = Some(Box::new((me, context.peers.changed())));
+            let place = context.turn.admit_through(&me).expect("room");
+            let passed = Passed::new(me, place, Some((me, Stream::Unix(right))));
+            connection.pass(passed, Stream::Unix(left), &mut drain).await
+        }
+    });
+    let write = async {
+        let much = vec![b'x'; 4 * (QUOTA + MESSAGE)];
+        near.write_all(&much).await
+    };
+    let mut taken = Vec::new();
+    let talk = async { tokio::join!(write, far.read_to_end(&mut taken)) };
+    // What was on its way when it was cut may have been taken, too.
+    let (_, ended) = tokio::time::timeout(PATIENCE, talk).await.expect("cut");
+    ended.expect("closed in order");
+    let ended = passing.await.expect("no panic").map_err(|error| error.kind());
+    assert_eq!(ended, Err(io::ErrorKind::QuotaExceeded));
+    assert!(taken.len() > QUOTA + MESSAGE && taken.len() < 2 * (QUOTA + MESSAGE), "{} octets", taken.len());
+    assert!(context.peers.pace_passage(me).is_err(), "it is told so when it asks again");
+}
+
 fn pair() -> (UnixStream, UnixStream) {
     UnixStream::pair().expect("two ends")
 }

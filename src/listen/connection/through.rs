@@ -96,14 +96,30 @@ impl Connection {
         info!(session = %self.name, from = %from.short(), to = %to.short(), "octets are passed on between two members");
         let _open = context.metrics.mesh.open_through();
         let mut behind = Some(Box::new((to, context.peers.changed())));
-        let counted = |octets| context.peers.pace_octets(from, octets);
+        let mut left = beyond_quota(context.config.load().limits.message_octets_max);
+        let counted = |octets| {
+            if !context.peers.pace_octets(from, octets) {
+                left = left.saturating_sub(octets);
+            }
+            left > 0
+        };
         tokio::select! {
-            ended = stream.splice(other, bounds, counted) => ended,
+            ended = stream.splice(other, bounds, counted) => ended.inspect_err(|error| {
+                if error.kind() == io::ErrorKind::QuotaExceeded {
+                    context.peers.report(from, Misdeed::OverQuota, "all_data; what was passed on for it is cut off");
+                }
+            }),
             () = expelled(&context.peers, &mut self.members) => revoked(),
             () = expelled(&context.peers, &mut behind) => revoked(),
             () = drained(drain) => Ok(()),
         }
     }
+}
+
+/// Returns how many octets of a session are passed on although its member is beyond its quota: a message that had begun
+/// gets to its end, with what stands around it. Whoever goes on after that is cut off, and hears why when it asks again.
+fn beyond_quota(message_octets_max: u64) -> u64 {
+    message_octets_max.saturating_add(message_octets_max / 8)
 }
 
 /// Serves a session within the one in which another member passes it on. As over a connection that this host

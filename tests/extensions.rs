@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use support::agent::{Agent, Builder, make_maildir};
+use support::agent::{Agent, Builder, items, make_maildir};
 use support::client::{Client, Way};
 use support::net::{SOON, wait_until};
 use support::sink::{Behaviour, Message, Sink};
@@ -106,6 +106,27 @@ fn the_priority_chooses_the_lane() {
     }
     let id = send(&mut client, " MT-PRIORITY=4", "b@away.test");
     assert!(agent.ok(&["queue", "show", &id]).contains("priority   4"));
+}
+
+#[test]
+fn a_notification_is_urgent_whatever_it_is_about() {
+    let (home, away) = (Sink::new(), knowing());
+    home.behave(|sink| sink.rcpt = Arc::new(|_, _| "451 4.2.1 Come back later".into()));
+    away.behave(|sink| sink.rcpt = Arc::new(|_, _| "550 5.1.1 No such user".into()));
+    let agent = between(&home, &away).start();
+    send(&mut connect(&agent), " MT-PRIORITY=-9", "b@away.test");
+    let mut why = String::new();
+    wait_until("its sender cannot be told yet", SOON, || {
+        let list = items(&agent.ok(&["queue", "list", "--json"]));
+        let Some(id) = list.iter().find(|one| one["from"] == "<>").and_then(|one| one["id"].as_str()) else {
+            return false;
+        };
+        why = agent.ok(&["queue", "why", "--json", id]);
+        why.contains("\"lane\"")
+    });
+    assert!(why.contains("\"lane\":\"urgent\""), "{why}");
+    home.behave(|sink| *sink = Behaviour::default());
+    agent.wait_empty(SOON);
 }
 
 /// An agent whose notifications go to the first sink and everything else to the second.

@@ -360,6 +360,25 @@ fn sessions_are_used_again() {
 }
 
 #[test]
+fn a_session_ends_after_so_many_messages() {
+    let away = Sink::new();
+    let builder = Builder::new().route("*", away.address()).set("outbound.connections_per_destination", "1");
+    let agent = builder.set("outbound.connection_uses", "10").start();
+    let mut client = Client::connect(agent.smtp());
+    client.ehlo();
+    for _ in 0..45 {
+        assert_eq!(client.deliver("a@client.test", &["b@away.test"], CONTENT, Way::Data).code, 250);
+    }
+    let messages = away.expect(45, SOON);
+    for session in 0..away.sessions() {
+        let of_it = messages.iter().filter(|message| message.session == session).count();
+        assert!(of_it <= 10, "{of_it} messages over session {session}");
+    }
+    agent.wait_empty(SOON);
+    assert_eq!((away.count(), away.complaints()), (45, vec![]));
+}
+
+#[test]
 fn what_was_accepted_survives_a_restart() {
     let away = Sink::new();
     away.behave(|sink| sink.rcpt = Arc::new(|_, _| "451 4.2.1 Later".into()));

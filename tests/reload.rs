@@ -3,7 +3,6 @@
 
 mod support;
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::process::Signal;
@@ -47,23 +46,12 @@ fn a_good_file_is_taken_and_no_session_is_dropped() {
     assert_eq!(old.count(), 0, "queued mail follows the new route");
 }
 
-/// A sink that puts everybody off.
-fn busy() -> Sink {
-    let sink = Sink::new();
-    sink.behave(|sink| sink.rcpt = Arc::new(|_, _| "451 4.2.1 Busy".into()));
-    sink
-}
-
-fn asked(sink: &Sink) -> usize {
-    sink.commands().iter().filter(|line| line.starts_with("RCPT")).count()
-}
-
 #[test]
 fn queued_mail_leaves_a_route_that_is_gone() {
-    let (old, rest) = (busy(), Sink::new());
+    let (old, rest) = (Sink::busy(), Sink::new());
     let agent = Builder::new().route("*", rest.address()).route_with("gone.test", old.address(), LASTING).start();
     connect(&agent).deliver("a@client.test", &["b@gone.test"], CONTENT, Way::Data);
-    wait_until("it was put off for an hour", SOON, || asked(&old) == 1);
+    wait_until("it was put off for an hour", SOON, || old.asked() == 1);
     let text = std::fs::read_to_string(agent.config_path()).expect("readable");
     let route = text.rfind("[[route]]").expect("the route stands last");
     std::fs::write(agent.config_path(), &text[..route]).expect("writable");
@@ -71,7 +59,7 @@ fn queued_mail_leaves_a_route_that_is_gone() {
     // It goes on with the pauses of the route that it takes now: they are over.
     rest.expect(1, SOON);
     agent.wait_empty(SOON);
-    assert_eq!(asked(&old), 1);
+    assert_eq!(old.asked(), 1);
 }
 
 #[test]
@@ -80,7 +68,7 @@ fn mail_that_is_being_handed_over_stays_with_the_old_route() {
     old.behave(|sink| sink.slow_at = Some((Phase::Content, Duration::from_secs(3))));
     let agent = Builder::new().route("*", rest.address()).route_with("gone.test", old.address(), LASTING).start();
     connect(&agent).deliver("a@client.test", &["b@gone.test"], CONTENT, Way::Data);
-    wait_until("it is being handed over", SOON, || asked(&old) == 1);
+    wait_until("it is being handed over", SOON, || old.asked() == 1);
     let text = std::fs::read_to_string(agent.config_path()).expect("readable");
     let route = text.rfind("[[route]]").expect("the route stands last");
     std::fs::write(agent.config_path(), &text[..route]).expect("writable");
@@ -95,7 +83,7 @@ const LASTING: &str = "tls = \"never\"\nretry_first = \"1h\"\nretry_max = \"2h\"
 
 #[test]
 fn each_route_has_its_own_pauses_and_shorter_ones_hold_for_what_waits() {
-    let (often, seldom) = (busy(), busy());
+    let (often, seldom) = (Sink::busy(), Sink::busy());
     let agent = Builder::new()
         .route("often.test", often.address())
         .route_with("seldom.test", seldom.address(), LASTING)
@@ -103,8 +91,8 @@ fn each_route_has_its_own_pauses_and_shorter_ones_hold_for_what_waits() {
     for to in ["b@often.test", "b@seldom.test"] {
         connect(&agent).deliver("a@client.test", &[to], CONTENT, Way::Data);
     }
-    wait_until("the one is tried every second", SOON, || asked(&often) >= 3);
-    assert_eq!(asked(&seldom), 1, "and the other once an hour");
+    wait_until("the one is tried every second", SOON, || often.asked() >= 3);
+    assert_eq!(seldom.asked(), 1, "and the other once an hour");
     agent.edit_config("retry_first = \"1h\"", "retry_first = \"1s\"");
     agent.edit_config("retry_max = \"2h\"", "retry_max = \"1s\"");
     for sink in [&often, &seldom] {

@@ -89,6 +89,23 @@ fn a_rate_holds_for_a_route() {
 }
 
 #[test]
+fn a_rate_of_octets_holds_for_a_route() {
+    let sink = Sink::new();
+    let agent = Builder::new().route_with("slow.test", sink.address(), "data_rate = \"20KB/s\"").start();
+    let mut client = Client::connect(agent.smtp());
+    client.ehlo();
+    let content = [&b"Subject: rate\r\n\r\n"[..], &b"0123456789\r\n".repeat(400)].concat();
+    let begun = std::time::Instant::now();
+    for n in 0..8 {
+        let reply = client.deliver("a@client.test", &[&format!("b{n}@slow.test")], &content, Way::Data);
+        assert_eq!(reply.code, 250, "{}", reply.text());
+    }
+    sink.expect(8, Duration::from_secs(20));
+    // Seven pauses of a quarter of a second, the last of which may be shorter.
+    assert!(begun.elapsed() >= Duration::from_millis(1_300), "{:?}", begun.elapsed());
+}
+
+#[test]
 fn trouble_with_dns_closes_a_domain_and_not_its_hosts() {
     let sink = Sink::new();
     let zone = zone(&sink).servfail("broken.test");

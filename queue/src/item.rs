@@ -100,6 +100,12 @@ impl Item {
         self.envelope.params.release.map_or(self.arrived, |release| UnixMillis(release.unix_ms(self.arrived.0)))
     }
 
+    /// Returns when its sender wants it to be released, if that is still to come. Of one without such a
+    /// wish nothing is to come, whatever clock it was accepted by.
+    pub fn held_until(&self, now: UnixMillis) -> Option<UnixMillis> {
+        self.envelope.params.release.map(|_| self.released()).filter(|at| *at > now)
+    }
+
     /// Returns by when the sender wants it delivered (RFC 2852).
     pub fn deliver_by(&self) -> Option<UnixMillis> {
         let ms = i64::from(self.envelope.params.deliver_by?.seconds) * 1000;
@@ -109,7 +115,7 @@ impl Item {
     /// Returns what is left of that time at `now`, in whole seconds: of a second begun, nothing.
     pub fn deliver_by_left(&self, now: UnixMillis) -> Option<DeliverBy> {
         let by = self.envelope.params.deliver_by?;
-        Some(by.after(now.since(self.arrived).div_ceil(1000)))
+        Some(by.after(now.since(self.arrived) / 1000 + 1))
     }
 
     /// Returns whether it goes back to its sender when it is late, rather than being late.

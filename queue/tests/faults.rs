@@ -134,6 +134,37 @@ fn fail_once(script: Script, k: usize) {
     restart(&fs, ledger, &format!("{op:?} at {k} failed, restarted"));
 }
 
+#[test]
+fn a_disk_that_is_full_at_one_step_even_a_sync_loses_nothing() {
+    for script in SCRIPTS {
+        for k in 0..run_script(Plan::Well, script).0.trace().len() {
+            be_short_once(script, k);
+        }
+    }
+}
+
+fn be_short_once(script: Script, k: usize) {
+    let (fs, shared) = (Arc::new(SimFs::new(Plan::Short(k))), Shared::default());
+    phase("open");
+    let Ok((queue, _)) = Queue::open(fs.clone(), options()) else { return };
+    run(&queue, &shared, script);
+    let ledger = ledger(&shared).clone();
+    let Some(op) = fs.trace().get(k).copied() else { return };
+    if queue.poisoned().is_some() {
+        assert!(matches!(op, Op::Sync(_) | Op::SyncDir(_)), "{op:?} at {k}: what found no room is tried again later");
+        let syncs = fs.trace()[k + 1..].iter().any(|op| matches!(op, Op::Sync(_) | Op::SyncDir(_)));
+        assert!(!syncs, "nothing is synced behind a failure: {:?}", &fs.trace()[k..]);
+    } else {
+        assert!(!matches!(op, Op::SyncDir(Dir::Log | Dir::Content)), "{op:?} at {k} was a promise");
+    }
+    drop(queue);
+    for survives in [Survives::Nothing, Survives::Everything, Survives::Names, Survives::Writes, Survives::Some(4)] {
+        let case = format!("no room for {op:?} at {k}, {survives:?}");
+        reopen(&Arc::new(fs.crashed(survives, Plan::Well)), &ledger, &case);
+    }
+    restart(&fs, ledger, &format!("no room for {op:?} at {k}, restarted"));
+}
+
 /// Another process takes over: it sees what the system still has in memory, although a failed sync may
 /// mean that it never reaches the disk. Nobody was promised that.
 fn restart(fs: &SimFs, mut ledger: Ledger, case: &str) {

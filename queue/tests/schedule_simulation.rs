@@ -122,9 +122,9 @@ impl Simulation {
         is_open.then_some(until(stats.closed_until).max(until(stats.paced_until)))
     }
 
-    fn has_unproven(&self) -> bool {
+    fn has_unproven(&self, lane: Lane) -> bool {
         let max = self.limits.unproven_concurrency_max.min(self.limits.total_concurrency_max) as usize;
-        self.schedule.totals().unproven < max
+        self.schedule.totals().unproven < max - [0, max / 32, max / 8][lane as usize]
     }
 
     fn total_max(&self, lane: Lane) -> usize {
@@ -140,7 +140,7 @@ impl Simulation {
             is_due(job)
                 && !self.held[*d]
                 && self.gate(stats, job.lane).is_some_and(|at| at <= self.now)
-                && (stats.is_proven || self.has_unproven())
+                && (stats.is_proven || self.has_unproven(job.lane))
                 && self.running.len() < self.total_max(job.lane)
         };
         self.jobs.iter().filter(|(key, job)| may(key, job)).map(|(key, _)| *key).collect()
@@ -199,7 +199,7 @@ impl Simulation {
         let site: Arc<str> = self.truth[d].into();
         let is_there = attempt.site() == &site;
         let stats = self.schedule.stats(UnixMillis(self.now)).into_iter().find(|stats| stats.site == site);
-        let unproven = (self.schedule.totals().unproven, self.has_unproven());
+        let unproven = (self.schedule.totals().unproven, self.has_unproven(attempt.lane()));
         let may = self.schedule.relocate(attempt, &site, UnixMillis(self.now));
         self.known[d] = self.truth[d];
         let known = self.known;
@@ -253,7 +253,8 @@ impl Simulation {
             0..65 => (Finish::Done, None),
             65..80 => (Finish::Requeue { due: UnixMillis(later) }, Some(later)),
             80..90 => (Finish::Throttled { due: UnixMillis(later), said: "421".into() }, Some(later)),
-            90..95 => (Finish::DestinationFailed { said: "lost".into() }, Some(self.now)),
+            90..93 => (Finish::DestinationFailed { said: "lost".into() }, Some(self.now)),
+            93..95 => (Finish::Silent { said: "refused".into() }, Some(self.now)),
             _ => (Finish::Returned, None),
         };
         let is_returned = finish == Finish::Returned;

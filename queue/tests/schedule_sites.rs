@@ -56,7 +56,7 @@ fn a_thousand_domains_with_the_same_hosts_share_one_window() {
     let mut s = schedule();
     (0..5_000).for_each(|n| admit(&mut s, n, &format!("d{}", n % 1_000)));
     let first = start_all(&mut s, 1);
-    assert_eq!(first.len(), 375, "nobody knows yet");
+    assert_eq!(first.len(), 364, "nobody knows yet");
     let mut running = resolve(&mut s, first, "hosts", 1);
     assert_eq!(running.len(), 5, "the first window of one site");
     let (mut done, mut found) = (0, 0);
@@ -245,4 +245,45 @@ fn a_rate_holds_for_all_domains_of_a_site_to_the_millisecond() {
         }
     }
     assert_eq!(starts, [190, 390, 590, 790, 990, 1_190, 1_390, 1_590, 1_790, 1_990]);
+}
+
+#[test]
+fn another_rate_holds_at_once() {
+    let at_rate = |count, period_ms| Limits { messages: Some(Rate { count, period_ms }), ..Limits::default() };
+    let mut s = Schedule::new(at_rate(1, 86_400_000), 1);
+    (0..4).for_each(|n| admit(&mut s, n, "a"));
+    let first = start_all(&mut s, 1_000);
+    assert_eq!(first.len(), 1);
+    first.into_iter().for_each(|attempt| s.finished(attempt, Finish::Done, at(1_001)));
+    assert_eq!(why(&s, 3, 1_001), Why::Rate { at: at(86_400_990) });
+    s.set_limits(at_rate(1, 86_400_000));
+    assert_eq!(why(&s, 3, 1_001), Why::Rate { at: at(86_400_990) }, "the same rate goes on");
+    s.set_limits(at_rate(10, 1_000));
+    assert_eq!(start_all(&mut s, 1_002).len(), 1, "what was sent at the old rate does not count");
+    assert_eq!(s.poll(at(1_002)), Next::Wake { at: at(1_092), why: WakeReason::Rate });
+}
+
+#[test]
+fn a_rate_of_octets_holds_for_what_travels() {
+    let octets = Some(Rate { count: 10 * 1_024, period_ms: 1_000 });
+    let mut s = Schedule::new(Limits { octets, ..Limits::default() }, 1);
+    let job = |n, recipients, octets| {
+        let (id, due, load) = (QueueId::from_u64(n), at(0), Load::new(recipients, octets));
+        Job { id, destination: "a".into(), due, lane: Lane::Normal, sender: 0, load, allowance: 0 }
+    };
+    // The second travels twice, to a hundred recipients and to one.
+    [job(0, 1, 5_000), job(1, 101, 5_000), job(2, 1, 1)].into_iter().for_each(|job| s.admit(job, at(0)));
+    let mut starts = Vec::new();
+    let mut now = 1_000;
+    while starts.len() < 3 {
+        match s.poll(at(now)) {
+            Next::Start(attempt) => {
+                starts.push((attempt.id().to_u64(), now - 1_000));
+                s.finished(attempt, Finish::Done, at(now));
+            }
+            Next::Wake { at, .. } => now = at.0,
+            Next::Idle => panic!("there is more"),
+        }
+    }
+    assert_eq!(starts, [(0, 0), (1, 391), (2, 1_391)]);
 }

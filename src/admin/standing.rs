@@ -334,6 +334,18 @@ mod tests {
                 none,
                 "agent_busy: waits for one of the agent's sessions (outbound.connections_max): 500 of 500 are in use",
             ),
+            (
+                Why::Unproven { in_flight: 329, limit: 329 },
+                none,
+                "agent_busy: waits for one of the sessions for destinations that have not answered yet: 329 of 329 \
+                 are in use",
+            ),
+            (
+                Why::Probing { failures: 3, said: "451 4.4.1 timed out".into() },
+                none,
+                "destination_probed: could not be reached (3 failures in a row) and is being tried now: \
+                 451 4.4.1 timed out",
+            ),
             (Why::Turn, none, "turn: is ready and starts within moments"),
         ] {
             let standing = standing(why, ahead);

@@ -71,7 +71,7 @@ impl Delivery {
     pub fn retry(&self, id: QueueId, places: &[usize]) -> Result<bool, String> {
         let destinations = match self.0.queue.load(id) {
             // It waits for its sender's time, not for ours.
-            Ok(item) if item.released() > self.0.clock.now() => return Ok(false),
+            Ok(item) if item.held_until(self.0.clock.now()).is_some() => return Ok(false),
             Ok(item) => self.destinations_of(&item),
             // It was delivered meanwhile.
             Err(LoadError::Unknown(_)) => return Ok(false),

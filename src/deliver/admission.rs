@@ -32,11 +32,11 @@ impl Core {
     /// Enters the jobs of messages: one for each destination with pending recipients.
     pub fn admit(&self, items: &[Arc<Item>], admission: &Admission) {
         let routing = self.routing.load();
-        let all: Vec<Vec<Job>> = items.iter().map(|item| jobs(&routing, self.senders(), item)).collect();
+        let now = self.clock.now();
+        let all: Vec<Vec<Job>> = items.iter().map(|item| jobs(&routing, self.senders(), item, now)).collect();
         for (at, id) in items.iter().filter_map(|item| Some((by_time_end(item)?, item.id))) {
             self.remind(at, id);
         }
-        let now = self.clock.now();
         let mut schedule = self.schedule();
         // One of each destination that is to be looked at again, however long it was to be left alone.
         let mut probes: BTreeMap<Arc<str>, QueueId> = BTreeMap::new();

@@ -41,6 +41,8 @@ pub enum Ended {
     Stale(Arc<str>),
     /// The destination could not be reached.
     Unreachable(Arc<str>),
+    /// The same, and none of its hosts answered at all: no connection came about.
+    Silent(Arc<str>),
     /// Nobody was asked: the hosts that take the destination's mail are those of others, too, and
     /// have enough to do or cannot be reached.
     Elsewhere,
@@ -113,6 +115,7 @@ impl<'a> Begun<'a> {
         match (settle(core, &self.active, &self.places, outcomes, &self.routing).await, ended) {
             // Nobody at the destination was heard, whatever became of the message.
             (_, Ended::Unreachable(said)) => Finish::DestinationFailed { said },
+            (_, Ended::Silent(said)) => Finish::Silent { said },
             (Ok(None), _) => Finish::Done,
             (Ok(Some(due)), Ended::Answered | Ended::Elsewhere) => Finish::Requeue { due },
             (Ok(Some(due)), Ended::Throttled(said) | Ended::Stale(said)) => Finish::Throttled { due, said },
@@ -160,8 +163,7 @@ async fn mark(
         return Err(Finish::Postponed { due: core.clock.now().plus(TROUBLE_DELAY_MS) });
     }
     // An admin may have made it due; the sender's wish stands.
-    let due = current.item.released();
-    if due > core.clock.now() {
+    if let Some(due) = current.item.held_until(core.clock.now()) {
         return Err(Finish::Postponed { due });
     }
     if let Some(finish) = end_by_time(core, &mut current, routing).await {

@@ -20,6 +20,7 @@ use tracing::{error, info};
 use super::active::ActiveItems;
 use super::admission::Admission;
 use super::attempt::TROUBLE_DELAY_MS;
+use super::awaited::Awaited;
 use super::callers::Callers;
 use super::local::BlockingLimit;
 use super::members::Links;
@@ -41,6 +42,8 @@ use crate::turn::MEMBER_CONNECTIONS;
 const FAREWELL_LIMIT: Duration = Duration::from_secs(5);
 /// Blocking local deliveries at a time.
 const LOCAL_DELIVERIES_MAX: usize = 16;
+/// Of the sessions in all, one in so many is kept from destinations that are not known to answer.
+const UNPROVEN_RESERVE: u32 = 4;
 /// Attempts in flight, at most, for another to start when memory is full.
 const ATTEMPTS_WHEN_FULL_MAX: usize = 16;
 
@@ -84,6 +87,7 @@ pub(super) struct Core {
     pub tls: ClientTls,
     pub peers: Peers,
     pub links: Links,
+    pub awaited: Awaited,
     pub clock: Clock,
     pub metrics: Arc<Metrics>,
     pub journal: Journal,
@@ -95,6 +99,8 @@ pub(super) struct Core {
     pub local: BlockingLimit,
     /// The last message of earlier runs: up to it, mail may have been delivered without a record.
     pub last_of_earlier_run: QueueId,
+    /// When this run began.
+    pub started: UnixMillis,
     /// The shortest time after which mail of this run expires, in milliseconds.
     expire_min_ms: AtomicU64,
     schedule: Mutex<Schedule>,
@@ -110,6 +116,15 @@ pub(super) struct Core {
     /// Something may fall due sooner than the sweep knows.
     pub sweep_changed: Notify,
     draining: AtomicBool,
+}
+
+/// How far the schedule came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Started {
+    /// All that may start has.
+    All,
+    /// There is more to put in order, of which some may start.
+    MoreToOrder,
 }
 
 impl Routing {
@@ -132,6 +147,8 @@ impl Routing {
                 .chain([self.of_guests(1), self.of_guests(MEMBER_CONNECTIONS)])
                 .collect(),
             total_concurrency_max: outbound.connections_max,
+            // Dead ones never have them all, however few there are.
+            unproven_concurrency_max: outbound.connections_max - outbound.connections_max.div_ceil(UNPROVEN_RESERVE),
             destination_backoff: self.probes(),
             ..Limits::default()
         }
@@ -159,12 +176,14 @@ impl Delivery {
         let delivery = Delivery(Arc::new(Core {
             active: ActiveItems::new(parts.queue.clone()),
             last_of_earlier_run: parts.queue.last_id(),
+            started: parts.clock.now(),
             expire_min_ms: AtomicU64::new(parts.routing.expire_min_ms()),
             queue: parts.queue,
             routing: ArcSwap::from_pointee(parts.routing),
             tls: parts.tls,
             peers: parts.peers,
             links: Links::default(),
+            awaited: Awaited::default(),
             clock: parts.clock,
             metrics: parts.metrics,
             journal: parts.journal,
@@ -201,6 +220,7 @@ impl Delivery {
     pub async fn run(&self) {
         let core = self.0.clone();
         self.0.spawn(super::sweep::Sweep::default().run(core.clone()));
+        self.0.spawn(core.clone().await_members());
         // Reading the whole queue blocks; new mail flows meanwhile.
         self.0.runtime.spawn_blocking(move || core.admit_found(&Admission::First));
         loop {
@@ -216,7 +236,9 @@ impl Delivery {
                 () = self.0.alarm_changed.notified() => continue,
             }
             *lock(&self.0.alarm) = None;
-            self.0.start_ready();
+            while self.0.start_some() == Started::MoreToOrder {
+                tokio::task::yield_now().await;
+            }
         }
     }
 
@@ -315,29 +337,37 @@ impl Core {
         Finish::Postponed { due }
     }
 
-    /// Starts every attempt that may start now.
+    /// Starts every attempt that may start now. Where very many jobs are to be put in order first
+    /// [`Delivery::run`] sees to that: the committer, who calls this, has more to do.
     pub fn start_ready(self: &Arc<Core>) {
-        if self.is_draining() {
-            return;
+        if self.start_some() == Started::MoreToOrder {
+            self.set_alarm(self.clock.now());
         }
-        loop {
+    }
+
+    /// The same, as far as it goes without putting more in order.
+    fn start_some(self: &Arc<Core>) -> Started {
+        while !self.is_draining() {
             let is_full = self.memory.level() == Level::Full;
             let next = {
                 let mut schedule = self.schedule();
                 // Whoever ends asks again.
                 if is_full && schedule.totals().in_flight >= ATTEMPTS_WHEN_FULL_MAX {
-                    return;
+                    break;
                 }
                 schedule.poll(self.clock.now())
             };
             match next {
                 Next::Start(attempt) => drop(self.runtime.spawn(Worker::new(self.clone(), attempt).run())),
-                // There is more to put in order; others get at the schedule meanwhile.
-                Next::Wake { at, .. } if at <= self.clock.now() => {}
-                Next::Wake { at, .. } => return self.set_alarm(at),
-                Next::Idle => return,
+                Next::Wake { at, .. } if at <= self.clock.now() => return Started::MoreToOrder,
+                Next::Wake { at, .. } => {
+                    self.set_alarm(at);
+                    break;
+                }
+                Next::Idle => break,
             }
         }
+        Started::All
     }
 
     /// Runs something beside the deliveries.
@@ -423,4 +453,43 @@ fn rate(rate: config::Rate) -> Rate {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().expect("nothing panics while it holds a lock of the dispatcher")
+}
+
+#[cfg(test)]
+mod tests {
+    use postroad_queue::schedule::{Job, Lane, Load, Selector};
+
+    use super::super::scenario::{Agent, Peer, Say, config, routing};
+    use super::*;
+
+    #[test]
+    fn dead_destinations_never_have_all_sessions_however_few_there_are() {
+        for (all, unproven) in [(1, 0), (2, 1), (20, 15), (100, 75), (500, 375), (2_000, 1_500)] {
+            let text = format!("hostname = \"mx.home.example\"\n[outbound]\nconnections_max = {all}\n");
+            let limits = routing(&config(&text, std::path::Path::new("/etc"))).limits();
+            assert_eq!((limits.total_concurrency_max, limits.unproven_concurrency_max), (all, unproven));
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn the_committer_does_not_put_in_order_what_was_begun_for_very_many() {
+        let (_peer, port) = Peer::start(|_| Some(Say::Silence("250-wait".into()))).await;
+        let route = format!("[[route]]\ndomain = \"*\"\nvia = \"127.0.0.1:{port}\"\n");
+        let agent = Agent::start(&format!("hostname = \"mx.home.example\"\n{route}"));
+        let core = &agent.delivery.0;
+        let (jobs, destination, later) = (30_000, Arc::<str>::from("held"), core.clock.now().plus(3_600_000));
+        for n in 0..jobs {
+            let (id, load) = (QueueId::from_u64(n), Load::new(1, 1));
+            let (destination, lane) = (destination.clone(), Lane::Normal);
+            let job = Job { id, destination, due: later, lane, sender: 0, load, allowance: 0 };
+            core.schedule().admit(job, core.clock.now());
+        }
+        core.schedule().hold(Selector::Destination("held"));
+        core.schedule().retry_now(Selector::Destination("held"));
+        // The second is answered when what follows from the first is done.
+        agent.put(&["x@example.org"], b"x\r\n").await;
+        agent.put(&["y@example.org"], b"y\r\n").await;
+        assert!(core.schedule().totals().deferred > 10_000, "{:?}", core.schedule().totals());
+        assert!(lock(&core.alarm).is_some_and(|at| at <= core.clock.now()), "others go on with it");
+    }
 }

@@ -15,12 +15,12 @@ use crate::route::Route;
 const URGENT_PRIORITY_MIN: i8 = 4;
 
 /// Returns one job for each destination that has pending recipients.
-pub fn jobs(routing: &Routing, senders: &RandomState, item: &Item) -> Vec<Job> {
+pub fn jobs(routing: &Routing, senders: &RandomState, item: &Item, now: UnixMillis) -> Vec<Job> {
     let (lane, sender) = (lane(item), sender(senders, item));
     let mail = routing.router.mail(item);
     let mut found: Vec<(Arc<str>, u16, UnixMillis, usize)> = Vec::new();
     for (place, recipient) in item.envelope.recipients().iter().enumerate() {
-        let Some(due) = routing.due(item, place) else { continue };
+        let Some(due) = routing.due(item, place, now) else { continue };
         let route = routing.router.route_mail(&recipient.forward_path, &mail);
         let destination = key(&route);
         match found.iter_mut().find(|(known, ..)| *known == destination) {
@@ -85,4 +85,51 @@ fn pace(route: &Route) -> u16 {
 /// The destination of what goes nowhere: attempts there settle without a connection.
 fn refused_key() -> Arc<str> {
     Arc::from("none:")
+}
+
+#[cfg(test)]
+mod tests {
+    use postroad_queue::{Origin, QueueId, State};
+    use postroad_smtp::{Envelope, MailParams, Priority, Recipient};
+
+    use super::*;
+
+    fn item(from: &str, user: Option<&str>, peer: &str) -> Item {
+        let to = vec![Recipient::new("b@example.net".parse().expect("a path"))];
+        let envelope = Envelope::new(from.parse().expect("a path"), MailParams::default(), to).expect("a recipient");
+        let peer = Some(peer.parse().expect("an address"));
+        let origin = Origin { user: user.map(Into::into), peer, ..Origin::default() };
+        let state = State::fresh(1, UnixMillis(0), UnixMillis(1));
+        Item { id: QueueId::from_u64(1), arrived: UnixMillis(0), envelope, origin, content_octets: 1, state }
+    }
+
+    #[test]
+    fn turns_are_those_of_a_login_else_of_a_domain_else_of_a_client() {
+        let senders = RandomState::new();
+        let turn = |from, user, peer| sender(&senders, &item(from, user, peer));
+        let list = turn("bounce-1@list.example", None, "192.0.2.1");
+        assert_eq!(turn("bounce-2@list.example", None, "192.0.2.2"), list, "one for each recipient");
+        assert_ne!(turn("a@other.example", None, "192.0.2.1"), list);
+        let alice = turn("a@list.example", Some("alice"), "192.0.2.1");
+        assert_ne!(alice, list);
+        assert_eq!(turn("b@own.example", Some("alice"), "192.0.2.9"), alice);
+        assert_ne!(turn("a@list.example", Some("bob"), "192.0.2.1"), alice);
+        assert_eq!(turn("", None, "192.0.2.1"), turn("", None, "192.0.2.1"));
+        assert_ne!(turn("", None, "192.0.2.1"), turn("", None, "192.0.2.2"));
+    }
+
+    #[test]
+    fn the_lane_is_that_of_the_priority_and_what_this_host_says_is_urgent() {
+        let mut item = item("a@list.example", None, "192.0.2.1");
+        for (priority, want) in [(-9, Lane::Bulk), (-1, Lane::Bulk), (0, Lane::Normal), (3, Lane::Normal)]
+            .into_iter()
+            .chain([(4, Lane::Urgent), (9, Lane::Urgent)])
+        {
+            item.envelope.params.priority = Priority::new(priority);
+            assert_eq!(lane(&item), want, "{priority}");
+        }
+        item.envelope.params.priority = Priority::new(-9);
+        item.origin.protocol = "dsn".into();
+        assert_eq!(lane(&item), Lane::Urgent);
+    }
 }

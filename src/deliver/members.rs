@@ -52,13 +52,18 @@ impl Links {
     }
 
     fn note(&self, member: &Member, ended: &Ended) {
-        if let Ended::Unreachable(said) = ended {
+        if let Ended::Unreachable(said) | Ended::Silent(said) = ended {
             if self.lock().insert(member.node, Instant::now() + DOWN).is_none() {
                 info!(%member, %said, "a member of the mesh cannot be reached; others are tried first");
             }
         } else if self.lock().remove(&member.node).is_some() {
             info!(%member, "a member of the mesh is reached again");
         }
+    }
+
+    /// A member is there again: it is tried at its place.
+    pub fn forget(&self, node: &NodeId) {
+        self.lock().remove(node);
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<NodeId, Instant>> {
@@ -114,6 +119,7 @@ impl Lane {
             if !member.comes && member.through.is_empty() {
                 core.links.note(&member, &sent.ended);
             }
+            core.note_member(&member, &sent.ended, next_hop.key());
             tally.add(sent);
             rest.places.retain(|place| tally.is_open(*place));
             if rest.places.is_empty() {
@@ -185,7 +191,7 @@ impl Lane {
 impl Tally {
     /// Takes in what one try came to. What a host said tells more than that the next one is not there.
     fn add(&mut self, sent: Sent) {
-        let is_silent = matches!(sent.ended, Ended::Unreachable(_));
+        let is_silent = matches!(sent.ended, Ended::Unreachable(_) | Ended::Silent(_));
         for (place, outcome) in sent.outcomes {
             if !(is_silent && self.outcomes.contains_key(&place)) {
                 self.outcomes.insert(place, outcome);
@@ -195,6 +201,7 @@ impl Tally {
             Ended::Answered | Ended::Elsewhere => 0,
             Ended::Throttled(_) | Ended::Stale(_) => 1,
             Ended::Unreachable(_) => 2,
+            Ended::Silent(_) => 3,
         };
         if self.ended.as_ref().is_none_or(|so_far| rank(&sent.ended) < rank(so_far)) {
             self.ended = Some(sent.ended);

@@ -8,6 +8,7 @@ mod active;
 mod admin;
 mod admission;
 mod attempt;
+mod awaited;
 mod callers;
 mod carrier;
 mod dispatcher;

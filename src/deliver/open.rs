@@ -24,15 +24,26 @@ pub const UNKNOWN_TO_MEMBER: Reply =
 /// Said where this host has left the mesh.
 pub const NO_KEY: Reply = Reply::of(451, Some(Status::new(4, 3, 5)), "this host has no key in the mesh any more");
 
+/// Why none of some hosts takes a session.
+pub struct NoSession {
+    /// Who said so, or did not answer.
+    pub remote: Box<str>,
+    /// What is reported for every recipient.
+    pub reply: Reply,
+    /// Whether none of them answered at all.
+    pub is_silent: bool,
+}
+
 /// Connects to the first host that takes a session. One that greets with 5yz takes no mail now:
 /// another may, and the message waits for one (RFC 5321 §5.1).
-pub async fn dial(core: &Core, targets: Vec<Target>) -> Result<Connection, (Box<str>, Reply)> {
-    let mut refusal = None;
+pub async fn dial(core: &Core, targets: Vec<Target>) -> Result<Connection, NoSession> {
+    let (mut refusal, mut is_silent) = (None, true);
     for target in targets {
         let remote = target.remote();
         match Connection::open(Arc::new(target)).await {
             Ok(connection) if connection.is_member() && !connection.knows_us() => {
                 debug!(host = %remote, "it does not list XMESH");
+                is_silent = false;
                 refusal.get_or_insert((remote, UNKNOWN_TO_MEMBER));
                 core.spawn(connection.quit());
             }
@@ -46,6 +57,7 @@ pub async fn dial(core: &Core, targets: Vec<Target>) -> Result<Connection, (Box<
             Err(error) => {
                 debug!(host = %remote, %error, "no session");
                 core.metrics.connections_failed.inc();
+                is_silent &= matches!(error, OpenError::Connect { .. });
                 if matches!(error, OpenError::Tls { .. }) {
                     core.metrics.count_handshake(Direction::Out, Handshake::Failed);
                 }
@@ -56,7 +68,8 @@ pub async fn dial(core: &Core, targets: Vec<Target>) -> Result<Connection, (Box<
             }
         }
     }
-    Err(refusal.expect("a destination has at least one address to try"))
+    let (remote, reply) = refusal.expect("a destination has at least one address to try");
+    Err(NoSession { remote, reply, is_silent })
 }
 
 fn transient(reply: Reply) -> Reply {

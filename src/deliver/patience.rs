@@ -33,11 +33,16 @@ impl Routing {
     }
 
     /// Returns when a pending recipient is due: as recorded, or sooner when its route has shorter
-    /// pauses by now than when that was written.
-    pub fn due(&self, item: &Item, place: usize) -> Option<UnixMillis> {
+    /// pauses by now than when that was written, or when that was by a clock that was ahead.
+    pub fn due(&self, item: &Item, place: usize, now: UnixMillis) -> Option<UnixMillis> {
         let RecipientState::Pending { attempts, due, last, .. } = &item.state.recipients[place] else { return None };
-        let latest = last.as_ref().map(|last| last.at.plus(self.retry(item, place).delay(*attempts, 1.0)));
-        Some(latest.map_or(*due, |latest| latest.min(*due)))
+        let latest = match last {
+            Some(last) => last.at.min(now).plus(self.retry(item, place).delay(*attempts, 1.0)),
+            // Its sender says when it is due.
+            None if item.envelope.params.release.is_some() => *due,
+            None => now,
+        };
+        Some(latest.min(*due))
     }
 
     /// Returns how often a destination that cannot be reached is probed, where no route says more:
@@ -161,8 +166,25 @@ mod tests {
         item.state.recipients[0] = pending(60 * MINUTE_MS);
         item.state.recipients[1] = pending(5 * MINUTE_MS);
         let routing = routing(SETTINGS);
-        assert_eq!(routing.due(&item, 0), Some(UnixMillis(72_000)), "a minute, and the most of its jitter");
-        assert_eq!(routing.due(&item, 1), Some(UnixMillis(5 * MINUTE_MS)));
-        assert_eq!(routing.due(&item, 2), Some(UnixMillis(0)), "never tried: as recorded");
+        let due = |item: &Item, place| routing.due(item, place, UnixMillis(0));
+        assert_eq!(due(&item, 0), Some(UnixMillis(72_000)), "a minute, and the most of its jitter");
+        assert_eq!(due(&item, 1), Some(UnixMillis(5 * MINUTE_MS)));
+        assert_eq!(due(&item, 2), Some(UnixMillis(0)), "never tried: as recorded");
+    }
+
+    #[test]
+    fn a_clock_that_was_ahead_puts_nothing_off_for_longer() {
+        let (routing, now) = (routing(SETTINGS), UnixMillis(1_000_000));
+        let mut item = item();
+        let year = 365 * 24 * 60 * MINUTE_MS;
+        let said = Report { at: UnixMillis(year), remote: None, reply: Reply::of(451, None, "later") };
+        let (attempts, due, earlier) = (2, UnixMillis(year + MINUTE_MS), History::default());
+        item.state.recipients[0] = RecipientState::Pending { attempts, due, last: Some(said), earlier };
+        item.state.recipients[1] =
+            RecipientState::Pending { attempts: 0, due, last: None, earlier: History::default() };
+        assert_eq!(routing.due(&item, 0, now), Some(now.plus(144_000)), "two minutes, and the most of its jitter");
+        assert_eq!(routing.due(&item, 1, now), Some(now));
+        item.envelope.params.release = Some(postroad_smtp::Release::At(due.0));
+        assert_eq!(routing.due(&item, 1, now), Some(due), "its sender asked for that");
     }
 }

@@ -14,7 +14,7 @@ use tracing::{debug, error, warn};
 use super::attempt::{Ended, Task};
 use super::dispatcher::{Core, Routing};
 use super::members;
-use super::open::{dial, targets};
+use super::open::{NoSession, dial, targets};
 use super::outcome::Outcome;
 use super::transport::{Connection, Target};
 use crate::metrics::Direction;
@@ -148,7 +148,13 @@ impl Lane {
                 connection.set_generation(generation);
                 self.send_all(core, task, connection).await
             }
-            Err((remote, reply)) => refused(core, task, Some(remote), reply),
+            Err(NoSession { remote, reply, is_silent }) => {
+                let mut sent = refused(core, task, Some(remote), reply);
+                if let (true, Ended::Unreachable(said)) = (is_silent, &sent.ended) {
+                    sent.ended = Ended::Silent(said.clone());
+                }
+                sent
+            }
         }
     }
 

@@ -31,6 +31,9 @@ const MESSAGES_PER_SWEEP: usize = 1000;
 /// A message is looked at this much later than its id says: the id is given out when the content
 /// begins, the message counts as arrived when it was complete.
 const SLACK_MS: u64 = 5_000;
+/// So long after the start of a run mail of earlier ones is not given up before its turn has come: not its
+/// destination was away but this host, or its clock is wrong.
+const FIRST_TURN_LIMIT_MS: u64 = 3_600_000;
 
 /// How far each cursor is.
 #[derive(Default)]
@@ -100,15 +103,28 @@ fn ages(core: &Core, routing: &Routing) -> impl Iterator<Item = u64> {
 fn come_of_age(core: &Core, cursor: &mut Option<QueueId>, age_ms: u64) -> Vec<QueueId> {
     let old = UnixMillis(core.clock.now().since(UnixMillis(age_ms.saturating_add(SLACK_MS))));
     let mut ids = core.queue.ids(*cursor, MESSAGES_PER_SWEEP);
-    ids.retain(|id| id.arrived() <= old);
+    let young = ids.iter().position(|id| arrived(core, *id) > old);
+    ids.truncate(young.unwrap_or(ids.len()));
     *cursor = ids.last().copied().or(*cursor);
     ids
 }
 
 /// Returns when the message behind the cursor is older than `age_ms`, or the next that arrives.
 fn of_age_at(core: &Core, cursor: Option<QueueId>, age_ms: u64) -> UnixMillis {
-    let next = core.queue.ids(cursor, 1).first().map_or(core.clock.now(), |id| id.arrived());
+    let next = core.queue.ids(cursor, 1).first().map_or(core.clock.now(), |id| arrived(core, *id));
     next.plus(age_ms.saturating_add(SLACK_MS))
+}
+
+/// Returns when a message arrived, as the cursors count. Where a clock was ahead once, ids say a time that is yet to come
+/// until it has come: then the message knows. One that was accepted by that clock counts as old, so that
+/// it is looked at and keeps nobody behind it from that.
+fn arrived(core: &Core, id: QueueId) -> UnixMillis {
+    let now = core.clock.now();
+    if id.arrived() <= now {
+        return id.arrived();
+    }
+    let known = core.queue.load(id).ok().map(|item| item.arrived);
+    known.filter(|at| *at <= now).unwrap_or_default()
 }
 
 /// Does what the age of a message asks for. Returns when to come back, if this cannot be done now.
@@ -130,6 +146,10 @@ async fn look_at(core: &Arc<Core>, id: QueueId, routing: &Routing) -> Option<Uni
     if current.attempts > 0 || current.item.state.held {
         return Some(later);
     }
+    if has_first_turn_ahead(core, &current.item, now) {
+        core.admit_lost(&current.item);
+        return Some(later);
+    }
     if let Err(why) = expire(core, &mut current, routing, now).await {
         error!(queue_id = %id, %why, "the expiry of a message cannot be recorded");
         return Some(later);
@@ -147,11 +167,28 @@ async fn look_at(core: &Arc<Core>, id: QueueId, routing: &Routing) -> Option<Uni
     next_look(core, &current.item, routing)
 }
 
+/// Returns whether mail of an earlier run is still to be tried for the first time in this one. What must not be late
+/// waits for nothing (RFC 2852 §4.1).
+fn has_first_turn_ahead(core: &Core, item: &Item, now: UnixMillis) -> bool {
+    let is_late = item.returns_late() && item.deliver_by().is_some_and(|by| by <= now);
+    if is_late || item.id > core.last_of_earlier_run || now >= core.started.plus(FIRST_TURN_LIMIT_MS) {
+        return false;
+    }
+    let standings = core.schedule().describe(item.id, now);
+    let waits_for_its_turn = |why: &Why| {
+        !matches!(why, Why::Closed { .. } | Why::Deferred { .. } | Why::Held | Why::DestinationHeld | Why::AllHeld)
+    };
+    standings.is_empty() || standings.iter().any(|standing| waits_for_its_turn(&standing.why))
+}
+
 /// Returns when to look again at a message for which no cursor comes by in time: its content took
 /// long, it was released later, or its own limits are other than those of today's configuration.
 fn next_look(core: &Core, item: &Item, routing: &Routing) -> Option<UnixMillis> {
     let now = core.clock.now();
-    let visits: Vec<UnixMillis> = ages(core, routing).map(|age_ms| item.id.arrived().plus(age_ms + SLACK_MS)).collect();
+    // Of what a clock that is ahead accepted the cursors have passed all.
+    let arrived = [item.id.arrived(), item.arrived].into_iter().find(|at| *at <= now);
+    let visit = |arrived: UnixMillis| ages(core, routing).map(move |age_ms| arrived.plus(age_ms + SLACK_MS));
+    let visits: Vec<UnixMillis> = arrived.into_iter().flat_map(visit).collect();
     let is_visited =
         |at: UnixMillis| visits.iter().any(|visit| *visit > now && *visit >= at && visit.since(at) <= SLACK_MS);
     let terms = (0..item.state.recipients.len()).filter(|place| is_pending(item, *place)).map(|place| {

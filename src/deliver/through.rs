@@ -136,7 +136,7 @@ impl Core {
     ) -> Result<Connection, (Option<Box<str>>, Reply)> {
         let found = routing.resolver.resolve(next_hop).await.map_err(|error| (None, Reply::from(&error)))?;
         let targets = targets(self, routing, &found.hops).await.map_err(|reply| (None, reply))?;
-        dial(self, targets).await.map_err(|(remote, reply)| (Some(remote), reply))
+        dial(self, targets).await.map_err(|none| (Some(none.remote), none.reply))
     }
 }
 

@@ -104,7 +104,7 @@ pub struct Connection {
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// No TCP connection.
-    #[error("connect to {name} [{address}]: {source}")]
+    #[error("connect to {name} [{address}]: {}", words(source))]
     Connect {
         /// The host.
         name: Box<str>,
@@ -126,6 +126,13 @@ pub enum OpenError {
     /// The host does not want to talk.
     #[error("{0}")]
     Session(Failure),
+}
+
+/// What the operating system says, without its number: whoever sent the mail may read it.
+fn words(error: &io::Error) -> String {
+    let mut text = error.to_string();
+    text.truncate(text.rfind(" (os error ").unwrap_or(text.len()));
+    text
 }
 
 impl OpenError {

@@ -66,7 +66,11 @@ impl Worker {
                 }
                 Err(finish) => finish,
             };
-            if matches!(finish, Finish::Throttled { .. } | Finish::DestinationFailed { .. } | Finish::Returned) {
+            let is_last = matches!(
+                finish,
+                Finish::Throttled { .. } | Finish::DestinationFailed { .. } | Finish::Silent { .. } | Finish::Returned
+            );
+            if is_last {
                 self.give_back(begun.take()).await;
             } else if core.is_draining() {
                 return_all(&core, self.behind.drain(usize::from(begun.is_some())..));

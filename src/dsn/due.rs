@@ -165,7 +165,9 @@ fn pending(item: &Item) -> impl Iterator<Item = (usize, u32)> {
 }
 
 fn is_gathering(item: &Item, now: UnixMillis, policy: &Policy) -> bool {
-    now < item.released().plus(policy.gather_ms) && pending(item).any(|(_, attempts)| attempts == 0)
+    // Of a clock that was ahead nothing is awaited.
+    let gathers = item.released()..item.released().plus(policy.gather_ms);
+    gathers.contains(&now) && pending(item).any(|(_, attempts)| attempts == 0)
 }
 
 /// Returns whether somebody is to hear, sooner or later, that a pending recipient is late.

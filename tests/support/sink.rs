@@ -192,6 +192,18 @@ impl Sink {
         Sink::start_at(SocketAddr::new(own_address(), 2525), behaviour)
     }
 
+    /// Starts one that puts everybody off.
+    pub fn busy() -> Sink {
+        let sink = Sink::new();
+        sink.behave(|sink| sink.rcpt = Arc::new(|_, _| "451 4.2.1 Busy".into()));
+        sink
+    }
+
+    /// Returns how often it was asked to take a recipient.
+    pub fn asked(&self) -> usize {
+        self.commands().iter().filter(|line| line.starts_with("RCPT")).count()
+    }
+
     /// Starts a well-behaved one.
     pub fn new() -> Sink {
         Sink::start(Behaviour::default())

@@ -123,6 +123,12 @@ pub enum Finish {
         /// What was said, on one line, for [`Why::Closed`](super::Why::Closed).
         said: Arc<str>,
     },
+    /// The same, and nobody there answered at all: no connection came about. The more jobs wait, the
+    /// sooner it is tried again.
+    Silent {
+        /// What the system says, on one line, for [`Why::Closed`](super::Why::Closed).
+        said: Arc<str>,
+    },
     /// The job has nothing left to do, and nobody was asked: that says nothing of the destination.
     Forgotten,
     /// This host's own trouble kept it from trying; it is ready again at `due`.

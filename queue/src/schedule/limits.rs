@@ -5,7 +5,8 @@ use super::job::{LANES, Lane};
 use super::pace::Rate;
 use crate::retry::RetryPolicy;
 
-/// Of the sessions in all, one in so many is kept from each lane and those below it.
+/// Of the sessions in all, and of those to sites not known to answer, one in so many is kept from each
+/// lane and those below it.
 const TOTAL_RESERVES: [u32; LANES] = [u32::MAX, 32, 8];
 /// Of the sessions of a site, one in so many, at least one, is kept from bulk.
 const SITE_RESERVE: u32 = 8;
@@ -87,6 +88,12 @@ impl Limits {
     /// Returns with how many sessions in all a job of this lane no longer starts.
     pub(super) fn total_max(&self, lane: Lane) -> u32 {
         self.total_concurrency_max - self.total_concurrency_max / TOTAL_RESERVES[lane as usize]
+    }
+
+    /// Returns the same of sessions to sites not known to answer: what is urgent goes to such sites,
+    /// too, while bulk hangs at a thousand that are dead.
+    pub(super) fn unproven_max(&self, lane: Lane) -> u32 {
+        self.unproven_concurrency_max - self.unproven_concurrency_max / TOTAL_RESERVES[lane as usize]
     }
 }
 

@@ -29,6 +29,7 @@ mod job;
 mod limits;
 mod line;
 mod pace;
+mod probe;
 mod report;
 mod rotation;
 mod site;
@@ -127,10 +128,12 @@ impl Schedule {
 
     /// Replaces the limits. Sessions above a lowered limit end in their own time.
     pub fn set_limits(&mut self, limits: Limits) {
-        self.limits = limits.sane();
+        let before = std::mem::replace(&mut self.limits, limits.sane());
         for number in self.site_names.values().copied().collect::<Vec<u32>>() {
             let site = self.sites.at(number);
-            site.window = site.window.min(self.limits.allowance(site.allowance).concurrency_max);
+            let (old, new) = (before.allowance(site.allowance), self.limits.allowance(site.allowance));
+            site.window = site.window.min(new.concurrency_max);
+            site.repace(&old, &new);
             self.place(number);
         }
     }
@@ -240,7 +243,7 @@ impl Schedule {
         let due = match finish {
             Finish::Done | Finish::Forgotten => None,
             Finish::Requeue { due } | Finish::Throttled { due, .. } | Finish::Postponed { due } => Some(due),
-            Finish::DestinationFailed { .. } | Finish::Returned => Some(self.now),
+            Finish::DestinationFailed { .. } | Finish::Silent { .. } | Finish::Returned => Some(self.now),
         };
         let due = if again { Some(due.map_or(UnixMillis(at), |due| due.min(UnixMillis(at)))) } else { due };
         match due.filter(|_| !removed) {
@@ -267,7 +270,8 @@ impl Schedule {
             let number = self.lines.get(line).site;
             let site = self.sites.at(number);
             if let Some(allowance) = allowance.filter(|allowance| *allowance != site.allowance) {
-                site.allowance = allowance;
+                let old = std::mem::replace(&mut site.allowance, allowance);
+                site.repace(&self.limits.allowance(old), &self.limits.allowance(allowance));
                 // Other rates may let it start sooner.
                 self.place(number);
             }
@@ -296,12 +300,15 @@ impl Schedule {
     fn judge(&mut self, attempt: &Attempt, finish: &Finish) -> Vec<(QueueId, u32)> {
         let (newest, now) = (self.serial, self.now);
         let random = self.next_random();
-        let leads_here = self.lines.get(attempt.line).site == attempt.site;
+        let line = self.lines.get(attempt.line);
+        let leads_here = line.site == attempt.site;
         let site = self.sites.at(attempt.site);
+        // Of other lines at the site it is known how many have some.
+        let waiting = line.ready.iter().sum::<u32>().max(site.waiting.iter().sum()).saturating_add(1);
         let Allowance { concurrency_max: max, backoff, .. } = self.limits.allowance(site.allowance);
         let first = self.limits.destination_concurrency_first.min(max);
         site.ended(attempt.serial, attempt.lane);
-        let blame = |said| Blame { serial: attempt.serial, newest, now, said, backoff: &backoff };
+        let blame = |said| Blame { serial: attempt.serial, newest, now, said, backoff: &backoff, silent: None };
         match finish {
             Finish::Returned | Finish::Forgotten | Finish::Postponed { .. } => {}
             Finish::Throttled { said, .. } => {
@@ -311,6 +318,7 @@ impl Schedule {
                 site.throttled(&blame(said), random);
             }
             Finish::DestinationFailed { said } => site.unreachable(&blame(said), random),
+            Finish::Silent { said } => site.unreachable(&Blame { silent: Some(waiting), ..blame(said) }, random),
             Finish::Requeue { .. } => return site.reached(newest, first),
             Finish::Done => {
                 let shaken = site.reached(newest, first);
@@ -350,7 +358,7 @@ impl Schedule {
     fn move_attempt(&mut self, attempt: &mut Attempt, target: u32) -> bool {
         let site = self.sites.get(target);
         let is_unproven = site.class() == UNPROVEN;
-        let fits = attempt.is_unproven || !is_unproven || self.has_unproven_session();
+        let fits = attempt.is_unproven || !is_unproven || self.has_unproven_session(attempt.lane);
         if !fits || !self.may_start(target) || !site.fits(attempt.lane) {
             return false;
         }
@@ -359,7 +367,7 @@ impl Schedule {
         let load = self.book.get(attempt.job).load;
         let (now, site) = (self.now, self.sites.at(target));
         site.sends(load, &self.limits.allowance(site.allowance), now);
-        attempt.is_probe = site.started(attempt.serial, attempt.lane);
+        attempt.is_probe = site.started(attempt.serial, attempt.lane, now);
         attempt.is_unproven = is_unproven;
         let left = std::mem::replace(&mut attempt.site, target);
         self.place(target);

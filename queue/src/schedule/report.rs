@@ -101,7 +101,7 @@ pub enum Why {
     Unproven {
         /// Attempts in flight to such destinations.
         in_flight: u32,
-        /// How many there may be.
+        /// How many there may be when its lane starts one.
         limit: u32,
     },
     /// For nothing but its turn: it starts with the next polls.
@@ -233,8 +233,8 @@ impl Schedule {
         if self.in_flight >= total {
             return Why::Total { in_flight: self.in_flight, limit: total };
         }
-        if site.class() == UNPROVEN && !self.has_unproven_session() {
-            return Why::Unproven { in_flight: self.unproven, limit: self.limits.unproven_concurrency_max };
+        if site.class() == UNPROVEN && !self.has_unproven_session(lane) {
+            return Why::Unproven { in_flight: self.unproven, limit: self.limits.unproven_max(lane) };
         }
         Why::Turn
     }

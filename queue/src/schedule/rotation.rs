@@ -103,8 +103,8 @@ impl Schedule {
         site.closed_until().max(site.paced_until(&self.limits.allowance(site.allowance)))
     }
 
-    pub(super) fn has_unproven_session(&self) -> bool {
-        self.unproven < self.limits.unproven_concurrency_max
+    pub(super) fn has_unproven_session(&self, lane: Lane) -> bool {
+        self.unproven < self.limits.unproven_max(lane)
     }
 
     /// Returns both classes; either comes first half of the turns of every lane.
@@ -135,7 +135,7 @@ impl Schedule {
     /// Starts a job of the first site in a rotation that may start one.
     pub(super) fn start_in(&mut self, class: usize, lane: Lane) -> Option<Attempt> {
         let total = self.limits.total_max(lane);
-        while self.in_flight < total && (class == PROVEN || self.has_unproven_session()) {
+        while self.in_flight < total && (class == PROVEN || self.has_unproven_session(lane)) {
             let (turn, number) = self.rotation[class][lane as usize].pop_first()?;
             self.sites.at(number).listed[class][lane as usize] = 0;
             // One that changed its class takes its turn in the other rotation.
@@ -158,12 +158,11 @@ impl Schedule {
             return None;
         }
         let site = self.sites.get(number);
-        let is_unproven = site.class() == UNPROVEN;
-        if is_unproven && !self.has_unproven_session() {
-            return None;
-        }
         let may = |lane: &Lane| {
-            site.waiting[*lane as usize] > 0 && site.fits(*lane) && self.in_flight < self.limits.total_max(*lane)
+            site.waiting[*lane as usize] > 0
+                && site.fits(*lane)
+                && self.in_flight < self.limits.total_max(*lane)
+                && (site.class() == PROVEN || self.has_unproven_session(*lane))
         };
         let lane = Lane::in_turn(site.turn).into_iter().find(may)?;
         self.launch(number, lane, false)
@@ -186,7 +185,7 @@ impl Schedule {
         let (now, serial) = (self.now, self.serial);
         let site = self.sites.at(number);
         site.sends(load, &self.limits.allowance(site.allowance), now);
-        let is_probe = !is_behind && site.started(serial, lane);
+        let is_probe = !is_behind && site.started(serial, lane, now);
         if is_behind {
             site.started_behind();
         }

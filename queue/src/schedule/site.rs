@@ -14,6 +14,7 @@ use super::Lane;
 use super::job::{LANES, Load};
 use super::limits::{Allowance, bulk_max};
 use super::pace::Pace;
+use super::probe::{Silence, pause_ms};
 use crate::id::{QueueId, UnixMillis};
 use crate::retry::RetryPolicy;
 
@@ -57,6 +58,8 @@ pub(super) struct Site {
     /// which led here.
     pub shaken: Vec<(QueueId, u32)>,
     pace: Pace,
+    /// When the latest attempt started while it was closed.
+    probed_at: UnixMillis,
     /// Whether it has answered since it was last silent.
     proven: bool,
     /// Successes since the window last changed.
@@ -95,6 +98,7 @@ impl Site {
             taken: 0,
             shaken: Vec::new(),
             pace: Pace::default(),
+            probed_at: UnixMillis(0),
             proven: false,
             successes: 0,
             judged: 0,
@@ -135,12 +139,20 @@ impl Site {
         self.pace.free_at(allowance.messages, allowance.octets)
     }
 
+    /// Goes on at other rates: what was sent at the old ones does not count.
+    pub fn repace(&mut self, old: &Allowance, new: &Allowance) {
+        if (old.messages, old.octets) != (new.messages, new.octets) {
+            self.pace = Pace::default();
+        }
+    }
+
     /// Counts an attempt in; returns whether it is the probe.
-    pub fn started(&mut self, serial: u64, lane: Lane) -> bool {
+    pub fn started(&mut self, serial: u64, lane: Lane, now: UnixMillis) -> bool {
         self.in_flight[lane as usize] += 1;
         self.turn = self.turn.wrapping_add(1);
         if let Some(outage) = &mut self.outage {
             outage.probe = Some(serial);
+            self.probed_at = now;
         }
         self.outage.is_some()
     }
@@ -243,8 +255,11 @@ impl Site {
         }
         self.judged = attempt.newest;
         self.proven = false;
-        let failures = self.outage.as_ref().map_or(0, |outage| outage.failures).saturating_add(1);
-        let until = attempt.now.plus(attempt.backoff.delay(failures, random));
+        let before = self.outage.as_ref().map(|outage| (outage.failures, attempt.now.since(self.probed_at)));
+        let (failures, took_ms) = before.unwrap_or_default();
+        let failures = failures.saturating_add(1);
+        let silence = attempt.silent.map(|waiting| Silence { waiting, took_ms });
+        let until = attempt.now.plus(pause_ms(attempt.backoff, failures, silence, random));
         self.outage = Some(Box::new(Outage { until, failures, said: attempt.said.clone(), probe: None }));
     }
 }
@@ -257,6 +272,8 @@ pub(super) struct Blame<'a> {
     pub now: UnixMillis,
     pub said: &'a Arc<str>,
     pub backoff: &'a RetryPolicy,
+    /// How many messages wait, where nobody answered at all.
+    pub silent: Option<u32>,
 }
 
 #[cfg(test)]
@@ -264,7 +281,7 @@ mod tests {
     use super::*;
 
     fn blame<'a>(serial: u64, newest: u64, said: &'a Arc<str>) -> Blame<'a> {
-        Blame { serial, newest, now: UnixMillis(1_000), said, backoff: &RetryPolicy::DESTINATION }
+        Blame { serial, newest, now: UnixMillis(1_000), said, backoff: &RetryPolicy::DESTINATION, silent: None }
     }
 
     #[test]

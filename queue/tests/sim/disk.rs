@@ -156,6 +156,7 @@ impl Disk {
             Plan::Full(from, to) if takes_space && (from..to).contains(&k) => {
                 Fate::Bad(io::Error::from_raw_os_error(28))
             }
+            Plan::Short(at) if at == k => Fate::Bad(io::Error::from_raw_os_error(28)),
             Plan::NoDescriptors(from, to) if matches!(op, Op::Create(_)) && (from..to).contains(&k) => {
                 Fate::Bad(io::Error::from_raw_os_error(24))
             }

@@ -49,6 +49,8 @@ pub enum Plan {
     /// This operation alone fails with an input/output error. What a failed sync was to make durable
     /// never will be: the system forgets that it was not written.
     Broken(usize),
+    /// The same for lack of space, whatever the operation: a sync may be the first to find no room.
+    Short(usize),
     /// Operations that only look fail with an input/output error from this one, counted by
     /// themselves, up to that one.
     Unreadable(usize, usize),
@@ -166,7 +168,7 @@ impl Fs for SimFs {
 
     fn create(&self, dir: Dir, name: &str) -> io::Result<Arc<dyn FsFile>> {
         let mut disk = lock(&self.disk);
-        let full = matches!(self.plan, Plan::Full(..) | Plan::NoDescriptors(..));
+        let full = matches!(self.plan, Plan::Full(..) | Plan::Short(_) | Plan::NoDescriptors(..));
         let fate = disk.operation(self.plan, Op::Create(dir));
         if disk.names.contains_key(&(dir, name.to_owned())) {
             return Err(io::ErrorKind::AlreadyExists.into());
@@ -275,7 +277,7 @@ impl FsFile for SimFile {
         if let Some(step) = disk.steps.last_mut() {
             *step = format!("{step} {kinds}").trim_end().to_owned();
         }
-        if matches!((&fate, self.plan), (Fate::Bad(_), Plan::Full(..) | Plan::Broken(_))) {
+        if matches!((&fate, self.plan), (Fate::Bad(_), Plan::Full(..) | Plan::Short(_) | Plan::Broken(_))) {
             data.truncate(data.len() * 2 / 3);
         }
         if !disk.off || matches!(self.plan, Plan::Stop(k) if k + 1 == disk.trace.len()) {
@@ -295,7 +297,7 @@ impl FsFile for SimFile {
 
     fn set_octets(&self, octets: u64) -> io::Result<()> {
         let (mut disk, fate) = self.begin(Op::SetOctets);
-        if !matches!((&fate, self.plan), (Fate::Bad(_), Plan::Broken(_))) {
+        if !matches!((&fate, self.plan), (Fate::Bad(_), Plan::Broken(_) | Plan::Short(_))) {
             disk.change(self.inode, Change::SetOctets(octets));
         }
         fate.result()

@@ -14,8 +14,11 @@ use crate::telemetry::escaped;
 
 /// Rows drawn at a time: a long list appears as it is read, and is never in memory.
 const TABLE_ROWS: usize = 200;
-/// A narrower terminal breaks the lines of a table by itself: columns of one letter are worse.
-const TABLE_COLUMNS_MIN: u16 = 80;
+/// On a narrower terminal recipients and reply stand below their message, each on a line of its own: an address
+/// that is broken over two lines can neither be read nor copied.
+const ONE_LINE_COLUMNS_MIN: u16 = 120;
+/// The columns that do: the last.
+const BELOW: usize = 2;
 /// Recipients named in a list.
 const RECIPIENTS_NAMED: usize = 3;
 
@@ -140,14 +143,20 @@ impl Screen {
             return Ok(());
         }
         let mut table = Table::new();
-        table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
-        if let Some(width) = self.width.or_else(|| table.width()) {
-            table.set_width(width.max(TABLE_COLUMNS_MIN));
+        table.load_preset(presets::NOTHING);
+        let width = self.width.or_else(|| table.width());
+        let is_narrow = width.is_some_and(|width| width < ONE_LINE_COLUMNS_MIN);
+        let mut rows = std::mem::take(&mut self.rows);
+        let columns = head.len() - if is_narrow { BELOW } else { 0 };
+        let below: Vec<Vec<String>> = rows.iter_mut().map(|row| row.split_off(columns)).collect();
+        if let Some(width) = width.filter(|_| !is_narrow) {
+            table.set_width(width).set_content_arrangement(ContentArrangement::Dynamic);
         }
-        if !std::mem::replace(&mut self.drawn, true) {
-            table.set_header(head.to_vec());
+        let has_head = !std::mem::replace(&mut self.drawn, true);
+        if has_head {
+            table.set_header(head[..columns].to_vec());
         }
-        table.add_rows(self.rows.drain(..));
+        table.add_rows(rows);
         for (at, column) in table.column_iter_mut().enumerate() {
             column.set_padding((0, 1));
             // An id that is broken over two lines cannot be copied.
@@ -158,7 +167,18 @@ impl Screen {
                 column.set_cell_alignment(CellAlignment::Right);
             }
         }
-        line(out, table.trim_fmt())
+        if !is_narrow {
+            return line(out, table.trim_fmt());
+        }
+        let mut lines = table.lines();
+        if has_head && let Some(head) = lines.next() {
+            line(out, head.trim_end())?;
+        }
+        for (row, below) in lines.zip(below) {
+            line(out, row.trim_end())?;
+            below.iter().filter(|text| !text.is_empty()).try_for_each(|text| line(out, format_args!("    {text}")))?;
+        }
+        Ok(())
     }
 }
 

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use postroad_queue::schedule::Selector;
 use postroad_queue::{Item, RecipientState};
 use postroad_smtp::client;
 
@@ -85,6 +86,38 @@ async fn outcomes_do_not_wait_for_the_end_of_a_failed_session() {
     let begun = std::time::Instant::now();
     agent.wait(id, tried).await;
     assert!(begun.elapsed() < Duration::from_millis(2500), "{:?}", begun.elapsed());
+}
+
+/// Returns for how long a destination is left alone at which so many messages failed together: at least since
+/// the attempt and at most from now on, in milliseconds.
+async fn left_alone(port: u16, messages: usize) -> (u64, u64) {
+    let agent = Agent::start(&all_to(port));
+    let core = &agent.delivery.0;
+    core.schedule().hold(Selector::All);
+    for _ in 0..messages {
+        agent.put(&["x@example.org"], b"x\r\n").await;
+    }
+    let begun = core.clock.now();
+    core.schedule().release(Selector::All);
+    core.start_ready();
+    loop {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        let now = core.clock.now();
+        if let Some(until) = core.schedule().stats(now)[0].closed_until {
+            return (until.since(begun), until.since(now));
+        }
+        assert!(now.since(begun) < 10_000, "nobody has tried it");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_does_not_answer_is_tried_the_sooner_the_more_waits_and_who_is_busy_is_not() {
+    let (_peer, busy) = Peer::start(|_| Some(Say::Last("421 busy".to_owned()))).await;
+    let nobody =
+        tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port").local_addr().expect("bound").port();
+    assert!(left_alone(busy, 800).await.0 >= 8_000, "10 s, less the most of their jitter");
+    assert!(left_alone(nobody, 800).await.1 <= 5_600, "an hour for 800, and the most of its jitter");
+    assert!(left_alone(nobody, 1).await.0 >= 8_000);
 }
 
 #[tokio::test(flavor = "multi_thread")]

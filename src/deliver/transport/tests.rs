@@ -240,3 +240,10 @@ async fn the_pool_keeps_so_many_of_a_site_and_in_all_and_for_so_long() {
     assert_eq!(pool.expire(Duration::from_millis(10)).len(), 3);
     assert_eq!(pool.len(), 0);
 }
+
+#[test]
+fn who_reads_a_reply_is_told_no_numbers_of_this_system() {
+    let address = Address::Tcp("192.0.2.1:25".parse().expect("an address"));
+    let error = OpenError::Connect { name: "mx.example".into(), address, source: io::Error::from_raw_os_error(111) };
+    assert_eq!(error.reply().to_string(), "451 4.4.1 connect to mx.example [192.0.2.1:25]: Connection refused");
+}

@@ -24,6 +24,8 @@ const WAKE_UPS_AT_REST_MAX: u64 = 4;
 /// More than what lies in a segment: 256 KiB.
 const LARGE_LINES: usize = 8000;
 const SESSIONS: usize = 400;
+/// What an idle agent of a release build takes at most, in octets (PSS).
+const IDLE_OCTETS_MAX: usize = 10_000_000;
 const OCTETS_PER_SESSION_MAX: usize = 8 * 1024;
 
 #[test]
@@ -87,6 +89,19 @@ fn wake_ups(agent: &Agent) -> u64 {
     let threads = fs::read_dir(format!("/proc/{}/task", agent.pid())).expect("it runs");
     let slept = |thread: fs::DirEntry| number(&thread.path().join("status"), "voluntary_ctxt_switches:");
     threads.map(|thread| slept(thread.expect("readable")) as u64).sum()
+}
+
+#[test]
+#[ignore = "of a release build, which POSTROAD_AGENT names; .ci/run does so"]
+fn an_idle_agent_takes_few_megabytes() {
+    let agent = Builder::new().start();
+    std::thread::sleep(REST);
+    let octets = number(Path::new(&format!("/proc/{}/smaps_rollup", agent.pid())), "Pss:") * 1024;
+    println!("an idle agent takes {octets} octets");
+    assert!(
+        (1..IDLE_OCTETS_MAX).contains(&octets),
+        "{octets} octets; see docs/decisions/0023-functions-that-run-together.md"
+    );
 }
 
 #[test]

@@ -3,7 +3,7 @@
 //! `cargo bench --bench scale -- [PART…] [--quick]` builds the agent and this driver, runs real agents
 //! over loopback against sinks in this process, prints every figure beside its bar, appends all of
 //! them to one CSV file for each part, and draws the plots from those files. It changes nothing outside
-//! of its output and scratch directories. What each part does stands in docs/performance.md.
+//! of its output and scratch directories but for `together`, which writes a file of the sources. What each part does stands in docs/performance.md.
 #![allow(clippy::print_stdout)]
 
 mod agent;
@@ -19,6 +19,7 @@ mod relay;
 mod results;
 mod sink;
 mod syncs;
+mod together;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -101,6 +102,8 @@ enum Part {
     Idle,
     /// Syncs for each message, counted by strace.
     Syncs,
+    /// Only when it is named: writes anew what link/together.ld has the linker put together.
+    Together,
 }
 
 /// Where agents and sinks listen, each at an address of its own.
@@ -167,7 +170,7 @@ fn main() -> Result<()> {
             Part::Depth => depth::draw(&arguments.out)?,
             Part::Destinations => destinations::draw(&arguments.out)?,
             Part::Million => million::draw(&arguments.out)?,
-            Part::Isolation | Part::Fairness | Part::Idle | Part::Syncs => {}
+            Part::Isolation | Part::Fairness | Part::Idle | Part::Syncs | Part::Together => {}
         }
     }
     Ok(())
@@ -193,6 +196,7 @@ fn measure(arguments: &Arguments, parts: &[Part]) -> Result<()> {
             Part::Fairness => fairness::measure(&bench)?,
             Part::Idle => idle::measure(&bench)?,
             Part::Syncs => syncs::measure(&bench)?,
+            Part::Together => together::write(&bench)?,
         }
     }
     bench.runtime.shutdown_background();

@@ -3,12 +3,15 @@
 //! replays the committed corpus through them.
 
 use std::fmt::{Debug, Display};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::str::FromStr;
 
 use postroad_mesh::archive::Own;
+use postroad_mesh::candidate::NODES_MAX;
 use postroad_mesh::card::Card;
 use postroad_mesh::frame::{FRAME_OCTETS_MAX, Frame, Item};
 use postroad_mesh::link::{LENGTH_OCTETS, MESSAGE_OCTETS_MAX, Message, message_octets};
+use postroad_mesh::mdns::{self, Family, Interface, Mdns, Network, Offer, STRANGERS_MAX, Way};
 use postroad_mesh::node::Purpose;
 use postroad_mesh::recipient::{Asked, Told};
 use postroad_mesh::record::{Address, Said};
@@ -121,6 +124,37 @@ pub fn link(octets: &[u8]) {
                 items.iter().for_each(|item| check_known(spread.directory(), item));
             }
         }
+    }
+}
+
+/// Returns a step of [`mdns`]: who says what, so many milliseconds after the one before.
+pub fn mdns_step(from: u8, wait: u64, octets: &[u8]) -> Vec<u8> {
+    let head = [from, (wait >> 8) as u8, wait as u8, (octets.len() >> 8) as u8, octets.len() as u8];
+    [&head, octets].concat()
+}
+
+/// A member bears any messages of its network: it says no more than one a second, none too long, and what it
+/// remembers is bounded and leads into its network.
+pub fn mdns(octets: &[u8]) {
+    let ip = |number: u8| IpAddr::from(Ipv4Addr::new(10, 0, 0, number));
+    let way = Way { interface: 1, family: Family::V4 };
+    let networks = vec![Network { ip: ip(1), prefix: 24 }];
+    let offer = Some(Offer { port: 25, addresses: vec![ip(1)] });
+    let mut host = Mdns::new(7);
+    host.set(vec![id(1)], vec![Interface { index: 1, families: [way.family].into(), networks, offer }], 0);
+    host.seek([id(2)].into());
+    let (mut rest, mut now, mut last) = (octets, 0, None);
+    while let Some(([from, high, low, length @ ..], behind)) = rest.split_first_chunk::<5>() {
+        let Some((message, behind)) = behind.split_at_checked(u16::from_be_bytes(*length).into()) else { return };
+        (rest, now) = (behind, now + u64::from(u16::from_be_bytes([*high, *low])));
+        host.received(way, SocketAddr::new(ip(*from), mdns::PORT), message, |node| Some(*node), now);
+        while let mdns::Action::Send(_, said) = host.poll(now) {
+            assert!(said.len() < mdns::MESSAGE_OCTETS_MAX && last.is_none_or(|last| last + mdns::PAUSE_MS <= now));
+            last = Some(now);
+        }
+        let places = host.places(now);
+        assert!(places.len() <= 2 * mdns::ADDRESSES_MAX * NODES_MAX && host.strangers(now).len() <= STRANGERS_MAX);
+        assert!(places.iter().all(|(_, address)| address.host.starts_with("10.0.0.") && *address.host != *"10.0.0.1"));
     }
 }
 

@@ -42,6 +42,8 @@ pub enum Source {
     Invitation,
     /// SRV records.
     Srv,
+    /// Multicast DNS in a network of this host.
+    Mdns,
 }
 
 /// How an address did when it was tried last.

@@ -16,6 +16,7 @@ pub mod frame;
 pub mod history;
 pub mod invite;
 pub mod link;
+pub mod mdns;
 pub mod node;
 pub mod passage;
 pub mod path;

@@ -10,6 +10,7 @@ use postroad_mesh::card::Card;
 use postroad_mesh::difference::begin;
 use postroad_mesh::frame::{Frame, Item};
 use postroad_mesh::link::{LENGTH_OCTETS, Message};
+use postroad_mesh::mdns::{Action, Family, Interface, Mdns, Network, Offer};
 use postroad_mesh::question::{Question, kind};
 use postroad_mesh::recipient::Asked;
 use postroad_mesh::record::{Egress, Said};
@@ -38,6 +39,11 @@ fn a_member_bears_whatever_comes_over_a_link() {
     replay("mesh-link", targets::link);
 }
 
+#[test]
+fn a_member_bears_whatever_its_network_says() {
+    replay("mesh-mdns", targets::mdns);
+}
+
 /// Statements, records and messages as members make them; cut, altered and with lengths that lie they are
 /// read or refused as well.
 #[test]
@@ -59,7 +65,7 @@ fn what_members_say_is_in_the_corpus_and_bears_every_cut() {
 
 type Samples = (&'static str, fn(&[u8]), Vec<Vec<u8>>);
 
-fn samples() -> [Samples; 4] {
+fn samples() -> [Samples; 5] {
     let signed = statements().into_iter().flat_map(|one| [one.octets().to_vec(), one.to_octets()]);
     let record = Record::sign(&key(1), &said()).expect("it is its own");
     let (known, short) = (archive::write(&targets::mesh()), record.to_octets());
@@ -82,7 +88,30 @@ fn samples() -> [Samples; 4] {
         ("mesh-message", targets::message, bare),
         ("mesh-link", targets::link, vec![whole, asks.repeat(3)]),
         ("mesh-text", targets::text, texts().into_iter().map(String::into_bytes).collect()),
+        ("mesh-mdns", targets::mdns, vec![multicast()]),
     ]
+}
+
+/// What another member says at its start and at its end.
+fn multicast() -> Vec<u8> {
+    let ip = "10.0.0.2".parse().expect("an address");
+    let interface = Interface {
+        index: 1,
+        families: [Family::V4].into(),
+        networks: vec![Network { ip, prefix: 24 }],
+        offer: Some(Offer { port: 25, addresses: vec![ip] }),
+    };
+    let mut host = Mdns::new(1);
+    host.set(vec![id(2)], vec![interface], 0);
+    let (mut steps, mut now) = (Vec::new(), 0);
+    while now < 10_000 {
+        match host.poll(now) {
+            Action::Send(_, octets) => steps.push(targets::mdns_step(2, 1_000, &octets)),
+            Action::Wait(at) => now = at.unwrap_or(u64::MAX),
+        }
+    }
+    steps.extend(host.goodbye().into_iter().map(|(_, octets)| targets::mdns_step(2, 1_000, &octets)));
+    steps.concat()
 }
 
 fn statements() -> Vec<Statement> {

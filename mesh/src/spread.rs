@@ -167,6 +167,21 @@ impl Spread {
         self.unreachable.insert(node, Failures { count: count + 1, until });
     }
 
+    /// Returns the nodes that could not be dialled and have not spoken since.
+    pub fn missed(&self) -> BTreeSet<NodeId> {
+        let is_missed = |id: &&NodeId| {
+            !self.sessions.contains_key(*id) && !self.is_given_up(id) && self.directory.records().contains_key(*id)
+        };
+        self.unreachable.keys().filter(is_missed).copied().collect()
+    }
+
+    /// Notes that a node that could not be dialled may be somewhere else now: it may be dialled at once.
+    pub fn hasten(&mut self, node: &NodeId, now: u64) {
+        if let Some(failures) = self.unreachable.get_mut(node) {
+            failures.until = failures.until.min(now);
+        }
+    }
+
     /// Notes that a session is over.
     pub fn closed(&mut self, node: NodeId) {
         self.sessions.remove(&node);

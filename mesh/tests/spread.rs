@@ -5,7 +5,7 @@
 //! spread -- --ignored --nocapture`.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::sync::LazyLock;
 
 use postroad_mesh::directory::Directory;
@@ -365,4 +365,29 @@ fn newcomer_is_told_by_one_with_sessions(sessions: usize) {
     }
     let known = nodes[1].directory();
     assert_eq!((known.roster().members().len(), known.records().len()), (COUNT, COUNT));
+}
+
+#[test]
+fn who_could_not_be_dialled_is_missed_and_dialled_at_once_when_it_may_be_somewhere_else() {
+    let mut node = Net::new(8, 1).nodes.swap_remove(0);
+    let mut missed = BTreeSet::new();
+    loop {
+        match node.poll(0) {
+            Action::Dial(id) => {
+                node.failed(id, 0);
+                assert!(missed.insert(id), "left alone");
+            }
+            Action::Send(..) => {}
+            Action::Wait(_) => break,
+        }
+    }
+    assert!(!missed.is_empty() && node.missed() == missed);
+    let (first, stranger) = (*missed.first().expect("one"), SecretKey::from_seed(&[77; 32]).public().id());
+    node.hasten(&stranger, 0);
+    assert!(matches!(node.poll(0), Action::Wait(_)), "nobody knows that one");
+    node.hasten(&first, 0);
+    assert_eq!(node.poll(0), Action::Dial(first));
+    node.opened(first, true, 0);
+    missed.remove(&first);
+    assert_eq!(node.missed(), missed);
 }

@@ -235,6 +235,7 @@ impl Agent {
         }
         sessions.shutdown().await;
         self.delivery.drain(deadline.saturating_duration_since(Instant::now())).await;
+        self.context.peers.part_from_network();
         self.context.peers.keep_rest().await;
     }
 

@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 
 use super::{Context, Failure, exit, patience};
 use crate::config::{
-    Accept, CONFIG_FILE_DEFAULT, Config, Fetch, Local, LocalDelivery, Pace, Recipients, Route, RouteMatch, TlsUse,
-    Turn, show_duration, show_rate, show_size,
+    Accept, CONFIG_FILE_DEFAULT, Config, Fetch, Local, LocalDelivery, Mdns, Pace, Recipients, Route, RouteMatch,
+    TlsUse, Turn, show_duration, show_rate, show_size,
 };
 use crate::policy::users::UsersFile;
 use crate::tls::{Identity, ServerTls};
@@ -94,6 +94,11 @@ fn summary(config: &Config) -> Vec<(&'static str, String)> {
     lines.push(("to each site", pace_words(&config.outbound.pace)));
     lines.push(("retries", patience::words(&config.queue.patience(), config.queue.expire)));
     lines.push(("state", config.state_dir.display().to_string()));
+    match &config.mesh.mdns {
+        Mdns::Off => {}
+        Mdns::All => lines.push(("mesh", "speaks multicast DNS at all interfaces".to_owned())),
+        Mdns::On(names) => lines.push(("mesh", format!("speaks multicast DNS at {}", names.join(", ")))),
+    }
     if let Some(metrics) = config.metrics.listen {
         lines.push(("metrics", format!("http://{metrics}/metrics")));
     }

@@ -25,6 +25,8 @@ const EGRESS_COST_DEFAULT: u16 = 10;
 const HOLDS_DAYS_MAX: u64 = 365;
 /// The most addresses of members that are configured.
 const PEERS_MAX: usize = 64;
+/// The longest name of an interface, in octets (IFNAMSIZ less one).
+const INTERFACE_OCTETS_MAX: usize = 15;
 const DAY: Duration = Duration::from_secs(86_400);
 /// How long an old key is good where nobody says otherwise.
 const OLD_KEY_DEFAULT: Duration = Duration::from_secs(30 * 86_400);
@@ -39,6 +41,8 @@ pub struct Mesh {
     pub domain: Option<Domain>,
     /// Where members are that were not found otherwise: tried before what they say of themselves. Default none.
     pub peers: Vec<(NodeId, Address)>,
+    /// Where it speaks multicast DNS with members; default nowhere.
+    pub mdns: Mdns,
     /// Its name, for people; `None`: the hostname.
     pub label: Option<Box<str>>,
     /// Hosts of one site fail together; default none.
@@ -70,6 +74,18 @@ pub struct Mesh {
     pub quota: Quota,
 }
 
+/// Where multicast DNS is spoken.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Mdns {
+    /// Nowhere.
+    #[default]
+    Off,
+    /// At all interfaces that are up, carry multicast and lead to more hosts than one.
+    All,
+    /// At these interfaces.
+    On(Vec<Box<str>>),
+}
+
 const PROFILES: &[(&str, Profile)] =
     &[("lan", Profile::Lan), ("wan", Profile::Wan), ("quiet", Profile::Quiet), ("metered", Profile::Metered)];
 const REACHES: &[(&str, Reach)] =
@@ -81,6 +97,7 @@ pub(super) fn mesh(mut s: Section<'_>, faults: &Faults) -> Mesh {
         addresses: few(&mut s, "addresses", ADDRESSES_MAX, faults, address).unwrap_or_default(),
         domain: s.get("domain", value::domain).map(Spanned::into_inner),
         peers: few(&mut s, "peers", PEERS_MAX, faults, peer).unwrap_or_default(),
+        mdns: mdns(&mut s),
         label: s.get("label", label).map(Spanned::into_inner),
         site: s.or("site", "".into(), label),
         profile: s.or("profile", Profile::Wan, value::choice(PROFILES)),
@@ -131,6 +148,15 @@ fn few<T>(
     Some(plain(list))
 }
 
+/// `true`, or the names of interfaces.
+fn mdns(s: &mut Section<'_>) -> Mdns {
+    if s.holds_boolean("mdns") {
+        return if s.or("mdns", false, value::boolean) { Mdns::All } else { Mdns::Off };
+    }
+    let names = s.list("mdns", interface).map(plain).unwrap_or_default();
+    if names.is_empty() { Mdns::Off } else { Mdns::On(names) }
+}
+
 /// `true`, or `[[mesh.egress]]` once for each offer.
 fn egress(s: &mut Section<'_>, faults: &Faults) -> Vec<Egress> {
     if s.holds_boolean("egress") {
@@ -179,6 +205,21 @@ fn label(found: &DeValue<'_>) -> Read<Box<str>> {
     }
 }
 
+/// The name of an interface, as Linux takes it.
+fn interface(found: &DeValue<'_>) -> Read<Box<str>> {
+    let is_name = |text: &str| {
+        let is_char = |c: char| !c.is_whitespace() && !c.is_control() && c != '/';
+        (1..=INTERFACE_OCTETS_MAX).contains(&text.len()) && text.chars().all(is_char)
+    };
+    match found.as_str() {
+        Some(text) if is_name(text) => Ok(text.into()),
+        _ => value::refuse(
+            "this is no name of an interface",
+            "write for example mdns = [\"eth0\"], or mdns = true for all",
+        ),
+    }
+}
+
 /// A node by its whole id: names are what members call themselves.
 fn node(found: &DeValue<'_>) -> Read<NodeId> {
     let remedy = "write the whole id, as `postroad mesh status --json` has it";
@@ -209,5 +250,29 @@ fn address(found: &DeValue<'_>) -> Read<Address> {
         Some(Ok(address)) => Ok(address),
         Some(Err(_)) => value::refuse("this is no host with a port", remedy),
         None => value::refuse("expected a text", remedy),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::config::Config;
+
+    fn read(value: &str) -> Result<Mdns, String> {
+        let config = Config::from_str(&format!("[mesh]\nmdns = {value}"), "test", Path::new("/"));
+        config.map(|config| config.mesh.mdns).map_err(|faults| faults.to_string())
+    }
+
+    #[test]
+    fn multicast_dns_is_spoken_where_somebody_says_so() {
+        assert_eq!(Config::default().mesh.mdns, Mdns::Off);
+        assert_eq!([read("false"), read("[]"), read("true")], [Ok(Mdns::Off), Ok(Mdns::Off), Ok(Mdns::All)]);
+        assert_eq!(read("[\"eth0\", \"br-lan\"]"), Ok(Mdns::On(vec!["eth0".into(), "br-lan".into()])));
+        for fault in ["\"eth0\"", "1", "[\"\"]", "[\"a/b\"]", "[\"sixteen-octets-x\"]", "[true]"] {
+            let said = read(fault).expect_err(fault);
+            assert!(said.contains("mdns"), "{said}");
+        }
     }
 }

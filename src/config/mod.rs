@@ -27,7 +27,7 @@ use postroad_smtp::{Domain, Host, Mailbox};
 pub use aliases::Aliases;
 pub use fault::{ConfigErrors, Fault};
 pub use journal::Journal;
-pub use mesh::{LINK_COST_DEFAULT, Mesh};
+pub use mesh::{LINK_COST_DEFAULT, Mdns, Mesh};
 pub use route::{Accept, Route, RouteCredentials, RouteMatch, Via};
 pub use settings::*;
 pub use turns::{Fetch, Turn};

@@ -1,5 +1,5 @@
-//! Where members may be found beside what they state: the configuration, the invitation, SRV records. None of it is
-//! believed: a link is with the key that was asked for, whoever named the address.
+//! Where members may be found beside what they state: the configuration, the invitation, SRV records, multicast DNS. None
+//! of it is believed: a link is with the key that was asked for, whoever named the address.
 
 use std::io;
 
@@ -9,7 +9,7 @@ use postroad_mesh::record::Address;
 use postroad_smtp::Domain;
 use tracing::{debug, info};
 
-use super::dial::Dialling;
+use super::dial::{DIALLED_MAX, Dialling};
 use super::{Peers, View};
 use crate::admin::mesh::CandidateView;
 use crate::clock::millis;
@@ -27,13 +27,21 @@ impl Peers {
         let mut last = io::Error::new(io::ErrorKind::NotFound, "no address of it is known");
         let mut dialling = Dialling::new(&self.config());
         loop {
-            let places: Vec<_> = self.places(&node).into_iter().filter(|(_, one)| !tried.contains(one)).collect();
+            // Also those that were heard of while others were dialled.
+            let mut places = self.places(&node);
+            places.retain(|(_, one)| !tried.contains(one));
+            if tried.len() >= DIALLED_MAX || places.is_empty() && !self.ask_dns().await {
+                return Err(last);
+            }
             for (source, address) in places {
                 dialling.is_believed = matches!(source, Source::Configured | Source::Invitation);
                 let dialled = self.dial(&node, std::slice::from_ref(&address), &mut dialling).await;
                 self.note_dialled(&node, &address, dialled.is_ok());
                 match dialled {
                     Ok(linked) => {
+                        if source > Source::Directory {
+                            info!(%node, %address, source = name(source), "a member was found where it did not say it is");
+                        }
                         let Some(hold) = self.hold(node, true, passing) else { return Ok(()) };
                         let peers = self.clone();
                         tokio::spawn(async move { peers.serve_link(linked.stream, linked.ahead, node, hold).await });
@@ -43,19 +51,17 @@ impl Peers {
                 }
                 tried.push(address);
             }
-            if !self.ask_dns().await {
-                return Err(last);
-            }
         }
     }
 
     /// Returns where a member may be found now.
     fn places(&self, node: &NodeId) -> Vec<(Source, Address)> {
-        let (view, config, now) = (self.view(), self.config(), self.now());
+        let (view, config, now, heard) = (self.view(), self.config(), self.now(), self.mdns_places());
         let stated = view.record(node).map(|said| said.addresses.as_slice()).unwrap_or_default();
         let mut guard = self.state();
         let Some(state) = guard.as_mut() else { return Vec::new() };
         state.candidates.set(Source::Configured, configured(&config, &view));
+        state.candidates.set(Source::Mdns, heard);
         state.candidates.retain(|node| view.is_member(node));
         state.candidates.places(node, stated, now)
     }
@@ -126,9 +132,11 @@ impl Peers {
     /// Returns where members may be found, as it is shown to people.
     pub(super) fn candidate_views(&self) -> Vec<CandidateView> {
         let (view, config, now) = (self.view(), self.config(), self.now());
+        let (heard, strangers) = (self.mdns_places(), self.mdns_strangers());
         let mut guard = self.state();
         let Some(state) = guard.as_mut() else { return Vec::new() };
         state.candidates.set(Source::Configured, configured(&config, &view));
+        state.candidates.set(Source::Mdns, heard);
         let mut shown = Vec::new();
         for (node, _) in view.members().filter(|(node, _)| view.me() != Some(**node)) {
             let stated = view.record(node).map(|said| said.addresses.as_slice()).unwrap_or_default();
@@ -149,12 +157,13 @@ impl Peers {
                 });
             }
         }
-        let strange = state.strange.iter().map(|address| CandidateView {
-            source: name(Source::Srv).to_owned(),
+        let strange = |source, address: &String| CandidateView {
+            source: name(source).to_owned(),
             address: address.clone(),
             ..CandidateView::default()
-        });
-        shown.extend(strange);
+        };
+        shown.extend(state.strange.iter().map(|address| strange(Source::Srv, address)));
+        shown.extend(strangers.iter().map(|address| strange(Source::Mdns, address)));
         shown
     }
 }
@@ -170,5 +179,6 @@ fn name(source: Source) -> &'static str {
         Source::Directory => "directory",
         Source::Invitation => "invitation",
         Source::Srv => "srv",
+        Source::Mdns => "mdns",
     }
 }

@@ -27,7 +27,7 @@ const REPLY_LINES_MAX: usize = 100;
 /// The most addresses of one host name that are tried.
 const HOST_ADDRESSES_MAX: usize = 8;
 /// The most addresses that are dialled for one link, whatever names of a node lead to.
-const DIALLED_MAX: usize = 16;
+pub(super) const DIALLED_MAX: usize = 16;
 
 /// What may be dialled for one link.
 pub(super) struct Dialling {

@@ -44,6 +44,7 @@ impl Peers {
         while !self.0.state.is_poisoned() {
             self.grant_own().await;
             let turn = self.turn();
+            self.tend_mdns();
             for node in turn.dial {
                 let peers = self.clone();
                 tokio::spawn(async move { peers.link_kept(node).await });

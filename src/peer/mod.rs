@@ -9,9 +9,11 @@ mod conduct;
 mod dial;
 mod driver;
 mod files;
+mod interfaces;
 mod join;
 mod link;
 mod map;
+mod mdns;
 mod members;
 mod own;
 mod parting;
@@ -107,6 +109,10 @@ struct Shared {
     linking: Mutex<HashMap<NodeId, Arc<tokio::sync::Mutex<()>>>>,
     answerers: ArcSwap<BTreeMap<u8, Arc<dyn Answerer>>>,
     conduct: Mutex<Conduct>,
+    /// `None`: multicast DNS is not spoken.
+    lan: Mutex<Option<mdns::Lan>>,
+    /// The agent stops.
+    is_parting: AtomicBool,
 }
 
 /// Who this host is.
@@ -156,6 +162,8 @@ impl Peers {
             linking: Mutex::default(),
             answerers: ArcSwap::default(),
             conduct: Mutex::default(),
+            lan: Mutex::default(),
+            is_parting: AtomicBool::new(false),
         }));
         peers.reopen()?;
         Ok(peers)

@@ -204,6 +204,12 @@ impl Agent {
         std::fs::write(self.config_path(), text.replace(from, to)).expect("writable");
     }
 
+    /// Gives it another address, from the next start on: everything that names its own is changed.
+    pub fn move_to(&mut self, ip: IpAddr) {
+        self.edit_config(&self.ip.to_string(), &ip.to_string());
+        self.ip = ip;
+    }
+
     /// Returns its log so far.
     pub fn log(&self) -> String {
         std::fs::read(self.path("log")).map_or(String::new(), |log| String::from_utf8_lossy(&log).into_owned())

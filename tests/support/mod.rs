@@ -12,6 +12,7 @@ pub mod client;
 pub mod corpus;
 pub mod disk;
 pub mod dns;
+pub mod lan;
 pub mod ledger;
 pub mod load;
 pub mod mesh;

@@ -3,6 +3,7 @@
 
 mod support;
 
+use std::io::{BufRead, BufReader};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
@@ -75,6 +76,11 @@ fn claim(node: &str, ip: IpAddr) -> Vec<u8> {
 fn is_goodbye(heard: &Heard) -> bool {
     let message = Message::from_vec(&heard.octets).expect("agents say what is sound");
     !message.answers.is_empty() && message.answers.iter().all(|record| record.ttl == 0)
+}
+
+/// Returns an id that is nobody's.
+fn nobody(id: &str) -> String {
+    id.chars().rev().collect()
 }
 
 fn two_members(lan: &Lan) -> (Agent, Agent) {
@@ -172,17 +178,20 @@ fn who_claims_to_be_a_member_is_dialled_in_vain_and_gets_nothing() {
     send(&a, "user@b.example");
     let address = format!("{}:2525", lan.address(3));
     let state = || candidates(&a).into_iter().find(|one| one["address"] == *address);
+    // What was not sent to all is not read.
+    group.say_to(lan.address(1), &claim(&nobody(&id), lan.address(HERE)));
     wait_until("it is dialled once", 6 * SOON, || {
         group.say(&claim(&id, lan.address(3)));
         std::thread::sleep(Duration::from_millis(200));
         state().is_some_and(|one| one["failures"].as_u64() >= Some(1))
     });
     let one = state().expect("it is known");
+    assert!(candidates(&a).iter().all(|one| !one["node"].is_null()), "{:?}", candidates(&a));
     assert!(one["is_reached"] == false && one["wait_ms"].as_u64() > Some(0), "{one}");
     assert!(!is_linked(&a, "b") && a.queued() == 1);
     assert_eq!((stranger.queued(), status(&stranger)["is_member"].as_bool()), (0, Some(false)));
     // Another that nobody knows is shown, and not dialled.
-    let nobody = id.chars().rev().collect::<String>();
+    let nobody = nobody(&id);
     wait_until("it is shown", SOON, || {
         group.say(&claim(&nobody, lan.address(HERE)));
         candidates(&a)
@@ -225,4 +234,35 @@ fn a_flood_of_questions_makes_a_member_say_one_message_a_second() {
     note(format_args!("{QUERIES} questions within {took:?}: {said} messages"));
     assert!(said >= 1 && said as u64 <= took.as_secs() + 2, "{said} messages within {took:?}");
     assert!(is_linked(&a, "b"));
+    // By the other family it answers as well.
+    let said = group.heard_of(&addresses[1..]).len();
+    group.say_by_v6(&browse());
+    wait_until("it answers by IPv6", SOON, || group.heard_of(&addresses[1..]).len() > said);
+}
+
+#[test]
+#[ignore = "needs root and ip (iproute2) for a network of its own; .ci/run has a step for it"]
+fn a_port_that_somebody_keeps_for_itself_is_said_and_all_else_goes_on() {
+    const KEEP: &str = "import socket, sys
+kept = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+kept.bind((\"\", 5353))
+print(\"kept\", flush=True)
+sys.stdin.read()";
+    let lan = Lan::make(2);
+    let mut keeper = lan.run(1, &["python3", "-c", KEEP]);
+    let mut said = String::new();
+    BufReader::new(keeper.stdout.take().expect("a pipe")).read_line(&mut said).expect("it says so");
+    assert_eq!(said, "kept\n");
+    let (a, _b) = two_members(&lan);
+    wait_until("it is said", SOON, || a.log().contains("no multicast DNS here"));
+    assert!(a.log().contains("let what has UDP port 5353 share it"), "{}", a.log());
+    assert!(!a.log().contains("multicast DNS is spoken interface=eth0 family=V4"), "{}", a.log());
+    drop(keeper.stdin.take());
+    keeper.wait().expect("it is a child");
+    // Tried again when something changes at the interface.
+    wait_until("it is spoken", 3 * SOON, || {
+        lan.replug(1);
+        std::thread::sleep(Duration::from_millis(500));
+        a.log().contains("multicast DNS is spoken interface=eth0 family=V4")
+    });
 }

@@ -75,7 +75,7 @@ impl Peers {
             return;
         }
         let mut lan = self.lan();
-        let lan = lan.get_or_insert_with(|| self.begin_mdns(settings.clone()));
+        let lan = lan.get_or_insert_with(|| Box::new(self.begin_mdns(settings.clone())));
         lan.machine.seek(missed);
         if lan.settings != settings {
             lan.settings = settings;
@@ -110,7 +110,7 @@ impl Peers {
         self.lan().as_ref().map(|lan| lan.machine.strangers(now)).unwrap_or_default()
     }
 
-    fn lan(&self) -> MutexGuard<'_, Option<Lan>> {
+    fn lan(&self) -> MutexGuard<'_, Option<Box<Lan>>> {
         self.0.lan.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -258,8 +258,7 @@ impl Lan {
             }
             Err(error) => {
                 if self.refused.insert(way) {
-                    let remedy =
-                        "let what has port 5353 share it, leave the interface out of [mesh] mdns, or set mdns = false";
+                    let remedy = remedy(&error);
                     warn!(interface = name, family = ?way.family, %error, remedy, "no multicast DNS here; all else goes on");
                 }
                 false
@@ -285,6 +284,14 @@ impl Lan {
             Ok(_) => debug!(?way, octets = octets.len(), "said by multicast DNS"),
             Err(error) => debug!(?way, %error, "cannot say anything by multicast DNS"),
         }
+    }
+}
+
+fn remedy(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => "let what has UDP port 5353 share it, or leave the interface out of [mesh] mdns",
+        io::ErrorKind::PermissionDenied => "a kernel before 5.7 asks for CAP_NET_RAW; else set [mesh] mdns = false",
+        _ => "leave the interface out of [mesh] mdns",
     }
 }
 

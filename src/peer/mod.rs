@@ -110,7 +110,7 @@ struct Shared {
     answerers: ArcSwap<BTreeMap<u8, Arc<dyn Answerer>>>,
     conduct: Mutex<Conduct>,
     /// `None`: multicast DNS is not spoken.
-    lan: Mutex<Option<mdns::Lan>>,
+    lan: Mutex<Option<Box<mdns::Lan>>>,
     /// The agent stops.
     is_parting: AtomicBool,
 }

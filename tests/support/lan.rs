@@ -2,7 +2,7 @@
 //! and `ip` (iproute2).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -28,6 +28,8 @@ pub struct Lan {
 /// What is said to the group of multicast DNS, as this process hears it, and where it speaks itself.
 pub struct Group {
     v4: UdpSocket,
+    v6: UdpSocket,
+    index: u32,
     heard: Arc<Mutex<Vec<Heard>>>,
 }
 
@@ -95,9 +97,10 @@ impl Lan {
             socket.set_multicast_ttl_v4(255)
         });
         let v6 = open(&device, SocketAddrV6::new(GROUP_V6, PORT, 0, index).into(), |socket| {
-            socket.join_multicast_v6(&GROUP_V6, index)
+            socket.join_multicast_v6(&GROUP_V6, index)?;
+            socket.set_multicast_if_v6(index)
         });
-        for socket in [v4.try_clone().expect("a handle"), v6] {
+        for socket in [&v4, &v6].map(|socket| socket.try_clone().expect("a handle")) {
             let heard = heard.clone();
             std::thread::spawn(move || {
                 let mut octets = vec![0; MESSAGE_OCTETS_MAX];
@@ -107,7 +110,7 @@ impl Lan {
                 }
             });
         }
-        Group { v4, heard }
+        Group { v4, v6, index, heard }
     }
 
     /// Returns the address of IPv6 that a host has by itself.
@@ -117,6 +120,20 @@ impl Lan {
         let text = String::from_utf8(output.stdout).expect("ASCII");
         let address = text.split_whitespace().find_map(|word| word.strip_suffix("/64"));
         address.expect("it has one").parse().expect("an address")
+    }
+
+    /// Starts a program at a host; it ends when it is told to by its standard input.
+    pub fn run(&self, host: u8, words: &[&str]) -> Child {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.space(host)]).args(words).stdin(Stdio::piped()).stdout(Stdio::piped());
+        command.spawn().expect("ip is there")
+    }
+
+    /// Pulls the cable of a host, and plugs it in.
+    pub fn replug(&self, host: u8) {
+        for state in ["down", "up"] {
+            ip(&format!("-n {} link set h{host} {state}", self.space(0)));
+        }
     }
 
     fn space(&self, host: u8) -> String {
@@ -132,6 +149,16 @@ impl Group {
     /// Says something to all.
     pub fn say(&self, octets: &[u8]) {
         self.v4.send_to(octets, (GROUP_V4, PORT)).expect("the network is there");
+    }
+
+    /// Says something to all by IPv6.
+    pub fn say_by_v6(&self, octets: &[u8]) {
+        self.v6.send_to(octets, SocketAddrV6::new(GROUP_V6, PORT, 0, self.index)).expect("the network is there");
+    }
+
+    /// Says something to one host, from the same port.
+    pub fn say_to(&self, ip: IpAddr, octets: &[u8]) {
+        self.v4.send_to(octets, (ip, PORT)).expect("the network is there");
     }
 
     /// Returns what was heard so far of hosts with these addresses.

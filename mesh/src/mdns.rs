@@ -40,6 +40,9 @@ pub const ASK_INTERVAL_MS: u64 = 3_600_000;
 pub const INTERFACES_MAX: usize = 16;
 /// The most members that are asked for by name; beyond that all are.
 const NAMED_MAX: usize = 8;
+/// How long after a question a group that was not there yet is asked, too: addresses of IPv6 are checked for a moment (RFC 4862
+/// §5.4) after those of IPv4 are there.
+const LATE_MS: u64 = 10_000;
 /// How often what is announced is repeated (RFC 6762 §8.3).
 const REPEATS: u8 = 1;
 /// How long a member that is missed is not dialled anew because of what is heard of it.
@@ -113,6 +116,7 @@ pub struct Mdns {
     missed: BTreeSet<NodeId>,
     has_browsed: bool,
     ask_at: u64,
+    late_until: u64,
     questions: Vec<Query>,
     found: Found,
     told: BTreeMap<NodeId, u64>,
@@ -149,6 +153,7 @@ impl Mdns {
             missed: BTreeSet::new(),
             has_browsed: false,
             ask_at: 0,
+            late_until: 0,
             questions: Vec::new(),
             found: Found::default(),
             told: BTreeMap::new(),
@@ -175,6 +180,9 @@ impl Mdns {
             for family in &interface.families {
                 let is_added = !duties.contains_key(family);
                 let duty = duties.entry(*family).or_default();
+                if is_added && now < self.late_until {
+                    duty.ask_at = Some(now + 20 + self.chance.below(101));
+                }
                 if interface.offer.is_none() {
                     *duty = Duty { ask_at: duty.ask_at, ..Duty::default() };
                 } else if is_new || is_added {
@@ -292,6 +300,7 @@ impl Mdns {
             false => vec![packet::browse()],
         };
         self.has_browsed = true;
+        self.late_until = now + LATE_MS;
         self.ask_at = now + ASK_INTERVAL_MS + self.chance.below(ASK_INTERVAL_MS / 4);
         for duty in self.places.values_mut().flat_map(|local| local.duties.values_mut()) {
             // RFC 6762 §5.2.

@@ -266,6 +266,18 @@ fn a_missed_member_is_asked_for_by_name_and_no_oftener_than_once_an_hour() {
 }
 
 #[test]
+fn a_group_that_comes_a_moment_later_is_asked_as_well() {
+    for (later, asked) in [(5_000, 1), (20_000, 0)] {
+        let mut host = host(1);
+        said(&mut host, 0, later);
+        host.set(vec![id(1)], vec![Interface { families: [Family::V4, Family::V6].into(), ..interface(1) }], later);
+        let said = said(&mut host, later, 60_000);
+        assert_eq!(said.iter().filter(|one| !is_answer(one)).count(), asked, "{later}");
+        assert_eq!(said.iter().filter(is_answer).count(), 2, "it is announced there anyhow");
+    }
+}
+
+#[test]
 fn answers_come_with_a_delay_and_not_for_what_is_known() {
     let mut delays = BTreeSet::new();
     for seed in 0..200 {

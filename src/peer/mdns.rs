@@ -12,7 +12,7 @@ use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use postroad_mesh::NodeId;
-use postroad_mesh::mdns::{Action, Family, Interface, MESSAGE_OCTETS_MAX, Mdns, Offer, PORT, Way};
+use postroad_mesh::mdns::{Action, Family, INTERFACES_MAX, Interface, MESSAGE_OCTETS_MAX, Mdns, Offer, PORT, Way};
 use postroad_mesh::record::{Address, Reach};
 use postroad_queue::UnixMillis;
 use socket2::{Domain, InterfaceIndexOrAddress, Protocol, SockRef, Socket, Type};
@@ -227,7 +227,8 @@ impl Lan {
     fn use_interfaces(&mut self, peers: &Peers, found: Vec<Found>) {
         let mut interfaces = Vec::new();
         let mut ways = BTreeSet::new();
-        let chosen: Vec<Found> = found.into_iter().filter(|one| is_chosen(&self.settings.mdns, one)).collect();
+        let chosen: Vec<Found> =
+            found.into_iter().filter(|one| is_chosen(&self.settings.mdns, one)).take(INTERFACES_MAX).collect();
         for one in chosen {
             let has = |family| one.networks.iter().any(|network| family_of(network.ip) == family);
             let families: Vec<Family> = [Family::V4, Family::V6].into_iter().filter(|family| has(*family)).collect();

@@ -22,6 +22,9 @@ use crate::peer::{self, Peers};
 use crate::route::Resolver;
 use crate::tls::{ClientTls, Identity, ServerTls};
 
+/// How long anything that should happen soon may take on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(20);
+
 /// What a peer does about a line.
 pub enum Say {
     /// Says this, without its last CR LF.
@@ -240,19 +243,28 @@ impl Agent {
         put_envelope(&self.queue, self.clock, envelope, lifetime, content).await
     }
 
-    /// Waits for the record of a message to be so, at most ten seconds; `None` is a message that is
-    /// gone, delivered to all.
+    /// Waits for the record of a message to be so; `None` is a message that is gone, delivered to all.
     pub async fn wait(&self, id: QueueId, so: impl Fn(Option<&Item>) -> bool) {
         let look = async {
             while !so(self.queue.load(id).ok().as_deref()) {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         };
-        let waited = tokio::time::timeout(Duration::from_secs(10), look).await;
+        let waited = tokio::time::timeout(PATIENCE, look).await;
         waited.unwrap_or_else(|_| panic!("{:?}", self.queue.load(id)));
     }
 
     pub async fn wait_delivered(&self, id: QueueId) {
         self.wait(id, |item| item.is_none()).await;
+    }
+
+    /// Waits until a connection lies ready to be used again: that is a moment after the delivery over it.
+    pub async fn wait_pooled(&self) {
+        let look = async {
+            while self.delivery.0.pool.len() == 0 {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, look).await.expect("one is kept");
     }
 }

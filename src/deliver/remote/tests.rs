@@ -54,7 +54,7 @@ async fn an_unknown_outcome_waits_and_a_closed_connection_does_not() {
         let agent = Agent::start(&all_to(port));
         let first = agent.put(&["x@example.org"], b"x\r\n").await;
         agent.wait_delivered(first).await;
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        agent.wait_pooled().await;
         let id = agent.put(&["y@example.org"], b"x\r\n").await;
         agent.wait(id, |item| item.is_none() || tried(item)).await;
         assert_eq!(peer.heard("EHLO").len(), connections, "lost at {at}");
@@ -80,12 +80,18 @@ async fn outcomes_do_not_wait_for_the_end_of_a_failed_session() {
         (heard.line == "DATA").then(silence)
     })
     .await;
-    let agent = Agent::start(&all_to(port));
-    let id = agent.put(&["b@example.org"], b"x\r\n").await;
-    // The peer never closes its end; lingering would take three seconds.
-    let begun = std::time::Instant::now();
-    agent.wait(id, tried).await;
-    assert!(begun.elapsed() < Duration::from_millis(2500), "{:?}", begun.elapsed());
+    // The peer never closes its end; lingering would take three seconds, each time. One of a few that is quicker
+    // is enough: the machine may be busy.
+    for _ in 0..5 {
+        let agent = Agent::start(&all_to(port));
+        let id = agent.put(&["b@example.org"], b"x\r\n").await;
+        let begun = std::time::Instant::now();
+        agent.wait(id, tried).await;
+        if begun.elapsed() < Duration::from_millis(2500) {
+            return;
+        }
+    }
+    panic!("its outcome waits");
 }
 
 /// Returns for how long a destination is left alone at which so many messages failed together: at least since
@@ -106,15 +112,17 @@ async fn left_alone(port: u16, messages: usize) -> (u64, u64) {
         if let Some(until) = core.schedule().stats(now)[0].closed_until {
             return (until.since(begun), until.since(now));
         }
-        assert!(now.since(begun) < 10_000, "nobody has tried it");
+        assert!(now.since(begun) < 60_000, "nobody has tried it");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_does_not_answer_is_tried_the_sooner_the_more_waits_and_who_is_busy_is_not() {
     let (_peer, busy) = Peer::start(|_| Some(Say::Last("421 busy".to_owned()))).await;
-    let nobody =
-        tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port").local_addr().expect("bound").port();
+    // Nobody listens at a port that is ours.
+    let silent = tokio::net::TcpSocket::new_v4().expect("a socket");
+    silent.bind("127.0.0.1:0".parse().expect("an address")).expect("a port");
+    let nobody = silent.local_addr().expect("bound").port();
     assert!(left_alone(busy, 800).await.0 >= 8_000, "10 s, less the most of their jitter");
     assert!(left_alone(nobody, 800).await.1 <= 5_600, "an hour for 800, and the most of its jitter");
     assert!(left_alone(nobody, 1).await.0 >= 8_000);
@@ -127,7 +135,7 @@ async fn a_connection_of_other_settings_is_not_used_again() {
     for i in 0..3 {
         let id = agent.put(&["b@example.org"], b"x\r\n").await;
         agent.wait_delivered(id).await;
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        agent.wait_pooled().await;
         assert_eq!(peer.heard("EHLO").len(), 1 + i / 2, "message {i}");
         if i == 1 {
             let core = &agent.delivery.0;
@@ -157,7 +165,11 @@ async fn a_password_file_that_blocks_blocks_nobody_else() {
     let writer = std::thread::spawn({
         let (path, ticked) = (path.clone(), ticked.clone());
         move || {
-            std::thread::sleep(Duration::from_millis(300));
+            // What blocks is let go in the end, whatever came of it.
+            let late = std::time::Instant::now() + Duration::from_secs(20);
+            while !ticked.load(Ordering::Acquire) && std::time::Instant::now() < late {
+                std::thread::sleep(Duration::from_millis(10));
+            }
             let before = ticked.load(Ordering::Acquire);
             std::fs::write(path, "secret\n").expect("written");
             before

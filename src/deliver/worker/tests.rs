@@ -17,10 +17,8 @@ async fn after_one(
     let agent = Agent::start(&format!("hostname = \"mx.home.example\"\n[outbound]\n{outbound}\n{route}"));
     let first = agent.put(&["x@example.org"], b"x\r\n").await;
     agent.wait_delivered(first).await;
+    agent.wait_pooled().await;
     let core = &agent.delivery.0;
-    while core.pool.len() == 0 {
-        tokio::task::yield_now().await;
-    }
     core.schedule().hold(Selector::All);
     let mut ids = Vec::new();
     for _ in 0..messages {
@@ -47,7 +45,7 @@ async fn wait_for_attempts(agent: &Agent, ids: &[QueueId], want: impl Fn(&[u32])
             tokio::time::sleep(std::time::Duration::from_millis(10)).await;
         }
     };
-    let waited = tokio::time::timeout(std::time::Duration::from_secs(10), look).await;
+    let waited = tokio::time::timeout(std::time::Duration::from_secs(20), look).await;
     waited.unwrap_or_else(|_| panic!("{:?}", attempts(agent, ids)));
 }
 

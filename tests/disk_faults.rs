@@ -131,8 +131,8 @@ fn stays_stopped(agent: &mut Agent, sink: &Sink, ledger: &Ledger) {
     agent.cli(&["queue", "retry", "--all"]);
     std::thread::sleep(PAUSE);
     assert_eq!(sink.count(), 0, "what cannot be recorded is not delivered");
-    let said = agent.log().lines().filter(|line| line.contains("the queue has stopped")).count();
-    assert_eq!(said, 1, "the log says once that the queue has stopped");
+    agent.wait_logged("the queue has stopped");
+    assert_eq!(agent.logged("the queue has stopped"), 1, "the log says once that the queue has stopped");
     let status = agent.json(&["status", "--json"]);
     assert_eq!(status["state"], "stopped");
     assert!(status["stopped"].as_str().is_some_and(|why| why.contains("failed")), "{status}");
@@ -223,6 +223,7 @@ fn without_descriptors_mail_is_refused_and_none_is_lost() {
     };
     transaction(1, 250);
     // No attempt is to close a socket while there must be none to open.
+    agent.wait_deferred(SOON);
     agent.ok(&["queue", "hold", "--all"]);
     wait_until("its attempt has ended", SOON, || agent.json(&["status", "--json"])["queue"]["in_flight"] == 0);
     for number in [2, 3] {
@@ -291,7 +292,7 @@ fn a_short_disk_is_said_before_anybody_asks_why_no_mail_comes() {
     let status = agent.json(&["status", "--json"]);
     assert_eq!(status["disk"]["state"], "short", "{status}");
     assert!(agent.ok(&["status"]).contains("queue.reserve"), "{status}");
-    let log = agent.log();
-    assert_eq!(log.matches("until there is room on the disk").count(), 1, "once, whatever is refused: {log}");
+    agent.wait_logged("until there is room on the disk");
+    assert_eq!(agent.logged("until there is room on the disk"), 1, "once, whatever is refused: {}", agent.log());
     assert_eq!(agent.metric("postroad_queue_disk_short"), 1);
 }

@@ -25,7 +25,7 @@ impl Site {
         let server = NameServer::start("127.0.0.1:0".parse().expect("valid"), zone).await.expect("loopback");
         let directory = tempfile::tempdir().expect("a scratch directory");
         let text = format!(
-            "hostname = \"me.test\"\n[dns]\nservers = [\"{}\"]\ntimeout = \"1s\"\n[[route]]\ndomain = \".corp.test\"\n\
+            "hostname = \"me.test\"\n[dns]\nservers = [\"{}\"]\ntimeout = \"10s\"\n[[route]]\ndomain = \".corp.test\"\n\
              via = \"mx\"\ntls = \"verify\"\n",
             server.addr()
         );

@@ -42,10 +42,10 @@ fn sessions_beyond_the_limit_are_told_to_come_back() {
 #[test]
 fn silence_and_trickles_are_cut_off() {
     let agent = Builder::new().set("timeouts.command", "\"1s\"").set("timeouts.data", "\"1s\"").start();
-    let until_cut = |mut client: Client, trickle: Option<&'static [u8]>| {
-        let begin = Instant::now();
+    // The agent's time begins behind its last reply, which is later.
+    let until_cut = |begin: Instant, mut client: Client, trickle: Option<&'static [u8]>| {
         if let Some(octets) = trickle {
-            while begin.elapsed() < Duration::from_secs(5) && client.try_send(octets).is_ok() {
+            while begin.elapsed() < SOON && client.try_send(octets).is_ok() {
                 std::thread::sleep(Duration::from_millis(200));
             }
         } else {
@@ -54,14 +54,15 @@ fn silence_and_trickles_are_cut_off() {
         client.wire().rest();
         begin.elapsed()
     };
-    let silent = until_cut(connect(&agent), None);
-    let trickle = until_cut(connect(&agent), Some(b"N"));
+    let silent = until_cut(Instant::now(), connect(&agent), None);
+    let trickle = until_cut(Instant::now(), connect(&agent), Some(b"N"));
+    let begin = Instant::now();
     let mut in_content = connect(&agent);
     in_content.envelope("MAIL FROM:<a@client.test>", &["postmaster@away.test"]);
     in_content.expect("DATA", 354);
-    let content = until_cut(in_content, None);
+    let content = until_cut(begin, in_content, None);
     for time in [silent, trickle, content] {
-        assert!(time > Duration::from_millis(900) && time < Duration::from_secs(5), "{time:?}");
+        assert!(time > Duration::from_millis(900) && time < SOON, "{time:?}");
     }
 }
 
@@ -70,10 +71,9 @@ fn idle_sessions_do_not_keep_others_out() {
     let sink = Sink::new();
     let agent = Builder::new().route("*", sink.address()).start();
     let idle: Vec<Client> = (0..400).map(|_| Client::connect(agent.smtp())).collect();
-    let begin = Instant::now();
+    // They may be silent for minutes.
     send(&agent, "b@away.test");
     sink.expect(1, SOON);
-    assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
     drop(idle);
 }
 
@@ -86,7 +86,7 @@ fn running_out_of_descriptors_is_survived() {
     let mut agent = Builder::new().wrapped(&["prlimit", "--nofile=80:80", "--"]).route("*", sink.address()).start();
     // Most of these wait in the kernel's backlog.
     let flood: Vec<Client> = (0..200).filter_map(|_| Client::dial(None, agent.smtp()).ok()).collect();
-    std::thread::sleep(Duration::from_millis(500));
+    agent.wait_logged("cannot accept a connection");
     drop(flood);
     wait_until("it accepts again", SOON, || {
         let mut client = Client::dial(None, agent.smtp()).expect("the agent listens");
@@ -168,8 +168,7 @@ fn replies_in_advance_deliver_nothing() {
     });
     let agent = Builder::new().route("*", sink.address()).start();
     send(&agent, "b@away.test");
-    wait_until("an attempt was made", SOON, || sink.sessions() > 0);
-    std::thread::sleep(Duration::from_millis(500));
+    agent.wait_logged_times(" deferred ", 2);
     assert_eq!((sink.recorded().len(), agent.queued()), (0, 1), "what nobody took is still there");
 }
 

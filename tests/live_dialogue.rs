@@ -11,7 +11,7 @@ mod support;
 
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use rustix::process::Signal;
 use script::{Event, Script, Setup};
@@ -138,7 +138,6 @@ impl<'a> Player<'a> {
             _ => agent.smtp(),
         };
         let mut client = Client::dial(None, address).expect("the agent listens");
-        client.set_timeout(Duration::from_secs(10));
         if setup.tls {
             client.wire().connect_tls().expect("the TLS handshake succeeds");
         }
@@ -175,8 +174,8 @@ impl<'a> Player<'a> {
             Event::Time(_) | Event::Linked(_) | Event::Turned => unreachable!("such dialogues are not live"),
             Event::Drain => {
                 self.agent.signal(Signal::TERM);
-                // The agent reads the signal before what the client says next.
-                std::thread::sleep(Duration::from_millis(300));
+                // What the client says next comes behind the signal.
+                self.agent.wait_logged("draining");
             }
             Event::Eof => self.client.wire().shutdown_write(),
             Event::Stored { envelope, content } => {
@@ -254,9 +253,10 @@ fn merged(messages: &[Message]) -> Vec<(String, Vec<u8>)> {
     messages.iter().map(|message| (envelope(message), message.relayed().to_vec())).collect()
 }
 
-/// A client that is slow to read does not keep an agent from saying good-bye.
+/// A client that is slow to read does not keep an agent from saying good-bye. It waits for minutes for a client that
+/// says nothing.
 #[test]
-fn garbage_is_answered_and_closed_within_a_second() {
+fn garbage_is_answered_and_closed_soon() {
     let agent = Builder::new().start();
     for garbage in
         [&b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"[..], b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", &[b'A'; 1 << 20]]
@@ -266,7 +266,7 @@ fn garbage_is_answered_and_closed_within_a_second() {
         // It may close before all is sent.
         drop(client.try_send(garbage));
         client.wire().rest();
-        assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", &garbage[..8]);
+        assert!(begin.elapsed() < SOON, "{:?}", &garbage[..8]);
     }
     assert_eq!(agent.queued(), 0);
 }

@@ -150,7 +150,7 @@ fn a_maildir_that_cannot_be_written_keeps_the_mail() {
     std::os::unix::fs::symlink("/tmp", agent.path("mail/alice/new")).expect("linked");
     let mut client = connect(&agent);
     assert_eq!(client.deliver("a@client.test", &["alice@local.test"], CONTENT, Way::Data).code, 250);
-    std::thread::sleep(std::time::Duration::from_millis(500));
+    agent.wait_logged(" deferred ");
     assert_eq!(agent.queued(), 1, "a symbolic link is not followed");
     std::fs::remove_file(agent.path("mail/alice/new")).expect("removed");
     std::fs::rename(agent.path("kept"), agent.path("mail/alice/new")).expect("renamed");

@@ -80,7 +80,7 @@ fn short_of_memory_new_mail_is_put_off_and_taken_again_later() {
         }
     });
     sink.expect(2, SOON);
-    assert!(agent.log().contains("memory is short"), "an admin is told");
+    agent.wait_logged("memory is short");
 }
 
 #[test]

@@ -213,7 +213,7 @@ fn new_mail_is_held_when_the_configuration_says_so() {
     let stage = stage(|builder| builder.set("queue.hold", "true"));
     stage.away.behave(|sink| *sink = Behaviour::default());
     let id = stage.send("a@client.test", &["x@away.test"]);
-    std::thread::sleep(std::time::Duration::from_millis(300));
+    stage.agent.wait_scheduled(&id);
     assert_eq!((stage.ids(&["--held"]), stage.away.sessions()), (vec![id.clone()], 0));
     stage.agent.ok(&["queue", "release", &id]);
     stage.away.expect(1, SOON);
@@ -256,6 +256,7 @@ fn an_agent_that_runs_is_asked_although_its_file_is_faulty_now() {
         builder.set("tls.certificate", "\"gone.pem\"").set("tls.key", "\"gone.key\"")
     });
     let id = stage.send("a@client.test", &["x@away.test"]);
+    stage.wait_deferred(1);
     for file in ["gone.pem", "gone.key"] {
         std::fs::remove_file(stage.agent.path(file)).expect("it was there");
     }

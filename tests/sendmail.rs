@@ -147,8 +147,7 @@ fn the_programs_of_a_host_hand_in_mail_as_ever() {
     let message = host.one();
     assert_eq!(message.recipients, ["c@dev.example", "hidden@dev.example"]);
     assert!(!content(&message).contains("hidden"), "{}", content(&message));
-    let log = host.agent.log();
-    assert!(log.contains(&format!("uid={}", uid())), "{log}");
+    host.agent.wait_logged(&format!("uid={}", uid()));
 }
 
 #[test]
@@ -267,6 +266,7 @@ fn what_somebody_hostile_puts_there_harms_nobody() {
     assert_eq!(host.one().recipients, ["a@x.example"]);
     wait_until("all is set aside", SOON, || host.drops().is_empty());
     assert_eq!(host.files("set-aside").len(), 7);
+    host.agent.wait_logged_times("it is set aside", 7);
     let log = host.agent.log();
     assert_eq!(log.matches("it is set aside").count(), 7, "{log}");
     assert!(!log.contains("panicked"), "{log}");

@@ -134,7 +134,7 @@ fn sessions_and_attempts_share_one_deadline() {
     let silent = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let hop = silent.local_addr().expect("bound");
     let rest = format!(
-        "[listen]\nsmtp = [\"127.0.0.1:0\"]\nsubmission = []\n[timeouts]\ndrain = \"3s\"\n\
+        "[listen]\nsmtp = [\"127.0.0.1:0\"]\nsubmission = []\n[timeouts]\ndrain = \"6s\"\n\
          [[route]]\ndomain = \"*\"\nvia = \"{hop}\"\ntls = \"never\"\n"
     );
     configure(directory.path(), &rest);
@@ -147,8 +147,8 @@ fn sessions_and_attempts_share_one_deadline() {
     let waiting = Client::begin(&address);
     agent.signal(Signal::TERM);
     let (took, in_order) = agent.ended();
-    assert!(in_order && took > Duration::from_secs(2), "{took:?}");
-    assert!(took < Duration::from_secs(5), "the limit was spent twice: {took:?}");
+    assert!(in_order && took > Duration::from_secs(5), "{took:?}");
+    assert!(took < Duration::from_secs(11), "the limit was spent twice: {took:?}");
     drop(waiting);
     let _ = attempt.read(&mut [0; 1]);
 }

@@ -294,6 +294,7 @@ fn the_log_says_who_handed_a_message_over() {
     drop(client);
     let is_over = || agent.json(&["status", "--json"])["sessions"] == 0;
     wait_until("the session is over", SOON, is_over);
+    agent.wait_logged("to=<nobody@local.test>");
     let log = agent.log();
     let line = log.lines().find(|line| line.contains(&id) && line.contains("accepted")).expect("it is in the log");
     for field in ["peer=127.0.0.1", "user=alice", "from=<alice@local.test>", "message_id=<42@app.local.test>"] {

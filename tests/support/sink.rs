@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -79,6 +79,8 @@ pub struct Behaviour {
     pub content: Answer,
     /// Where the connection is dropped.
     pub drop_at: Option<Phase>,
+    /// How often it is; after that it goes on there.
+    pub drops: usize,
     /// Where a session pauses.
     pub slow_at: Option<(Phase, Duration)>,
     /// Refuse TLS in the handshake although STARTTLS is offered.
@@ -106,6 +108,7 @@ impl Default for Behaviour {
             data: None,
             content: Arc::new(|_, _| "250 2.0.0 Taken".into()),
             drop_at: None,
+            drops: usize::MAX,
             slow_at: None,
             break_tls: false,
         }
@@ -177,6 +180,7 @@ struct Shared {
     commands: Mutex<Vec<String>>,
     asked: Mutex<HashMap<String, usize>>,
     sessions: Mutex<usize>,
+    dropped: AtomicUsize,
     closed: AtomicBool,
 }
 
@@ -286,6 +290,11 @@ impl Sink {
         *lock(&self.shared.sessions)
     }
 
+    /// Returns how many sessions were dropped on purpose.
+    pub fn dropped(&self) -> usize {
+        self.shared.dropped.load(Ordering::SeqCst)
+    }
+
     /// Returns every command line seen.
     pub fn commands(&self) -> Vec<String> {
         lock(&self.shared.commands).clone()
@@ -333,12 +342,19 @@ impl Shared {
             commands: Mutex::default(),
             asked: Mutex::default(),
             sessions: Mutex::default(),
+            dropped: AtomicUsize::new(0),
             closed: AtomicBool::new(false),
         }
     }
 
     fn behaviour(&self) -> Behaviour {
         lock(&self.behaviour).clone()
+    }
+
+    /// Returns whether a session is to be dropped here, and counts it.
+    fn drops(&self, behaviour: &Behaviour, phase: Phase) -> bool {
+        let count = |dropped: usize| (dropped < behaviour.drops).then_some(dropped + 1);
+        behaviour.drop_at == Some(phase) && self.dropped.fetch_update(Ordering::SeqCst, Ordering::SeqCst, count).is_ok()
     }
 
     fn complain(&self, text: impl Into<String>) {

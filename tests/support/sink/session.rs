@@ -313,7 +313,7 @@ impl<'a> Session<'a> {
             self.flush()?;
             std::thread::sleep(pause);
         }
-        if behaviour.drop_at == Some(phase) { Err(dropped()) } else { Ok(()) }
+        if self.shared.drops(&behaviour, phase) { Err(dropped()) } else { Ok(()) }
     }
 
     fn reply(&mut self, line: &str) -> io::Result<()> {

@@ -16,9 +16,6 @@ use support::net::{SOON, own_address, wait_until};
 use support::wire::Wire;
 use support::{ahead, skip};
 
-/// How long joining may take a person who waits for it; the test's machine is busy.
-const JOIN_LIMIT: Duration = Duration::from_secs(5);
-
 /// A host that members reach at its own address, with a domain of its own.
 fn host(name: &str) -> Builder {
     let builder = Builder::new();
@@ -65,11 +62,11 @@ fn two_commands_make_two_hosts_a_mesh() {
     let token = invite(&a, &["--serves", "b.example"]);
     let begun = Instant::now();
     let said = b.ok(&["mesh", "join", &token]);
-    assert!(begun.elapsed() < JOIN_LIMIT, "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < SOON, "nobody waits for longer: {:?}", begun.elapsed());
     assert!(said.contains("is a member of the mesh a, with a"), "{said}");
     for agent in [&a, &b] {
         wait_members(agent, &[("a", "a.example"), ("b", "b.example")]);
-        assert_eq!(links(agent), 1);
+        wait_until("they are linked", SOON, || links(agent) == 1);
     }
     // The invitation was for one.
     let c = host("c").start();
@@ -279,14 +276,14 @@ fn who_is_revoked_loses_its_sessions_at_once() {
     let said = b.ok(&["mesh", "revoke", "c", "--reason", "stolen"]);
     assert!(said.contains("is a member no more"), "{said}");
     let begun = Instant::now();
-    session.set_timeout(Duration::from_secs(10));
     assert_eq!(session.wire().rest(), b"", "the session ends without a word");
+    // By itself it would wait for minutes for what is said next.
+    assert!(begun.elapsed() < SOON, "{:?}", begun.elapsed());
     for agent in [&a, &b] {
         wait_members(agent, &[("a", "a.example"), ("b", "b.example")]);
         wait_until("the links with it are closed", SOON, || links(agent) == 1);
         assert_eq!(status(agent)["gone"].as_array().expect("a list").len(), 1);
     }
-    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
     // It does not come back with that key, invited or not, restarted or not.
     c.restart();
     std::thread::sleep(Duration::from_secs(1));
@@ -330,7 +327,7 @@ fn hosts_that_only_dial_out_are_asked_through_a_neighbour() {
         let members = status["members"].as_array().expect("a list");
         members.iter().filter(|member| member["reach"] == "dials-out").count() == 2
     });
-    assert_eq!((links(&b), links(&c), links(&a)), (1, 1, 2));
+    wait_until("each has its link", SOON, || (links(&b), links(&c), links(&a)) == (1, 1, 2));
     for (agent, other) in [(&b, "c"), (&c, "b"), (&b, "a"), (&a, "c")] {
         let said = agent.ok(&["mesh", "ping", other]);
         assert!(said.contains("answers"), "{said}");

@@ -20,12 +20,12 @@ fn leave_waiting(agent: &Agent, to: &str) {
     let reply = client.deliver("sender@client.test", &[to], b"Subject: waits\r\n\r\nhello\r\n", Way::Data);
     assert_eq!(reply.code, 250, "{}", reply.text());
     client.quit();
-    let tries = || agent.log().matches(" deferred ").count();
-    wait_until("it was tried", SOON, || tries() > 0);
-    for _ in 1..8 {
-        let before = tries();
-        agent.ok(&["queue", "retry", "--all"]);
-        wait_until("it was tried again", SOON, || tries() > before);
+    for times in 1..=8 {
+        agent.wait_logged_times(" deferred ", times);
+        agent.wait_deferred(SOON);
+        if times < 8 {
+            agent.ok(&["queue", "retry", "--all"]);
+        }
     }
     let listed = items(&agent.ok(&["queue", "list", "--json"]));
     let why = agent.ok(&["queue", "why", listed[0]["id"].as_str().expect("an id")]);
@@ -49,7 +49,7 @@ fn mail_for_a_member_that_was_away_goes_as_soon_as_it_has_a_link_again() {
     leave_waiting(&a, "user@m.example");
     m.start();
     wait_until("it is in the mailbox", 4 * SOON, || mailbox(&m).len() == 1);
-    assert_eq!(a.queued(), 0);
+    a.wait_empty(SOON);
 }
 
 /// Nobody can dial the one that has the mail, and that one has all the links that it wants.
@@ -72,5 +72,5 @@ fn who_has_no_link_with_a_member_asks_now_and_then_whether_it_is_back() {
     leave_waiting(&a, "user@m.example");
     m.start();
     wait_until("it is in the mailbox", 10 * SOON, || mailbox(&m).len() == 1);
-    assert!(a.log().contains("a member that mail waits for is there again"), "{}", a.log());
+    a.wait_logged("a member that mail waits for is there again");
 }

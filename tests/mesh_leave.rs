@@ -7,14 +7,12 @@ use std::time::{Duration, Instant};
 
 use support::agent::{Agent, items};
 use support::client::{Client, Way};
-use support::mesh::{host, join, key_of, mailbox, pass_on, session, status, wait_members};
+use support::mesh::{host, join, key_of, mailbox, pass_on, session, status, wait_routed};
 use support::net::{SOON, wait_until};
 use support::sink::Sink;
 
 fn wait_known(agents: &[&Agent]) {
-    wait_members(agents, 2 * SOON, |member| member["label"] != "");
-    // The agent looks at what all changes come to a moment later.
-    std::thread::sleep(Duration::from_secs(1));
+    wait_routed(agents, 2 * SOON, |member| member["label"] != "");
 }
 
 fn send(agent: &Agent, to: &str) {
@@ -68,7 +66,7 @@ fn mail_that_waits_for_a_member_that_leaves_goes_as_any_mail_does() {
     send(&a, "user@leaves.example");
     wait_until("it is in the mailbox", SOON, || mailbox(&leaves).len() == 1);
     send(&a, "user@leaves.example");
-    wait_until("the other one waits", SOON, || a.log().contains("450 4.7.28"));
+    a.wait_logged("450 4.7.28");
     leaves.ok(&["mesh", "leave"]);
     wait_until("a is alone", SOON, || status(&a)["members"].as_array().expect("a list").len() == 1);
     smarthost.expect(1, 2 * SOON);
@@ -85,7 +83,7 @@ fn who_leaves_is_told_of_mail_that_waits_for_members_and_loses_none() {
     wait_known(&[&a, &b]);
     assert!(b.stop().success());
     send(&a, "user@b.example");
-    wait_until("it waits", SOON, || a.log().contains(" deferred "));
+    a.wait_logged(" deferred ");
     let output = a.cli(&["mesh", "leave"]);
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(!output.status.success() && said.contains("1 message waits here for members of the mesh"), "{said}");

@@ -11,14 +11,12 @@ use rustix::process::Signal;
 use serde_json::Value;
 use support::agent::{Agent, items};
 use support::client::{Client, Way};
-use support::mesh::{host, join, join_with, key_of, mailbox, pass_on, session, status, wait_members};
+use support::mesh::{host, join, join_with, key_of, mailbox, pass_on, session, status, wait_routed};
 use support::net::{SOON, wait_until};
 
 /// Waits until everybody knows what all say of themselves.
 fn wait_known(agents: &[&Agent]) {
-    wait_members(agents, 3 * SOON, |member| member["serves"] != Value::Array(Vec::new()));
-    // The agent looks at what all changes come to a moment later.
-    std::thread::sleep(Duration::from_secs(1));
+    wait_routed(agents, 3 * SOON, |member| member["serves"] != Value::Array(Vec::new()));
 }
 
 fn send(agent: &Agent, to: &str, content: &[u8]) {
@@ -96,12 +94,12 @@ fn what_can_only_go_back_goes_through_a_member_that_passes_octets_on() {
     assert_eq!((by("v"), by("x"), by("h")), (1, 1, 1), "each of them took it once: {}", &letter[..2_000]);
     let told = x.ok(&["trace", &id, "--json"]);
     assert!(told.contains("through v ("), "{told}");
-    assert!(v.log().contains("octets are passed on between two members"), "{}", v.log());
+    v.wait_logged("octets are passed on between two members");
     // Ordinary mail goes its ordinary way again.
     send(&v, "user@h.example", b"Subject: straight\r\n\r\nhello\r\n");
     wait_until("it is in the mailbox", 3 * SOON, || mailbox(&h).len() == 2);
     wait_until("nothing is passed on any more", SOON, || v.metric("postroad_mesh_through") == 0);
-    assert_eq!(v.log().matches("octets are passed on").count(), 1);
+    assert_eq!(v.logged("octets are passed on"), 1);
 }
 
 /// Over two members, one of them twice: each is under TLS with whoever asks, and dials the next.

@@ -13,7 +13,7 @@ use serde_json::Value;
 use support::agent::{Agent, Builder, items};
 use support::client::{Client, Way};
 use support::ledger::{Ledger, number_of};
-use support::mesh::{self, join, key_of, named, status};
+use support::mesh::{self, join, key_of, named, status, take_view};
 use support::net::{SOON, wait_until};
 use support::networks::{INNER, Networks, OUTER};
 use support::sink::{Sink, without_received};
@@ -48,11 +48,12 @@ fn wait_here(at: &Agent, at_label: &str, agent: &Agent, label: &str) {
     });
 }
 
-/// Waits until an agent knows the way to a domain, by these words of `explain`.
+/// Waits until an agent knows the way to a domain, by these words of `explain`, and mail goes by it.
 fn wait_way(agent: &Agent, to: &str, words: &str) {
     wait_until(&format!("the way to {to} is known: {words}"), 2 * SOON, || {
         String::from_utf8_lossy(&agent.cli(&["explain", to]).stdout).contains(words)
     });
+    take_view(agent);
 }
 
 fn send(agent: &Agent, to: &str, content: &[u8]) -> String {
@@ -140,7 +141,7 @@ fn what_comes_while_it_sleeps_is_held_and_goes_as_soon_as_it_wakes() {
         keeper.ok(&["queue", "why", &id]).contains("waits for a member of the mesh to come for it")
     });
     assert!(!keeper.log().contains("deferred"), "nothing was tried: {}", keeper.log());
-    assert_eq!(member(&keeper, "away")["connections"], 0);
+    wait_until("nobody is here", SOON, || member(&keeper, "away")["connections"] == 0);
     away.start();
     let mut arrived = BTreeMap::new();
     let mut begun = None;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use support::agent::{Agent, items, make_maildir};
 use support::client::{Client, Way};
-use support::mesh::{join_with, named, wait_members};
+use support::mesh::{join_with, named, wait_routed};
 use support::net::{SOON, wait_until};
 use support::sink::Sink;
 
@@ -22,9 +22,7 @@ fn join(member: &Agent, agent: &Agent, serves: &[&str]) {
 
 /// Waits until everybody knows what all say of themselves.
 fn wait_known(agents: &[&Agent]) {
-    wait_members(agents, 3 * SOON, |member| member["label"] != "");
-    // The agent looks at what all changes come to a moment later.
-    std::thread::sleep(Duration::from_secs(1));
+    wait_routed(agents, 3 * SOON, |member| member["label"] != "");
 }
 
 /// What happened where, in the order of time.

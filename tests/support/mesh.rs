@@ -61,6 +61,18 @@ pub fn wait_members(agents: &[&Agent], limit: Duration, is_known: impl Fn(&Value
     }
 }
 
+/// Waits as [`wait_members`] does, and until their mail is routed by that.
+pub fn wait_routed(agents: &[&Agent], limit: Duration, is_known: impl Fn(&Value) -> bool) {
+    wait_members(agents, limit, is_known);
+    agents.iter().for_each(|agent| take_view(agent));
+}
+
+/// Has an agent route its mail by what it knows of the mesh now. It does so by itself, a moment after it has heard
+/// of something; a reload has done so when it is answered.
+pub fn take_view(agent: &Agent) {
+    agent.ok(&["reload"]);
+}
+
 /// Returns the key of a member.
 pub fn key_of(agent: &Agent) -> SecretKey {
     let key = std::fs::read(agent.path("state/mesh/key.der")).expect("it has a key");

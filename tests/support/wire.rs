@@ -186,8 +186,10 @@ impl Wire {
         self.input.resize(length + 65_536, 0);
         let spare = &mut self.input[length..];
         let read = self.stream.read(spare);
+        // A process that was stopped and goes on.
+        let is_interrupted = read.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::Interrupted);
         self.input.truncate(length + *read.as_ref().unwrap_or(&0));
-        read
+        if is_interrupted { self.fill() } else { read }
     }
 }
 

@@ -6,6 +6,7 @@
 
 mod support;
 
+use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -201,6 +202,14 @@ fn limit_descriptors(process: u32, limit: Option<usize>) {
     assert!(status.is_ok_and(|status| status.success()), "util-linux has prlimit");
 }
 
+/// Returns how many connections to sockets below this directory are open at the end that listens.
+fn connections_below(directory: &Path) -> usize {
+    let directory = directory.display().to_string();
+    let sockets = std::fs::read_to_string("/proc/net/unix").expect("Linux lists them");
+    let is_connected = |line: &&str| line.contains(&directory) && line.split_whitespace().nth(5) == Some("03");
+    sockets.lines().filter(is_connected).count()
+}
+
 #[test]
 fn without_descriptors_mail_is_refused_and_none_is_lost() {
     let sink = reluctant();
@@ -226,6 +235,8 @@ fn without_descriptors_mail_is_refused_and_none_is_lost() {
     agent.wait_deferred(SOON);
     agent.ok(&["queue", "hold", "--all"]);
     wait_until("its attempt has ended", SOON, || agent.json(&["status", "--json"])["queue"]["in_flight"] == 0);
+    // Nor is the connection of a command to be closed behind the look at what is open.
+    wait_until("no command is connected", SOON, || connections_below(&agent.path("state")) == 0);
     for number in [2, 3] {
         limit_descriptors(agent.pid(), None);
         transaction(number, 451);

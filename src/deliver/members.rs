@@ -6,22 +6,24 @@
 //! mail has opened them itself ([`Callers`](super::callers::Callers)). What can only go back the way it came goes
 //! through members that pass octets on ([`through`](super::through)).
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use postroad_mesh::passage::Naming;
 use postroad_mesh::{NodeId, Passage};
+use postroad_queue::Item;
 use postroad_queue::schedule::Attempt;
 use postroad_smtp::{PassageToken, Reply};
 use tracing::{debug, info};
 
 use super::attempt::{Ended, Task};
-use super::dispatcher::Core;
+use super::dispatcher::{Core, Routing};
+use super::jobs::key;
 use super::outcome::Outcome;
 use super::remote::{Lane, Result, Sent, refused};
 use super::transport::{Connection, Nodes};
-use crate::route::{Hop, Member, NextHop, ResolveError};
+use crate::route::{Hop, Mail, Member, NextHop, ResolveError};
 
 /// How long a member that could not be reached is tried after the others only.
 const DOWN: Duration = Duration::from_secs(15);
@@ -49,6 +51,16 @@ impl Links {
         };
         let (last, first): (Vec<_>, Vec<_>) = steps.iter().cloned().partition(|step| is_down(&step.node));
         first.into_iter().chain(last).collect()
+    }
+
+    /// Returns the members that could not be reached just now.
+    pub fn down(&self) -> BTreeSet<NodeId> {
+        let down = self.lock();
+        if down.is_empty() {
+            return BTreeSet::new();
+        }
+        let now = Instant::now();
+        down.iter().filter(|(_, until)| **until > now).map(|(node, _)| *node).collect()
     }
 
     fn note(&self, member: &Member, ended: &Ended) {
@@ -107,20 +119,25 @@ impl Lane {
         if !core.relocate(attempt, next_hop.key()) {
             return (Vec::new(), Ended::Elsewhere);
         }
+        let has_own_way = sends_itself(core, task, next_hop);
         let (mut tally, mut hops) = (Tally::default(), None);
         let mut rest = Task { item: task.item, places: task.places.clone(), routing: task.routing, next: None };
         for member in core.links.in_order(steps) {
-            let Some(sent) = self.over_member(core, &rest, &member, next_hop, &mut hops).await else {
+            let Some(sent) = self.over_member(core, &rest, &member, (next_hop, has_own_way), &mut hops).await else {
                 // It waits for the member, unless another one was asked before.
                 return tally
                     .ended
                     .map_or((Vec::new(), Ended::Elsewhere), |ended| (tally.outcomes.into_iter().collect(), ended));
             };
-            if !member.comes && member.through.is_empty() {
+            if (!member.comes || has_own_way) && member.through.is_empty() {
                 core.links.note(&member, &sent.ended);
             }
             core.note_member(&member, &sent.ended, next_hop.key());
             tally.add(sent);
+            // Others might lead to the same one that is gone.
+            if has_own_way && tally.is_silent() && goes_elsewhere(task, next_hop, core.links.down()) {
+                return (Vec::new(), Ended::Elsewhere);
+            }
             rest.places.retain(|place| tally.is_open(*place));
             if rest.places.is_empty() {
                 break;
@@ -143,7 +160,7 @@ impl Lane {
         core: &Core,
         task: &Task<'_>,
         member: &Member,
-        next_hop: &NextHop,
+        (next_hop, has_own_way): (&NextHop, bool),
         hops: &mut Option<std::result::Result<Vec<Hop>, ResolveError>>,
     ) -> Option<Sent> {
         self.go_to(core, &site_of(member));
@@ -153,7 +170,7 @@ impl Lane {
             let kept = match member.comes {
                 _ if !member.through.is_empty() => Some(self.over_others(core, &part, member).await),
                 true => {
-                    let waits = next_hop.members().len() == 1;
+                    let waits = next_hop.members().len() == 1 && !has_own_way;
                     self.over_caller(core, &part, (&member.node, next_hop.key(), waits)).await
                 }
                 false => self.over_kept(core, &part).await,
@@ -191,7 +208,7 @@ impl Lane {
 impl Tally {
     /// Takes in what one try came to. What a host said tells more than that the next one is not there.
     fn add(&mut self, sent: Sent) {
-        let is_silent = matches!(sent.ended, Ended::Unreachable(_) | Ended::Silent(_));
+        let is_silent = is_silent(&sent.ended);
         for (place, outcome) in sent.outcomes {
             if !(is_silent && self.outcomes.contains_key(&place)) {
                 self.outcomes.insert(place, outcome);
@@ -208,8 +225,43 @@ impl Tally {
         }
     }
 
+    /// Returns whether nobody was heard.
+    fn is_silent(&self) -> bool {
+        self.ended.as_ref().is_some_and(is_silent)
+    }
+
     fn is_open(&self, place: usize) -> bool {
         matches!(self.outcomes.get(&place), None | Some(Outcome::Deferred(_)))
+    }
+}
+
+fn is_silent(ended: &Ended) -> bool {
+    matches!(ended, Ended::Unreachable(_) | Ended::Silent(_))
+}
+
+/// Returns whether this host sends the mail of a task out itself when none of the members can be reached that would do
+/// it for less: then it waits for none of them.
+fn sends_itself(core: &Core, task: &Task<'_>, next_hop: &NextHop) -> bool {
+    let Routing { router, .. } = task.routing;
+    if !router.members().is_some_and(|members| members.sends_out()) {
+        return false;
+    }
+    let steps = next_hop.members().iter().map(|member| member.node);
+    goes_elsewhere(task, next_hop, core.links.down().into_iter().chain(steps).collect())
+}
+
+/// Returns whether the mail of a task has another destination than this one while these members cannot be reached.
+fn goes_elsewhere(task: &Task<'_>, next_hop: &NextHop, down: BTreeSet<NodeId>) -> bool {
+    let Routing { router, .. } = task.routing;
+    let (mail, recipients) = (router.mail(task.item).without(down), task.item.envelope.recipients());
+    let route = |place: &usize| router.route_mail(&recipients[*place].forward_path, &mail);
+    task.places.iter().all(|place| key(&route(place)) != *next_hop.key())
+}
+
+impl Core {
+    /// Returns what is looked at of a message to find its way now.
+    pub fn mail<'a>(&self, routing: &Routing, item: &'a Item) -> Mail<'a> {
+        routing.router.mail(item).without(self.links.down())
     }
 }
 

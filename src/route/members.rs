@@ -3,10 +3,11 @@
 //!
 //! Made anew whenever the directory changes. What is decided here does not depend on who can be
 //! reached at the moment: mail for one goal keeps its line in the schedule, and whoever connects takes
-//! the members in their order, those that answered last first.
+//! the members in their order, those that answered last first. One thing does: a host that sends mail out does so
+//! itself when those that would do it for less cannot be reached.
 
 use std::cell::OnceCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
@@ -14,7 +15,7 @@ use postroad_mesh::passage::{ShortId, has_visited_nobody};
 use postroad_mesh::path::{Choice, Goal, Health, Map, Need, Step, Through};
 use postroad_mesh::record::{Address, Reach, Said};
 use postroad_mesh::{NodeId, Passage};
-use postroad_queue::Item;
+use postroad_queue::{Item, RecipientState, Report};
 use postroad_smtp::{Domain, PassageToken};
 
 const DAY_MS: u64 = 86_400_000;
@@ -56,6 +57,8 @@ pub struct Mail<'a> {
     item: Option<&'a Item>,
     /// Read when it is first asked for: most mail is routed without.
     passage: OnceCell<Option<Passage>>,
+    /// Members that could not be reached just now.
+    down: BTreeSet<NodeId>,
 }
 
 /// What the mesh has for a domain.
@@ -187,18 +190,22 @@ impl Members {
         let (from, octets, spread) = (mail.from(), mail.octets(), mail.spread());
         let need = Need { to: domain, from, octets, visited: &visited, spread };
         let choices = self.choices(&need);
-        match choices.first() {
-            None => (Way::Pass(self.through(&need)), choices),
-            Some(Choice { step: Step::Stay, goal: Goal::Home(_) | Goal::Egress(_), .. }) => (Way::Stay, choices),
-            _ => {
-                let next = |choice: &Choice| match choice.step {
-                    Step::Pass(node) => self.members.get(&node).cloned(),
-                    // It is held here until one of the others takes it.
-                    Step::Stay => None,
-                };
-                (Way::Pass(choices.iter().filter_map(next).take(STEPS_MAX).collect()), choices)
-            }
+        if choices.is_empty() {
+            return (Way::Pass(self.through(&need)), choices);
         }
+        let ends_here = |choice: &Choice| choice.step == Step::Stay && !matches!(choice.goal, Goal::Pickup { .. });
+        let before = choices.iter().position(ends_here).map_or(&choices[..], |own| &choices[..own]);
+        if before.len() < choices.len()
+            && (before.iter().all(|choice| mail.is_cut_off(choice)) || mail.is_put_off(domain))
+        {
+            return (Way::Stay, choices);
+        }
+        let next = |choice: &Choice| match choice.step {
+            Step::Pass(node) => self.members.get(&node).cloned(),
+            // It is held here until one of the others takes it.
+            Step::Stay => None,
+        };
+        (Way::Pass(before.iter().filter_map(next).take(STEPS_MAX).collect()), choices)
     }
 
     /// Returns the members that can be got at only through others, for a message that has no other way.
@@ -261,7 +268,29 @@ impl Members {
 impl<'a> Mail<'a> {
     /// Looks at a message in the queue.
     pub fn of(item: &'a Item) -> Mail<'a> {
-        Mail { item: Some(item), passage: OnceCell::new() }
+        Mail { item: Some(item), ..Mail::default() }
+    }
+
+    /// The same while these members cannot be reached.
+    pub fn without(self, down: BTreeSet<NodeId>) -> Mail<'a> {
+        Mail { down, ..self }
+    }
+
+    /// Returns whether a choice leads to, or by, a member that cannot be reached.
+    fn is_cut_off(&self, choice: &Choice) -> bool {
+        let is_down = |node: &NodeId| self.down.contains(node);
+        is_down(&choice.goal.node()) || matches!(&choice.step, Step::Pass(next) if is_down(next))
+    }
+
+    /// Returns whether a host outside the mesh told this one to come again with it: that is who has to come. Another
+    /// one would have to wait as long (greylisting).
+    fn is_put_off(&self, domain: &Domain) -> bool {
+        let Some(item) = self.item else { return false };
+        let all = item.envelope.recipients().iter().zip(&item.state.recipients);
+        all.filter(|(to, _)| to.forward_path.domain() == Some(domain)).any(|(_, state)| match state {
+            RecipientState::Pending { last: Some(report), .. } => is_said_outside(report),
+            _ => false,
+        })
     }
 
     /// Returns whether it was at no other member yet.
@@ -311,6 +340,14 @@ impl fmt::Display for Member {
         }
         Ok(())
     }
+}
+
+/// Returns whether a host that is no member said this, and not this host of a connection that failed (X.4.X, RFC 3463
+/// §3.5). Only the name of a member has a parenthesis.
+fn is_said_outside(report: &Report) -> bool {
+    const NETWORK: u16 = 4;
+    let is_of_network = report.reply.status.is_some_and(|status| status.subject == NETWORK);
+    !is_of_network && report.remote.as_deref().is_some_and(|remote| !remote.contains(" ("))
 }
 
 /// Says a choice to people: `hub (k5x2q7ab), home of lab.example, cost 20`.

@@ -135,6 +135,47 @@ fn mail_leaves_where_a_member_offers_that_and_not_beside_it() {
 }
 
 #[test]
+fn who_sends_mail_out_does_so_itself_when_nobody_else_is_left_or_it_was_told_to_come_again() {
+    let mut all: Vec<Said> = (b'a'..=b'd').map(|name| Said { link_cost: 10, ..said(name, &[], b"") }).collect();
+    all[0].egress = vec![Egress { cost: 100, ..Egress::default() }];
+    (all[1].egress, all[2].egress) = (out(), vec![Egress { cost: 500, ..Egress::default() }]);
+    let router = router(CONFIG, all, true);
+    let item = put_off("u@world.test", None);
+    let shown = |mail: Mail<'_>| shown(&router, "u@world.test", &mail);
+    // To b, or to b by way of others; never beyond what this host costs itself.
+    assert!(shown(Mail::of(&item)).starts_with("mesh:b,"), "{}", shown(Mail::of(&item)));
+    assert!(shown(Mail::of(&item).without([node(b'd')].into())).starts_with("mesh:b,"));
+    assert_eq!(shown(Mail::of(&item).without([node(b'b')].into())), "mx:world.test", "whoever leads to b");
+    let (outside, member) = ("mx.world.test [192.0.2.1:25]", "b (k5x2q7ab) [192.0.2.2:25]");
+    for (to, remote, status, want) in [
+        ("u@world.test", outside, Some((7, 1)), "mx:"),
+        ("u@world.test", outside, None, "mx:"),
+        // The connection failed, a member said it, another domain said it.
+        ("u@world.test", outside, Some((4, 1)), "mesh:b,"),
+        ("u@world.test", member, Some((7, 28)), "mesh:b,"),
+        ("u@other.test", outside, Some((7, 1)), "mesh:b,"),
+    ] {
+        let status = status.map(|(subject, detail)| postroad_smtp::Status::new(4, subject, detail));
+        let item = put_off(to, Some((remote, postroad_smtp::Reply::of(451, status, "come again"))));
+        assert!(shown(Mail::of(&item)).starts_with(want), "{to} {status:?}: {}", shown(Mail::of(&item)));
+    }
+}
+
+/// A message for one recipient that was told to come again, or not tried yet.
+fn put_off(to: &str, last: Option<(&str, postroad_smtp::Reply)>) -> Item {
+    let recipients = vec![postroad_smtp::Recipient::new(to.parse().expect("valid"))];
+    let envelope = postroad_smtp::Envelope::new("".parse().expect("null"), Default::default(), recipients);
+    let mut state = postroad_queue::State::fresh(1, UnixMillis(0), UnixMillis(5 * DAY_MS));
+    if let (Some((remote, reply)), postroad_queue::RecipientState::Pending { last, .. }) =
+        (last, &mut state.recipients[0])
+    {
+        *last = Some(postroad_queue::Report { at: UnixMillis(1), remote: Some(remote.into()), reply });
+    }
+    let (id, origin) = (postroad_queue::QueueId::from_u64(1), postroad_queue::Origin::default());
+    Item { id, arrived: UnixMillis(0), envelope: envelope.expect("one"), origin, content_octets: 1, state }
+}
+
+#[test]
 fn who_may_not_relay_reaches_its_neighbours_alone() {
     let router = router(CONFIG, line(), false);
     assert_eq!(shown(&router, "u@b.example", &Mail::default()), "mesh:b");
@@ -213,13 +254,7 @@ fn mail_is_held_for_a_home_that_names_this_host() {
     assert!(!holds(&all), "this host holds for nobody");
     all[0].holds_days = 10;
     assert!(holds(&all));
-    let item = |to: &str| {
-        let recipients = vec![postroad_smtp::Recipient::new(to.parse().expect("valid"))];
-        let envelope = postroad_smtp::Envelope::new("".parse().expect("null"), Default::default(), recipients);
-        let state = postroad_queue::State::fresh(1, UnixMillis(0), UnixMillis(5 * DAY_MS));
-        let (id, origin) = (postroad_queue::QueueId::from_u64(1), postroad_queue::Origin::default());
-        Item { id, arrived: UnixMillis(0), envelope: envelope.expect("one"), origin, content_octets: 1, state }
-    };
+    let item = |to: &str| put_off(to, None);
     let holding = router(CONFIG, all.clone(), true);
     assert_eq!(holding.expires(&item("u@d.example"), 0), UnixMillis(10 * DAY_MS));
     assert_eq!(holding.expires(&item("u@b.example"), 0), UnixMillis(5 * DAY_MS));

@@ -1,0 +1,104 @@
+//! Members that send mail out of the mesh: who does it when those that would do it for less are gone, and who goes on
+//! with what a host outside has put off. Agents as processes of their own, with a name server of the test's.
+
+mod support;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use support::agent::{Agent, Builder};
+use support::client::{Client, Way};
+use support::dns::{Dns, zone};
+use support::mesh::{host, join};
+use support::net::{SOON, wait_until};
+use support::sink::{Message, Sink};
+
+/// A sink that DNS names for world.test.
+fn world() -> (Sink, Dns) {
+    let sink = Sink::new();
+    let dns = Dns::start(zone("world.test", &[(10, "mx.world.test", sink.ip())]));
+    (sink, dns)
+}
+
+/// A host that sends mail out for this cost.
+fn egress(name: &str, cost: u16, dns: &Dns) -> Builder {
+    host(name).by_dns(dns).table("mesh.egress", &format!("cost = {cost}"))
+}
+
+fn send(agent: &Agent, from: &str, to: &str) {
+    let mut client = Client::connect(agent.smtp());
+    client.ehlo();
+    let reply = client.deliver(from, &[to], b"Subject: out\r\n\r\nhello\r\n", Way::Data);
+    assert_eq!(reply.code, 250, "{}", reply.text());
+    client.quit();
+}
+
+/// The hosts of these tests.
+const HOSTS: &[&str] = &["a", "b", "c"];
+
+/// Returns the hosts that a message came over, the last one first.
+fn over(message: &Message) -> Vec<&'static str> {
+    let content = String::from_utf8_lossy(&message.content).into_owned();
+    let place = |name: &&'static str| Some((content.find(&format!("by {name}.test"))?, *name));
+    let mut found: Vec<_> = HOSTS.iter().filter_map(place).collect();
+    found.sort_unstable();
+    found.into_iter().map(|(_, name)| name).collect()
+}
+
+/// Sends until mail of a host leaves over these, the last one first.
+fn wait_over(agent: &Agent, sink: &Sink, wanted: &[&str]) {
+    wait_until(&format!("mail goes over {wanted:?}"), 6 * SOON, || {
+        let sent = sink.count();
+        send(agent, "user@client.test", "user@world.test");
+        over(&sink.expect(sent + 1, SOON)[sent]) == wanted
+    });
+}
+
+/// The one in the middle of three would send for less, and everybody knows it: who sends for more waits for it no
+/// longer than it takes to find that it is gone.
+#[test]
+fn who_sends_for_more_does_so_at_once_when_who_sends_for_less_is_gone() {
+    let (sink, dns) = world();
+    let (a, mut cheap, dear) = (host("a").start(), egress("b", 10, &dns).start(), egress("c", 100, &dns).start());
+    join(&a, &cheap, "b.example");
+    join(&a, &dear, "c.example");
+    wait_over(&dear, &sink, &["b", "c"]);
+    wait_over(&a, &sink, &["b", "a"]);
+    let sent = sink.count();
+    cheap.kill();
+    send(&dear, "user@c.example", "user@world.test");
+    assert_eq!(over(&sink.expect(sent + 1, SOON)[sent]), ["c"], "its own mail");
+    send(&a, "user@a.example", "user@world.test");
+    assert_eq!(over(&sink.expect(sent + 2, SOON)[sent + 1]), ["c", "a"], "that of others");
+    assert!(!dear.log().contains(" deferred "), "nothing had to wait: {}", dear.log());
+    cheap.start();
+    wait_over(&dear, &sink, &["b", "c"]);
+}
+
+/// A host outside that has put a message off knows who came with it (greylisting).
+#[test]
+fn who_was_told_to_come_again_is_the_one_that_comes() {
+    let (sink, dns) = world();
+    let is_over = Arc::new(AtomicBool::new(false));
+    let over_yet = is_over.clone();
+    sink.behave(|sink| {
+        sink.rcpt = Arc::new(move |to, _| match to.contains("grey") && !over_yet.load(Ordering::SeqCst) {
+            true => "451 4.7.1 Greylisted, come again".into(),
+            false => "250 2.1.5 Ok".into(),
+        });
+    });
+    let (mut cheap, dear) = (egress("b", 10, &dns).start(), egress("c", 100, &dns).start());
+    join(&dear, &cheap, "b.example");
+    wait_over(&dear, &sink, &["b", "c"]);
+    cheap.kill();
+    send(&dear, "user@c.example", "grey@world.test");
+    wait_until("it is put off", SOON, || dear.log().contains("451 4.7.1 Greylisted"));
+    cheap.start();
+    // What comes now goes by the other one, and has nothing to wait for.
+    wait_over(&dear, &sink, &["b", "c"]);
+    wait_until("nothing waits but what was put off", SOON, || dear.queued() == 1);
+    is_over.store(true, Ordering::SeqCst);
+    dear.wait_empty(2 * SOON);
+    let came = sink.messages().into_iter().find(|message| message.recipients == ["grey@world.test"]);
+    assert_eq!(over(&came.expect("it has come")), ["c"]);
+}

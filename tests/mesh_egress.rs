@@ -22,7 +22,12 @@ fn world() -> (Sink, Dns) {
 
 /// A host that sends mail out for this cost.
 fn egress(name: &str, cost: u16, dns: &Dns) -> Builder {
-    host(name).by_dns(dns).table("mesh.egress", &format!("cost = {cost}"))
+    offering(name, &format!("cost = {cost}"), dns)
+}
+
+/// A host with this offer to send mail out.
+fn offering(name: &str, lines: &str, dns: &Dns) -> Builder {
+    host(name).by_dns(dns).table("mesh.egress", lines)
 }
 
 fn send(agent: &Agent, from: &str, to: &str) {
@@ -47,9 +52,14 @@ fn over(message: &Message) -> Vec<&'static str> {
 
 /// Sends until mail of a host leaves over these, the last one first.
 fn wait_over(agent: &Agent, sink: &Sink, wanted: &[&str]) {
-    wait_until(&format!("mail goes over {wanted:?}"), 6 * SOON, || {
+    wait_from(agent, sink, "user@client.test", wanted);
+}
+
+/// The same with mail of this sender.
+fn wait_from(agent: &Agent, sink: &Sink, from: &str, wanted: &[&str]) {
+    wait_until(&format!("mail of {from} goes over {wanted:?}"), 6 * SOON, || {
         let sent = sink.count();
-        send(agent, "user@client.test", "user@world.test");
+        send(agent, from, "user@world.test");
         over(&sink.expect(sent + 1, SOON)[sent]) == wanted
     });
 }
@@ -101,4 +111,26 @@ fn who_was_told_to_come_again_is_the_one_that_comes() {
     dear.wait_empty(2 * SOON);
     let came = sink.messages().into_iter().find(|message| message.recipients == ["grey@world.test"]);
     assert_eq!(over(&came.expect("it has come")), ["c"]);
+}
+
+/// What a domain's SPF record says decides where its mail leaves, and whoever asks is told what is done.
+#[test]
+fn mail_leaves_where_it_may_be_sent_for_its_sender() {
+    let (sink, dns) = world();
+    let egress = |name: &str, from: &str| offering(name, &format!("cost = 10\nfrom = [{from:?}]"), &dns).start();
+    let (a, b, c) = (host("a").start(), egress("b", "b.example"), egress("c", "shop.test"));
+    join(&a, &b, "b.example");
+    join(&a, &c, "c.example");
+    for (from, by) in [("user@b.example", "b"), ("user@news.shop.test", "c"), ("user@b.example", "b")] {
+        wait_from(&a, &sink, from, &[by, "a"]);
+        let told = a.ok(&["explain", "--from", from, "user@world.test"]);
+        assert!(told.contains(&format!("by the mesh: {by} (")), "{told}");
+        assert!(told.contains(&format!("out at {by} (")) && told.contains("cost 20;"), "{told}");
+        assert!(!told.contains("see --from"), "{told}");
+    }
+    let told = a.ok(&["explain", "--from", "user@elsewhere.test", "user@world.test"]);
+    assert!(told.contains("cost 1020 (it does not say that it may send for elsewhere.test)"), "{told}");
+    assert!(a.ok(&["explain", "user@world.test"]).contains("depends on its sender: see --from"));
+    let home = a.ok(&["explain", "user@b.example"]);
+    assert!(!home.contains("--from"), "its home is its home: {home}");
 }

@@ -11,11 +11,11 @@ use serde::Serialize;
 use super::mesh::dns;
 use super::{Context, Failure, exit, patience};
 use crate::agent::members_on_disk;
-use crate::config::Config;
+use crate::config::{Config, parse_size};
 use crate::peer::view_on_disk;
 use crate::policy::mailboxes::{self, OsDirectories};
 use crate::policy::{aliases, replies, rules};
-use crate::route::{LocalHop, Members, NextHop, Recorder, Resolver, Route, Router, Step};
+use crate::route::{LocalHop, Mail, Members, NextHop, Recorder, Resolver, Route, Router, Step};
 use crate::telemetry::escaped;
 
 /// Say where mail for an address would go now, and why
@@ -29,11 +29,22 @@ use crate::telemetry::escaped;
 Examples:
   postroad explain user@example.org
   postroad explain a@example.org b@example.net postmaster
+  postroad explain --from app@example.com user@example.org    Where members of a mesh send it out may depend on this
   postroad explain --json user@example.org | jq .outcome")]
 pub(super) struct Args {
     /// An address, `postmaster`, or a domain (its postmaster is asked about)
     #[arg(required = true, value_name = "ADDRESS")]
     addresses: Vec<String>,
+    /// As mail of this sender, an address or a domain; else as a notification, which is nobody's
+    #[arg(long, value_name = "ADDRESS")]
+    from: Option<String>,
+    /// As a message of this size, such as 20MB
+    #[arg(long, value_name = "SIZE", value_parser = size, default_value = "0")]
+    size: u64,
+}
+
+fn size(text: &str) -> Result<u64, String> {
+    parse_size(text).ok_or_else(|| "write a number of octets, or one with kB, MB or GB behind it".to_owned())
 }
 
 /// What became of one address.
@@ -44,6 +55,9 @@ struct Explanation {
     #[serde(skip_serializing_if = "Option::is_none")]
     redirected_to: Option<String>,
     steps: Vec<Step>,
+    /// Whether members of the mesh send it out.
+    #[serde(skip)]
+    leaves_mesh: bool,
     outcome: Outcome,
     /// How often and how long it is tried, where it is not refused at once.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -79,13 +93,18 @@ enum Outcome {
 
 pub(super) fn run(args: Args, context: &mut Context) -> Result<(), Failure> {
     let paths = args.addresses.iter().map(|text| parse(text)).collect::<Result<Vec<_>, _>>()?;
+    let from = args.from.as_deref().map(parse).transpose()?;
+    let mail = Mail::like(from.as_ref().and_then(ForwardPath::domain), args.size);
     let config = context.config()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let router = Router::with_members(&config, members(&config, context));
     let mut worst = None;
     for path in behind_aliases(paths, &config, &router, context)? {
-        let mut explanation = runtime.block_on(explain(&config, &router, &path));
+        let mut explanation = runtime.block_on(explain((&config, &router), &path, &mail));
         explanation.notes.extend(claimed_in_vain(&config, &path));
+        if from.is_none() && explanation.leaves_mesh && router.members().is_some_and(|members| members.minds_sender()) {
+            explanation.notes.push("which member sends it out depends on its sender: see --from".to_owned());
+        }
         if context.is_json() {
             context.json(&explanation)?;
         } else {
@@ -163,10 +182,10 @@ fn parse(text: &str) -> Result<ForwardPath, Failure> {
     })
 }
 
-async fn explain(config: &Config, router: &Router, path: &ForwardPath) -> Explanation {
+async fn explain((config, router): (&Config, &Router), path: &ForwardPath, mail: &Mail<'_>) -> Explanation {
     let mut recorder = Recorder::on();
     let target = router.target(path).into_owned();
-    let route = router.route_recorded(path, &mut recorder);
+    let route = router.decide(path, mail, &mut recorder);
     let patience = (!matches!(route, Route::Refused(_))).then(|| patience_of(config, router, path));
     let outcome = match route {
         Route::Local(hop) => local(config, &hop, &target, target != *path),
@@ -181,6 +200,7 @@ async fn explain(config: &Config, router: &Router, path: &ForwardPath) -> Explan
     Explanation {
         address: path.to_string(),
         redirected_to,
+        leaves_mesh: target.domain().is_some_and(|domain| !router.has_home(domain)) && recorder.has_ways(),
         steps: recorder.into_steps(),
         outcome,
         patience,
@@ -275,7 +295,7 @@ mod tests {
         let config = Config::from_str(settings, "test", Path::new("/etc")).unwrap_or_else(|faults| panic!("{faults}"));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         let path = parse(address).expect("an address");
-        runtime.block_on(explain(&config, &Router::new(&config), &path)).to_string()
+        runtime.block_on(explain((&config, &Router::new(&config)), &path, &Mail::default())).to_string()
     }
 
     const SETTINGS: &str = r#"

@@ -32,7 +32,7 @@ pub use route::{Accept, Route, RouteCredentials, RouteMatch, Via};
 pub use settings::*;
 pub use turns::{Fetch, Turn};
 pub use user_name::{SUBADDRESS_SEPARATOR, USER_NAME_OCTETS_MAX, UserName};
-pub use value::{parse_duration, show_duration, show_rate, show_size};
+pub use value::{parse_duration, parse_size, show_duration, show_rate, show_size};
 
 /// Where the configuration is when nobody says otherwise.
 pub const CONFIG_FILE_DEFAULT: &str = "/etc/postroad/postroad.toml";

@@ -211,7 +211,8 @@ pub fn show_rate(rate: Rate, show_count: impl Fn(u64) -> String) -> String {
     format!("{}/{unit}", show_count(rate.count))
 }
 
-fn parse_size(text: &str) -> Option<u64> {
+/// Reads a number of octets, as in `25MB` or `512KiB`.
+pub fn parse_size(text: &str) -> Option<u64> {
     let text = text.trim();
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let count: u64 = text[..digits].parse().ok()?;

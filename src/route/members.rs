@@ -55,6 +55,9 @@ pub struct Member {
 #[derive(Clone, Debug, Default)]
 pub struct Mail<'a> {
     item: Option<&'a Item>,
+    /// The domain of its sender; none of a notification.
+    from: Option<&'a Domain>,
+    octets: u64,
     /// Read when it is first asked for: most mail is routed without.
     passage: OnceCell<Option<Passage>>,
     /// Members that could not be reached just now.
@@ -139,6 +142,17 @@ impl Members {
         matches!(self.map.homes(domain), [home] if self.records[home].pickups.is_empty())
     }
 
+    /// Returns whether it depends on the sender which member sends mail out: some say for whom they may speak.
+    pub fn minds_sender(&self) -> bool {
+        self.records.values().flat_map(|said| &said.egress).any(|offer| !offer.from.is_empty())
+    }
+
+    /// Returns whether a member that sends mail out may do so for this sender, as far as it says.
+    fn speaks_for(&self, node: &NodeId, from: &Domain) -> bool {
+        let offers = self.records.get(node).into_iter().flat_map(|said| &said.egress);
+        offers.flat_map(|offer| &offer.from).any(|domain| from.is_within(domain))
+    }
+
     /// Returns a member as a next hop.
     pub fn member(&self, node: &NodeId) -> Option<&Arc<Member>> {
         self.members.get(node)
@@ -187,8 +201,7 @@ impl Members {
         }
         let known = |short| self.by_short.get(short).copied();
         let visited: Vec<NodeId> = passage.iter().flat_map(|passage| passage.visited()).filter_map(known).collect();
-        let (from, octets, spread) = (mail.from(), mail.octets(), mail.spread());
-        let need = Need { to: domain, from, octets, visited: &visited, spread };
+        let need = Need { to: domain, from: mail.from, octets: mail.octets, visited: &visited, spread: mail.spread() };
         let choices = self.choices(&need);
         if choices.is_empty() {
             return (Way::Pass(self.through(&need)), choices);
@@ -268,7 +281,13 @@ impl Members {
 impl<'a> Mail<'a> {
     /// Looks at a message in the queue.
     pub fn of(item: &'a Item) -> Mail<'a> {
-        Mail { item: Some(item), ..Mail::default() }
+        let from = item.envelope.reverse_path.mailbox().and_then(|mailbox| mailbox.domain());
+        Mail { item: Some(item), from, octets: item.content_octets, ..Mail::default() }
+    }
+
+    /// Looks at a message that is not there, of so many octets from this domain.
+    pub fn like(from: Option<&'a Domain>, octets: u64) -> Mail<'a> {
+        Mail { from, octets, ..Mail::default() }
     }
 
     /// The same while these members cannot be reached.
@@ -309,14 +328,6 @@ impl<'a> Mail<'a> {
         self.passage.get_or_init(|| self.token()?.as_str().parse().ok()).as_ref()
     }
 
-    fn from(&self) -> Option<&'a Domain> {
-        self.item?.envelope.reverse_path.mailbox().and_then(|mailbox| mailbox.domain())
-    }
-
-    fn octets(&self) -> u64 {
-        self.item.map_or(0, |item| item.content_octets)
-    }
-
     fn spread(&self) -> u64 {
         let by_id = || self.item.map_or(0, |item| item.id.to_u64());
         self.passage().map_or_else(by_id, |passage| passage.message.spread())
@@ -350,8 +361,8 @@ fn is_said_outside(report: &Report) -> bool {
     !is_of_network && report.remote.as_deref().is_some_and(|remote| !remote.contains(" ("))
 }
 
-/// Says a choice to people: `hub (k5x2q7ab), home of lab.example, cost 20`.
-pub(super) fn describe(members: &Members, choice: &Choice) -> String {
+/// Says a choice for mail to people: `hub (k5x2q7ab), to the home lab (7luypcad), cost 20`.
+pub(super) fn describe(members: &Members, choice: &Choice, mail: &Mail<'_>) -> String {
     let name = |node: &NodeId| format!("{} ({})", members.label(node), node.short());
     let step = match &choice.step {
         Step::Stay => "this host".to_owned(),
@@ -362,7 +373,13 @@ pub(super) fn describe(members: &Members, choice: &Choice) -> String {
         Goal::Pickup { at, home } => format!("to {}, which holds mail for {}", name(at), name(home)),
         Goal::Egress(node) => format!("out at {}", name(node)),
     };
-    format!("{step}, {goal}, cost {}", choice.cost)
+    let said = match (&choice.goal, mail.from) {
+        (Goal::Egress(node), Some(from)) if members.minds_sender() && !members.speaks_for(node, from) => {
+            format!(" (it does not say that it may send for {from})")
+        }
+        _ => String::new(),
+    };
+    format!("{step}, {goal}, cost {}{said}", choice.cost)
 }
 
 #[cfg(test)]

@@ -162,6 +162,11 @@ impl Recorder {
         }
     }
 
+    /// Returns whether a way through the mesh was noted.
+    pub fn has_ways(&self) -> bool {
+        self.0.iter().flatten().any(|step| matches!(step, Step::Mesh { choices } if !choices.is_empty()))
+    }
+
     /// Returns an empty recorder that is on when this one is, for steps taken at the same time.
     pub(super) fn fork(&self) -> Recorder {
         Recorder(self.0.as_ref().map(|_| Vec::new()))

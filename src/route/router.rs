@@ -160,7 +160,8 @@ impl Router {
         self.decide(path, &Mail::default(), recorder)
     }
 
-    fn decide(&self, path: &ForwardPath, mail: &Mail<'_>, recorder: &mut Recorder) -> Route {
+    /// As [`Router::route_mail`], recording why.
+    pub fn decide(&self, path: &ForwardPath, mail: &Mail<'_>, recorder: &mut Recorder) -> Route {
         let route = match self.target(path).as_ref() {
             ForwardPath::Postmaster => Route::Refused(NO_POSTMASTER),
             ForwardPath::Mailbox(mailbox) => match &mailbox.host {
@@ -250,7 +251,7 @@ impl Router {
         recorder.note(|| Step::Mesh {
             choices: match &way {
                 Way::Pass(steps) if choices.is_empty() => steps.iter().map(ToString::to_string).collect(),
-                _ => choices.iter().map(|choice| members::describe(members, choice)).collect(),
+                _ => choices.iter().map(|choice| members::describe(members, choice, mail)).collect(),
             },
         });
         match way {

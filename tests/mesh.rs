@@ -3,6 +3,7 @@
 
 mod support;
 
+use std::io::Write;
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
@@ -215,6 +216,18 @@ fn a_host_is_admitted_by_its_card() {
     assert!(!c.cli(&["mesh", "join", token.trim()]).status.success());
 }
 
+/// The first address takes the connection and never says anything.
+#[test]
+fn an_address_that_leads_nowhere_keeps_nobody_from_joining() {
+    let (a, b) = (host("a").start(), host("b").start());
+    let silent = TcpListener::bind((own_address(), 0)).expect("a port is free");
+    let good: Invitation = invite(&a, &["--serves", "b.example"]).parse().expect("an invitation");
+    let first: Box<str> = silent.local_addr().expect("it is bound").to_string().into();
+    let addresses = std::iter::once(first).chain(good.addresses.clone()).collect();
+    b.ok(&["mesh", "join", &Invitation { addresses, ..good }.to_string()]);
+    wait_members(&a, &[("a", "a.example"), ("b", "b.example")]);
+}
+
 #[test]
 fn faults_name_the_remedy() {
     let (a, b) = (host("a").start(), host("b").start());
@@ -230,6 +243,26 @@ fn faults_name_the_remedy() {
     fails(&a, &["mesh", "invite", "--serves", "no domain"], "is no domain");
     fails(&a, &["mesh", "init"], "a member of a mesh already");
     fails(&a, &["mesh", "join", &token], "a member of a mesh already");
+    for words in [&["mesh", "refuse", "a"], &["mesh", "contain", "a"], &["mesh", "revoke", "a"]] {
+        fails(&a, words, "a is this host itself");
+    }
+    fails(&a, &["mesh", "map", "--svg", "/nowhere/mesh.svg"], "/nowhere/mesh.svg: ");
+    let at = |addresses: &[&str]| {
+        let good: Invitation = token.parse().expect("an invitation");
+        Invitation { addresses: addresses.iter().map(|address| (*address).into()).collect(), ..good }.to_string()
+    };
+    // Nobody listens, DNS knows no such name, it is a program of another kind, it is another node.
+    let (other, node) = (TcpListener::bind((own_address(), 0)).expect("a port is free"), host("n").start());
+    let (strange, another) = (other.local_addr().expect("it is bound").to_string(), node.smtp().to_string());
+    std::thread::spawn(move || {
+        other.incoming().flatten().for_each(|mut stream| drop(stream.write_all(b"SSH-2.0-OpenSSH_10.0\r\n")));
+    });
+    invite(&node, &[]);
+    fails(&b, &["mesh", "join", &at(&["127.0.0.1:9", "no.invalid:25"])], "127.0.0.1:9: Connection refused");
+    fails(&b, &["mesh", "join", &at(&["127.0.0.1:9", "no.invalid:25"])], "no.invalid:25: ");
+    fails(&b, &["mesh", "join", &at(&["no.invalid:25"])], "let the inviter set [mesh] addresses");
+    fails(&b, &["mesh", "join", &at(&[&strange])], "a program answers there that takes no members");
+    fails(&b, &["mesh", "join", &at(&[&another])], "whoever answers is not the node that invited");
     b.ok(&["mesh", "join", &token]);
     fails(&b, &["mesh", "invite"], "may not admit others");
     let c = host("c").build();

@@ -370,7 +370,10 @@ fn summary(view: &MeshView) -> String {
 fn status(view: &MeshView) -> Vec<String> {
     let mut lines = vec![match (&view.mesh, view.is_member) {
         (None, _) => {
-            return vec!["this host is in no mesh".to_owned(), "  make one: postroad mesh invite".to_owned()];
+            return vec![
+                "this host is in no mesh".to_owned(),
+                "  make one: postroad mesh invite; or join one: postroad mesh join TOKEN".to_owned(),
+            ];
         }
         (Some(_), true) => summary(view),
         (Some(_), false) => "this host is no member of the mesh that it knows".to_owned(),

@@ -152,7 +152,7 @@ impl Peers {
     pub(super) async fn contain(&self, name: &str, lift: bool) -> Result<(), Failure> {
         let view = self.view();
         view.me().ok_or_else(in_no_mesh)?;
-        let node = self.named(name)?;
+        let node = self.named_other(name, "to hold back what waits here: postroad queue hold")?;
         self.change_contained(|all| {
             all.retain(|contained| view.current(&contained.node) != node);
             if !lift {

@@ -11,6 +11,7 @@ use std::time::Duration;
 use postroad_mesh::frame::Item;
 use postroad_mesh::invite::Proof;
 use postroad_mesh::link::{MESSAGE_OCTETS_MAX, Message, STRANGER_OCTETS_MAX};
+use postroad_mesh::record::Address;
 use postroad_mesh::statement::What;
 use postroad_mesh::{Directory, Invitation, NodeId, NodeKey, Roster, Statement};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -32,6 +33,8 @@ const MORE_VOICES: &str =
     "this mesh wants more than one voice; when others have said `postroad mesh vote` as well, join again";
 /// What a stranger hears otherwise, whatever is wrong: who guesses is to learn nothing.
 const NOT_INVITED: &str = "no open invitation fits: it may be used up, ended or mistyped";
+/// What somebody hears who was revoked, or has left, or is refused by the inviter.
+const ENDED: &str = "its membership was ended; it can come back under another key";
 
 impl Peers {
     /// Takes over a session behind XLINK. `ahead` is what was read behind it already.
@@ -89,7 +92,7 @@ impl Peers {
             let mut guard = self.state();
             let state = guard.as_mut().ok_or(NOT_INVITED)?;
             if state.spread.directory().roster().gone().contains_key(&node) || state.own.refused.contains(&node) {
-                return Err("its membership was ended; it can come back under another key".to_owned());
+                return Err(ENDED.to_owned());
             }
             if state.spread.directory().roster().has_spoken_for(&state.identity.id(), &key) {
                 return Err(MORE_VOICES.to_owned());
@@ -137,10 +140,7 @@ impl Peers {
             );
             Failure::new(message, "see that the port is open between the two hosts, then try again")
         };
-        let mut dialling = Dialling::new(&self.config());
-        let dialled = self.dial(&invitation.inviter, &addresses, &mut dialling);
-        let dialled = timeout_at(until, dialled).await.map_err(|_| late())?;
-        let Linked { mut stream, ahead } = dialled.map_err(|error| unreachable_inviter(invitation, &error))?;
+        let Linked { mut stream, ahead } = self.dial_inviter(invitation, &addresses, until).await?;
         let lost = |error: io::Error| Failure::new(format!("the inviter broke off: {error}"), "try again");
         let binding = stream.channel_binding().ok_or_else(|| lost(io::ErrorKind::Unsupported.into()))?;
         let proof = invitation.prove(&binding, &identity.id());
@@ -149,7 +149,8 @@ impl Peers {
         let founding = match answered.map_err(|_| late())?.map_err(lost)? {
             Message::Admitted { founding } => founding,
             Message::Refused { why } => {
-                return Err(Failure::new(format!("the inviter refuses: {why}"), "ask for a new invitation"));
+                let inviter = invitation.inviter.short();
+                return Err(Failure::new(format!("the inviter ({inviter}…) refuses: {why}"), after_refusal(&why)));
             }
             _ => return Err(lost(io::ErrorKind::UnexpectedEof.into())),
         };
@@ -159,6 +160,27 @@ impl Peers {
         self.until_member(until, &invitation.inviter).await?;
         // Whoever is told that it is a member stays one, whatever happens next.
         self.keep().await
+    }
+
+    /// Opens a session with the inviter. Each of its addresses has its share of the time that is left: one that leads
+    /// nowhere takes nothing from those behind it.
+    async fn dial_inviter(
+        &self,
+        invitation: &Invitation,
+        addresses: &[Address],
+        until: Instant,
+    ) -> Result<Linked, Failure> {
+        let (mut dialling, mut faults) = (Dialling::new(&self.config()), Vec::new());
+        for (shares, address) in (1..=addresses.len() as u32).rev().zip(addresses) {
+            let share = until.saturating_duration_since(Instant::now()) / shares;
+            let dialled = self.dial(&invitation.inviter, std::slice::from_ref(address), &mut dialling);
+            let late = |_| Err(io::Error::new(io::ErrorKind::TimedOut, format!("{address}: no answer in time")));
+            match timeout(share, dialled).await.unwrap_or_else(late) {
+                Ok(linked) => return Ok(linked),
+                Err(error) => faults.push(error),
+            }
+        }
+        Err(unreachable_inviter(invitation, &faults))
     }
 
     /// Keeps what the inviter said of the mesh, and takes part in it from here on.
@@ -227,15 +249,33 @@ async fn ask_to_join(stream: &mut Stream, ahead: &[u8], join: &Message) -> io::R
     Err(io::ErrorKind::UnexpectedEof.into())
 }
 
-fn unreachable_inviter(invitation: &Invitation, error: &io::Error) -> Failure {
-    let text = error.to_string();
+/// Says what became of each address, and what to do about the one that tells most.
+fn unreachable_inviter(invitation: &Invitation, faults: &[io::Error]) -> Failure {
     let inviter = invitation.inviter.short();
-    if error.kind() == io::ErrorKind::InvalidData || text.contains("alert") || text.contains("ertificate") {
+    let text = faults.iter().map(io::Error::to_string).collect::<Vec<_>>().join("; ");
+    let has = |words: &[&str]| words.iter().any(|word| text.contains(word));
+    if faults.iter().any(|fault| fault.kind() == io::ErrorKind::InvalidData) || has(&["alert", "ertificate"]) {
         let message = format!("whoever answers is not the node that invited ({inviter}…): {text}");
         return Failure::new(message, "somebody stands in between, or the address leads to another host");
     }
     let message = format!("the inviter ({inviter}…) cannot be reached: {text}");
-    Failure::new(message, "see that its agent runs and the port is open between the two hosts")
+    let remedy = if has(&["it said"]) {
+        "a program answers there that takes no members: see that the port is one of [listen] smtp or [mesh] listen on the inviter"
+    } else if has(&["lookup"]) {
+        "see that DNS knows the name; or let the inviter set [mesh] addresses to what leads to it, and invite anew"
+    } else {
+        "see that its agent runs and the port is open between the two hosts"
+    };
+    Failure::new(message, remedy)
+}
+
+/// Says what to do about a refusal.
+fn after_refusal(why: &str) -> &'static str {
+    match why {
+        MORE_VOICES => "this invitation stays good for it",
+        ENDED => "forget the key here first: postroad mesh leave; then join by a new invitation",
+        _ => "ask there for a new one: postroad mesh invite",
+    }
 }
 
 /// A statement as members pass it on.

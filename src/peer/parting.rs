@@ -22,11 +22,8 @@ impl Peers {
     pub(super) async fn revoke(&self, name: &str, reason: &str) -> Result<VoteView, Failure> {
         check_text(reason)?;
         let view = self.view();
-        let me = view.me().ok_or_else(in_no_mesh)?;
-        let node = self.named(name)?;
-        if node == me {
-            return Err(Failure::new("this is the host itself", "to end its membership: postroad mesh leave"));
-        }
+        view.me().ok_or_else(in_no_mesh)?;
+        let node = self.named_other(name, "to end its membership: postroad mesh leave")?;
         let label = view.label(&node);
         let _alone = self.0.deciding.lock().await;
         let voices_needed = view.roster().map_or(1, |roster| roster.policy().revoke_by);
@@ -53,7 +50,7 @@ impl Peers {
     pub(super) async fn refuse(&self, name: &str, lift: bool) -> Result<(), Failure> {
         let view = self.view();
         view.me().ok_or_else(in_no_mesh)?;
-        let node = self.named(name)?;
+        let node = self.named_other(name, "to end its membership: postroad mesh leave")?;
         let _alone = self.0.deciding.lock().await;
         let own = {
             let guard = self.state();
@@ -107,6 +104,15 @@ impl Peers {
                 let remedy = "`postroad mesh status` shows the links, here and there";
                 Err(Failure::new(format!("{label} does not answer: {error}"), remedy))
             }
+        }
+    }
+
+    /// Returns a member other than this host.
+    pub(super) fn named_other(&self, name: &str, remedy: &str) -> Result<NodeId, Failure> {
+        let node = self.named(name)?;
+        match self.view().me() == Some(node) {
+            true => Err(Failure::new(format!("{name} is this host itself"), remedy)),
+            false => Ok(node),
         }
     }
 

@@ -45,7 +45,10 @@ fn draw_into(file: &Path, view: &MapView, context: &mut Context) -> Result<(), F
     if file == Path::new("-") {
         return Ok(context.out().write_all(text.as_bytes())?);
     }
-    let failed = |error| Failure::new(exit::FAILED, format!("{}: {error}", file.display()));
+    let failed = |error| {
+        let remedy = "name a file in a directory that is there and may be written to, or - for standard output";
+        Failure::new(exit::FAILED, format!("{}: {error}", file.display())).with_remedy(remedy)
+    };
     std::fs::write(file, text).map_err(failed)?;
     let written = serde_json::json!({ "written": file });
     context.say(&written, format_args!("written: {}", file.display()))

@@ -161,6 +161,20 @@ fn a_restart_keeps_the_membership_and_finds_the_others() {
     c.ok(&["mesh", "join", &token]);
 }
 
+/// What was used up is so on disk before whoever used it hears of it.
+#[test]
+fn an_invitation_that_was_used_is_worth_nothing_when_the_inviter_was_killed() {
+    let (mut a, b, c) = (host("a").start(), host("b").start(), host("c").start());
+    let token = invite(&a, &[]);
+    b.ok(&["mesh", "join", &token]);
+    a.kill();
+    a.start();
+    let refused = c.cli(&["mesh", "join", &token]);
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && said.contains("no open invitation fits"), "{said}");
+    assert_eq!(members(&a).len(), 2);
+}
+
 /// Nobody dials it: what it does not know itself it does not hear.
 #[test]
 fn a_host_that_is_killed_as_soon_as_it_has_joined_is_a_member() {
@@ -337,6 +351,10 @@ fn a_host_refuses_whom_it_wants_and_leaves_when_it_wants() {
     b.ok(&["mesh", "refuse", "c"]);
     assert_eq!(session.wire().rest(), b"");
     wait_until("only b has no link with it", SOON, || (links(&a), links(&b), links(&c)) == (2, 1, 1));
+    let home = |agent: &Agent| {
+        String::from_utf8_lossy(&agent.cli(&["explain", "user@c.example"]).stdout).contains("to the home c (")
+    };
+    assert!(home(&a) && !home(&b), "what is for it does not go to it from there, by whatever way");
     b.ok(&["mesh", "refuse", "c", "--lift"]);
     c.ok(&["mesh", "leave"]);
     assert_eq!(status(&c)["node"], Value::Null);

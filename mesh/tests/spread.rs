@@ -272,6 +272,28 @@ fn a_thousand_nodes_cost_each_no_more() {
     a_change_is_known_and_rest_is_cheap(1_000);
 }
 
+/// Where every octet costs: it hears what others bring, and says nothing unasked.
+#[test]
+fn who_is_metered_dials_nobody_and_compares_with_nobody() {
+    let mut net = Net::new(5, 7);
+    net.run_until(15 * MINUTE);
+    let directory = net.nodes[1].directory().clone();
+    let (me, other) = (KEYS[1].public().id(), KEYS[0].public().id());
+    let said = |profile| {
+        let mut node = Spread::new(me, directory.clone(), profile, 1, 0);
+        node.opened(other, false, 0);
+        let mut said = 0;
+        for minute in 0..24 * 60 {
+            while !matches!(node.poll(minute * MINUTE), Action::Wait(_)) {
+                said += 1;
+            }
+        }
+        said
+    };
+    assert_eq!(said(Profile::Metered), 0);
+    assert!(said(Profile::Quiet) > 24 * 3, "others do");
+}
+
 #[test]
 fn who_shouts_is_not_passed_on() {
     shouting_costs_the_others_nothing(50, 1);

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use postroad_mesh::passage::Naming;
-use postroad_mesh::{NodeId, Passage};
+use postroad_mesh::{MeshMessageId, NodeId, Passage};
 use postroad_queue::Item;
 use postroad_queue::schedule::Attempt;
 use postroad_smtp::{PassageToken, Reply};
@@ -281,10 +281,64 @@ pub fn onward(task: &Task<'_>, me: NodeId) -> Option<PassageToken> {
         // It came into the mesh here, maybe when this host had another key.
         Some(known) if known.visited().is_empty() => Passage::new(known.message, me),
         Some(known) => known,
-        None => {
-            let own = format!("{} {}", task.routing.router.members()?.me(), item.id);
-            Passage::new(Naming::new("").finish(item.arrived.0, &own), me)
-        }
+        None => Passage::new(own_name(task.routing.router.members()?.me(), item), me),
     };
     passage.by_way_of(&me).ok().map(|passage| passage.token())
+}
+
+/// Names a message that did not come through the mesh, the same at every attempt: by it the next member knows a repeat.
+fn own_name(me: NodeId, item: &Item) -> MeshMessageId {
+    Naming::new("").finish(item.arrived.0, &format!("{me} {}", item.id))
+}
+
+#[cfg(test)]
+mod tests {
+    use postroad_mesh::record::{Reach, Said};
+    use postroad_mesh::{SecretKey, StatementId};
+    use postroad_queue::{Origin, QueueId, State, UnixMillis};
+    use postroad_smtp::{Envelope, Recipient};
+
+    use super::*;
+    use crate::route::Members;
+
+    fn node(n: u8) -> NodeId {
+        SecretKey::from_seed(&[n; 32]).public().id()
+    }
+
+    #[test]
+    fn what_this_host_says_itself_has_one_name_however_often_it_is_sent() {
+        let item = |id| {
+            let to = vec![Recipient::new("b@b.example".parse().expect("a path"))];
+            let envelope = Envelope::new("".parse().expect("null"), Default::default(), to).expect("one");
+            let (arrived, state) = (UnixMillis(5), State::fresh(1, UnixMillis(5), UnixMillis(9)));
+            Item { id: QueueId::from_u64(id), arrived, envelope, origin: Origin::default(), content_octets: 1, state }
+        };
+        let first = own_name(node(1), &item(7));
+        assert_eq!(own_name(node(1), &item(7)), first);
+        assert_ne!(own_name(node(1), &item(8)), first);
+        assert_ne!(own_name(node(2), &item(7)), first);
+    }
+
+    #[test]
+    fn who_could_not_be_reached_is_tried_last_for_a_while() {
+        let said = |n: u8| Said {
+            reach: Reach::Public,
+            ..Said::new(SecretKey::from_seed(&[n; 32]).public(), StatementId::from_octets([0; 32]), 1)
+        };
+        let members = Members::new(node(0), (0..4).map(|n| (node(n), said(n))).collect(), true);
+        let steps: Vec<Arc<Member>> = (1..4).map(|n| members.member(&node(n)).expect("it is one").clone()).collect();
+        let links = Links::default();
+        let order = |links: &Links| links.in_order(&steps).iter().map(|step| step.node).collect::<Vec<_>>();
+        assert_eq!(order(&links), [node(1), node(2), node(3)]);
+        links.note(&steps[0], &Ended::Silent("no answer".into()));
+        assert_eq!(order(&links), [node(2), node(3), node(1)]);
+        assert_eq!(links.down(), [node(1)].into());
+        links.note(&steps[1], &Ended::Unreachable("refused".into()));
+        assert_eq!(order(&links), [node(3), node(1), node(2)]);
+        // It said something, if only that it takes nothing now.
+        links.note(&steps[0], &Ended::Answered);
+        assert_eq!(order(&links), [node(1), node(3), node(2)]);
+        links.forget(&node(2));
+        assert_eq!((order(&links), links.down()), (vec![node(1), node(2), node(3)], BTreeSet::new()));
+    }
 }

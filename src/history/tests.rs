@@ -132,8 +132,12 @@ async fn a_message_is_received_by_one_session_at_a_time() {
     let Claimed::New { claim: second, .. } = claim(&["<b@x.example>"]) else { panic!("nobody has it") };
     second.keep(NOW);
     assert!(matches!(claim(&["<b@x.example>"]), Claimed::Taken));
-    let Claimed::New { places, .. } = claim(&["<b@x.example>", "<a@x.example>"]) else { panic!("a is new") };
+    let Claimed::New { places, claim: third, .. } = claim(&["<b@x.example>", "<a@x.example>"]) else {
+        panic!("a is new")
+    };
     assert_eq!(places, [1]);
+    third.keep(NOW);
+    assert!(matches!(claim(&["<b@x.example>", "<a@x.example>"]), Claimed::Taken), "for each of them");
 }
 
 #[tokio::test]

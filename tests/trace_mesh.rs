@@ -10,6 +10,7 @@ use support::agent::{Agent, items, make_maildir};
 use support::client::{Client, Way};
 use support::mesh::{join_with, named, wait_routed};
 use support::net::{SOON, wait_until};
+use support::note;
 use support::sink::Sink;
 
 /// How long a person waits; the best of a few, since the test's machine is busy.
@@ -77,8 +78,10 @@ fn a_message_is_followed_over_four_hops_and_who_is_gone_is_named() {
     let span = |at: usize| &spans["resourceSpans"][at]["scopeSpans"][0]["spans"][0];
     assert_eq!([&span(1)["parentSpanId"], &span(2)["parentSpanId"]], [&span(0)["spanId"], &span(1)["spanId"]]);
     assert!(span(0)["traceId"] == span(2)["traceId"] && span(0)["parentSpanId"].is_null(), "{spans}");
-    let best = (0..5).map(|_| follow(&a, &id).1).min().expect("some");
-    assert!(best <= FOLLOWED, "{best:?}");
+    let mut took: Vec<Duration> = (0..20).map(|_| follow(&a, &id).1).collect();
+    took.sort();
+    note(format_args!("followed over four hops within {:?} (median), {:?} (the longest of 20)", took[9], took[19]));
+    assert!(took[0] <= FOLLOWED, "{took:?}");
     // By its name in the mesh, from the middle: the member that invited everybody has every right.
     let mesh_id = views[0]["mesh"]["id"].as_str().expect("an id");
     assert_eq!(follow(&b, mesh_id).0.len(), 3);

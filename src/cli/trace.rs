@@ -31,8 +31,9 @@ host know. How long it is known after it has left the queue, [journal] in the co
 unless changed.
 
 Columns in a pipe, separated by tabs: time, host, queue id, what happened, recipients (separated by \
-commas), the host that answered or who did it, what was said. What is still queued has a line `queued` \
-for each of its destinations, with the destination and what it waits for; a member of the mesh that \
+commas), the host that answered or who did it, what was said; in the order of time, whichever host it \
+happened at. What is still queued has a line `queued` behind that for each of its destinations, with the \
+destination and what it waits for; a member of the mesh that \
 cannot be asked has a line `unknown`.
 
 Examples:
@@ -171,6 +172,16 @@ struct Story<'a> {
     silent: Vec<&'a SilentView>,
 }
 
+impl<'a> Story<'a> {
+    /// Returns what happened on all hosts, in the order of time.
+    fn events(&self) -> Vec<(&'a TraceView, &'a EventView)> {
+        let mut events: Vec<_> =
+            self.views.iter().flat_map(|view| view.events.iter().map(|event| (*view, event))).collect();
+        events.sort_by_key(|(_, event)| event.at);
+        events
+    }
+}
+
 /// Puts together what several hosts of the mesh say of the same message, in the order in which the
 /// messages came.
 fn stories<'a>(views: &'a [TraceView], silent: &'a [SilentView]) -> Vec<Story<'a>> {
@@ -195,7 +206,8 @@ fn show(out: &mut dyn Write, look: Look, story: &Story<'_>, now: UnixMillis) -> 
     match look {
         Look::Json => story.views.iter().try_for_each(|view| json(out, view)),
         Look::Plain => {
-            story.views.iter().flat_map(|view| plain_lines(view)).try_for_each(|text| line(out, text))?;
+            story.events().into_iter().try_for_each(|(view, event)| line(out, plain_event(view, event)))?;
+            story.views.iter().flat_map(|view| plain_queued(view)).try_for_each(|text| line(out, text))?;
             story.silent.iter().try_for_each(|silent| line(out, plain_silence(silent)))
         }
         Look::Table => timeline(story, now).into_iter().try_for_each(|text| line(out, text)),
@@ -206,12 +218,9 @@ fn show(out: &mut dyn Write, look: Look, story: &Story<'_>, now: UnixMillis) -> 
 fn timeline(story: &Story<'_>, now: UnixMillis) -> Vec<String> {
     let is_one_host = story.views.len() == 1 && story.silent.is_empty();
     let mut lines: Vec<String> = story.views.iter().map(|view| heading(view)).collect();
-    let mut events: Vec<(&TraceView, &EventView)> =
-        story.views.iter().flat_map(|view| view.events.iter().map(|event| (*view, event))).collect();
-    events.sort_by_key(|(_, event)| event.at);
     let names = story.views.iter().map(|view| escaped(&view.host).chars().count());
     let width = names.max().unwrap_or(0);
-    for (view, event) in events {
+    for (view, event) in story.events() {
         let host = if is_one_host { String::new() } else { format!("{:<width$}  ", escaped(&view.host)) };
         lines.push(format!("  {}  {host}{}", event.at, event_words(view, event)));
     }
@@ -308,18 +317,21 @@ fn names(event: &EventView) -> String {
     }
 }
 
-/// One line of columns separated by tabs for each event, and for each destination that it waits for.
-fn plain_lines(view: &TraceView) -> Vec<String> {
+/// Returns an event as columns separated by tabs.
+fn plain_event(view: &TraceView, event: &EventView) -> String {
+    let (host, id) = (escaped(&view.host), view.id);
+    let who: Vec<String> = event.recipients.iter().map(|name| escaped(name)).collect();
+    let by = event.remote.as_ref().or(event.by.as_ref()).map_or("-".to_owned(), |by| escaped(by));
+    let other = event.notification.map(|id| id.to_string());
+    let said = event.reply.as_deref().or(event.place.as_deref()).map(escaped).or(other);
+    let (what, said) = (escaped(&event.what), said.unwrap_or_else(|| "-".to_owned()));
+    format!("{}\t{host}\t{id}\t{what}\t{}\t{by}\t{said}", event.at, dash(who.join(",")))
+}
+
+/// Returns such a line for each destination that a message waits for.
+fn plain_queued(view: &TraceView) -> Vec<String> {
     let (host, id) = (escaped(&view.host), view.id);
     let mut lines = Vec::new();
-    for event in &view.events {
-        let who: Vec<String> = event.recipients.iter().map(|name| escaped(name)).collect();
-        let by = event.remote.as_ref().or(event.by.as_ref()).map_or("-".to_owned(), |by| escaped(by));
-        let other = event.notification.map(|id| id.to_string());
-        let said = event.reply.as_deref().or(event.place.as_deref()).map(escaped).or(other);
-        let (what, said) = (escaped(&event.what), said.unwrap_or_else(|| "-".to_owned()));
-        lines.push(format!("{}\t{host}\t{id}\t{what}\t{}\t{by}\t{said}", event.at, dash(who.join(","))));
-    }
     let Some(queued) = &view.queued else { return lines };
     let due = |to: &crate::admin::view::RecipientView| to.due.map_or("-".to_owned(), |due| due.to_string());
     for wait in &view.waits {

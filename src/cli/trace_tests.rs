@@ -157,6 +157,13 @@ fn what_several_hosts_say_is_one_timeline_and_who_is_silent_is_named() {
     let want = "c: last known: handed over to it at 2027-01-15T08:00:00.030Z; what came of it there is not known: it did \
                 not answer in time";
     assert_eq!(story[3..], [want]);
+    // The same order in a pipe.
+    let mut out = Vec::new();
+    show(&mut out, Look::Plain, &stories[0], NOW).expect("written");
+    let out = String::from_utf8(out).expect("UTF-8");
+    let columns = |line: &str| line.split('\t').skip(1).step_by(2).take(2).collect::<Vec<_>>().join(" ");
+    let told: Vec<String> = out.lines().map(columns).collect();
+    assert_eq!(told, ["a accepted", "b accepted", "a delivered", "c unknown"], "{out}");
 }
 
 #[test]

@@ -243,7 +243,12 @@ fn is_silent(ended: &Ended) -> bool {
 /// it for less: then it waits for none of them.
 fn sends_itself(core: &Core, task: &Task<'_>, next_hop: &NextHop) -> bool {
     let Routing { router, .. } = task.routing;
-    if !router.members().is_some_and(|members| members.sends_out()) {
+    let has_home = |place: &usize| {
+        let domain = task.item.envelope.recipients()[*place].forward_path.domain();
+        domain.is_some_and(|domain| router.has_home(domain))
+    };
+    // Most mail between members goes to its home, and nobody sends that out.
+    if !router.members().is_some_and(|members| members.sends_out()) || task.places.iter().any(has_home) {
         return false;
     }
     let steps = next_hop.members().iter().map(|member| member.node);

@@ -367,8 +367,8 @@ fn a_host_refuses_whom_it_wants_and_leaves_when_it_wants() {
 /// Neither of the two can be dialled: their question and its answer pass through the third.
 #[test]
 fn hosts_that_only_dial_out_are_asked_through_a_neighbour() {
-    let a = host("a").start();
-    let [b, c] = ["b", "c"].map(|name| host(name).set("mesh.reach", "\"dials-out\"").start());
+    let mut a = host("a").start();
+    let [b, mut c] = ["b", "c"].map(|name| host(name).set("mesh.reach", "\"dials-out\"").start());
     for agent in [&b, &c] {
         agent.ok(&["mesh", "join", &invite(&a, &[])]);
     }
@@ -385,6 +385,14 @@ fn hosts_that_only_dial_out_are_asked_through_a_neighbour() {
     }
     let failed = b.cli(&["mesh", "ping", "nobody"]);
     assert!(String::from_utf8_lossy(&failed.stderr).contains("no member of the mesh is called"), "{failed:?}");
+    // Who is gone is not dialled, or was in vain: each has a remedy of its own.
+    c.kill();
+    a.kill();
+    for (other, remedy) in [("c", "nobody dials it: see that"), ("a", "`postroad mesh candidates` shows")] {
+        let failed = b.cli(&["mesh", "ping", other]);
+        let said = String::from_utf8_lossy(&failed.stderr).into_owned();
+        assert!(said.contains(&format!("{other} does not answer: ")) && said.contains(remedy), "{said}");
+    }
 }
 
 /// Stands between two hosts and ends TLS on the way, with a key of its own.

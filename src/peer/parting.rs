@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use postroad_mesh::question::kind;
+use postroad_mesh::record::Reach;
 use postroad_mesh::statement::What;
 use postroad_mesh::{NodeId, Statement};
 use tokio::time::sleep;
@@ -101,7 +102,13 @@ impl Peers {
         match self.ask(node, kind::PING, b"").await {
             Ok(_) => Ok(PingView { node: node.to_string(), label, ms: millis(begun.elapsed()) }),
             Err(error) => {
-                let remedy = "`postroad mesh status` shows the links, here and there";
+                let can_be_dialled = self.view().record(&node).is_none_or(|said| said.reach == Reach::Public);
+                let remedy = match can_be_dialled {
+                    true => {
+                        "see that its agent runs; `postroad mesh candidates` shows where it was dialled, with what success"
+                    }
+                    false => "nobody dials it: see that its agent runs and reaches the members that it dials",
+                };
                 Err(Failure::new(format!("{label} does not answer: {error}"), remedy))
             }
         }

@@ -164,7 +164,7 @@ fn a_restart_keeps_the_membership_and_finds_the_others() {
 /// What was used up is so on disk before whoever used it hears of it.
 #[test]
 fn an_invitation_that_was_used_is_worth_nothing_when_the_inviter_was_killed() {
-    let (mut a, b, c) = (host("a").start(), host("b").start(), host("c").start());
+    let (mut a, mut b, c) = (host("a").start(), host("b").start(), host("c").start());
     let token = invite(&a, &[]);
     b.ok(&["mesh", "join", &token]);
     a.kill();
@@ -173,6 +173,25 @@ fn an_invitation_that_was_used_is_worth_nothing_when_the_inviter_was_killed() {
     let said = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert!(!refused.status.success() && said.contains("no open invitation fits"), "{said}");
     assert_eq!(members(&a).len(), 2);
+    // As is what it states, with nobody there who would tell it again.
+    b.kill();
+    a.ok(&["mesh", "grant", "b", "--caps", "trace"]);
+    a.kill();
+    a.start();
+    let status = status(&a);
+    let mut all = status["members"].as_array().expect("a list").iter();
+    assert!(all.any(|member| member["label"] == "b" && member["caps"] == "relay,trace"), "{status}");
+}
+
+#[test]
+fn an_invitation_ends_when_its_time_is_over() {
+    let (a, b) = (host("a").start(), host("b").start());
+    let open = || status(&a)["open_invitations"].as_u64().expect("a number");
+    let (short, long) = (invite(&a, &["--ttl", "2s"]), invite(&a, &["--ttl", "1h"]));
+    wait_until("the first one has ended", SOON, || open() == 1);
+    let refused = b.cli(&["mesh", "join", &short]);
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("no open invitation fits"), "{refused:?}");
+    b.ok(&["mesh", "join", &long]);
 }
 
 /// Nobody dials it: what it does not know itself it does not hear.
@@ -345,7 +364,7 @@ fn who_is_revoked_loses_its_sessions_at_once() {
 
 #[test]
 fn a_host_refuses_whom_it_wants_and_leaves_when_it_wants() {
-    let [a, b, c] = three();
+    let [a, mut b, c] = three();
     let mut session = session(&key_of(&c), &b);
     session.ehlo();
     b.ok(&["mesh", "refuse", "c"]);
@@ -355,6 +374,9 @@ fn a_host_refuses_whom_it_wants_and_leaves_when_it_wants() {
         String::from_utf8_lossy(&agent.cli(&["explain", "user@c.example"]).stdout).contains("to the home c (")
     };
     assert!(home(&a) && !home(&b), "what is for it does not go to it from there, by whatever way");
+    b.restart();
+    wait_until("it is so still", SOON, || (links(&a), links(&b), links(&c)) == (2, 1, 1));
+    assert!(!home(&b));
     b.ok(&["mesh", "refuse", "c", "--lift"]);
     c.ok(&["mesh", "leave"]);
     assert_eq!(status(&c)["node"], Value::Null);

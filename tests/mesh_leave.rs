@@ -77,7 +77,7 @@ fn mail_that_waits_for_a_member_that_leaves_goes_as_any_mail_does() {
 #[test]
 fn who_leaves_is_told_of_mail_that_waits_for_members_and_loses_none() {
     let smarthost = Sink::new();
-    let a = host("a").route("*", smarthost.address()).start();
+    let mut a = host("a").route("*", smarthost.address()).start();
     let mut b = host("b").start();
     join(&a, &b, "b.example");
     wait_known(&[&a, &b]);
@@ -93,4 +93,6 @@ fn who_leaves_is_told_of_mail_that_waits_for_members_and_loses_none() {
     a.ok(&["mesh", "leave", "--now"]);
     smarthost.expect(1, 2 * SOON);
     a.wait_empty(SOON);
+    a.restart();
+    assert!(status(&a)["mesh"].is_null(), "it is forgotten, key and all: {}", status(&a));
 }

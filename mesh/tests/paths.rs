@@ -120,6 +120,14 @@ fn mail_for_the_world_leaves_where_its_sender_may_speak() {
     assert_eq!(goals(&need), [Goal::Egress(id(2)), Goal::Egress(id(1))]);
     assert_eq!(goals(&Need { octets: 3_000, ..need }), [Goal::Egress(id(1))]);
     assert_eq!(goals(&to(&world)), [Goal::Egress(id(1)), Goal::Egress(id(2))], "a notification has no sender");
+    // An offer for some domains is none for the others.
+    mesh.0[1].egress[0].to = vec![domain("partner.example")];
+    let goals = |to_whom: &str| {
+        let to_whom = domain(to_whom);
+        mesh.map(0).choices(&to(&to_whom), &Health::default()).iter().map(|c| c.goal).collect::<Vec<_>>()
+    };
+    assert_eq!(goals("elsewhere.example"), [Goal::Egress(id(2))]);
+    assert_eq!(goals("mx.partner.example"), [Goal::Egress(id(1)), Goal::Egress(id(2))]);
 }
 
 #[test]

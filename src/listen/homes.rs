@@ -358,9 +358,10 @@ mod tests {
         assert_eq!(state.enter(node(1), start + WINDOW), Leave::Ask);
     }
 
-    /// Homes of which some never answer.
+    /// Homes of which some never answer, and what the others say.
     struct Mesh {
         gone: Vec<NodeId>,
+        says: Told,
     }
 
     impl Line for Mesh {
@@ -369,7 +370,7 @@ mod tests {
                 true => std::future::pending().await,
                 false => {
                     tokio::time::sleep(Duration::from_millis(50)).await;
-                    Ok(Told::Unknown.to_octets())
+                    Ok(self.says.to_octets())
                 }
             }
         }
@@ -381,12 +382,30 @@ mod tests {
 
     #[tokio::test]
     async fn a_home_that_is_gone_takes_no_time_from_the_others() {
-        let (homes, mesh, limit) = (Homes::default(), Mesh { gone: vec![node(1)] }, Duration::from_secs(2));
+        let (homes, mesh, limit) =
+            (Homes::default(), Mesh { gone: vec![node(1)], says: Told::Unknown }, Duration::from_secs(2));
         let (all, mut asked) = ([node(1), node(2)], 0);
         let known = homes.ask_in_turn(&mesh, &all, ("a@x", "x"), limit, &mut asked).await;
         assert_eq!((known, asked), (Known::Unknown, 2));
         assert!(homes.lock().homes[&node(1)].silent_until.is_some());
         assert!(homes.lock().homes[&node(2)].silent_until.is_none(), "it was not asked in vain");
+    }
+
+    /// Whoever cannot tell has not said that it is not there.
+    #[tokio::test]
+    async fn only_a_home_that_says_so_has_no_such_mailbox() {
+        for (says, want) in [
+            (Told::Exists, Known::Exists),
+            (Told::Unknown, Known::Unknown),
+            (Told::Unclear, Known::Unsaid),
+            (Told::Onward, Known::Unsaid),
+        ] {
+            let (homes, mesh) = (Homes::default(), Mesh { gone: Vec::new(), says });
+            let known = homes.ask_in_turn(&mesh, &[node(1)], ("a@x", "x"), Duration::from_secs(60), &mut 0).await;
+            assert_eq!(known, want, "{says:?}");
+            let asked_again = homes.lock().without_onward(&[node(1)], "x", Instant::now());
+            assert_eq!(asked_again.is_empty(), says == Told::Onward, "{says:?}");
+        }
     }
 
     #[test]

@@ -19,7 +19,7 @@ use support::{ahead, note, skip};
 
 /// How long mail may wait for another way when a member is gone. The one that is killed stays away: what nobody
 /// routes anew never comes.
-const REROUTE_LIMIT: Duration = SOON;
+const REROUTE_LIMIT: Duration = Duration::from_secs(5);
 /// So many messages are sent behind the kill at least, however fast the machine is.
 const BEHIND_THE_KILL: u64 = 100;
 /// How many send at a time.

@@ -14,10 +14,7 @@ use support::{ahead, skip};
 const CONTENT: &[u8] = b"From: <a@client.test>\r\nSubject: clock\r\n\r\nbody\r\n";
 
 fn send(agent: &Agent, to: &str) {
-    let mut client = Client::connect(agent.smtp());
-    client.ehlo();
-    assert_eq!(client.deliver("a@client.test", &[to], CONTENT, Way::Data).code, 250);
-    client.quit();
+    Client::hand_over(agent.smtp(), "a@client.test", &[to], CONTENT, Way::Data);
 }
 
 /// An agent whose notifications go to the first sink and everything else to the second, tried once an hour.

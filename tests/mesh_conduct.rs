@@ -25,11 +25,7 @@ fn wait_known(agents: &[&Agent]) {
 }
 
 fn send(agent: &Agent, from: &str, to: &[&str]) {
-    let mut client = Client::connect(agent.smtp());
-    client.ehlo();
-    let reply = client.deliver(from, to, b"Subject: x\r\n\r\nhello\r\n", Way::Data);
-    assert_eq!(reply.code, 250, "{}", reply.text());
-    client.quit();
+    Client::hand_over(agent.smtp(), from, to, b"Subject: x\r\n\r\nhello\r\n", Way::Data);
 }
 
 fn mailbox(agent: &Agent) -> usize {

@@ -45,11 +45,13 @@ fn proof(agent: &Agent, label: &str, domain: &str) -> (String, bool) {
 }
 
 fn send(agent: &Agent, to: &str) {
-    let mut client = Client::connect(agent.smtp());
-    client.ehlo();
-    let reply = client.deliver("sender@client.test", &[to], b"Subject: one\r\n\r\nhello\r\n", Way::Bdat(usize::MAX));
-    assert_eq!(reply.code, 250, "{}", reply.text());
-    client.quit();
+    Client::hand_over(
+        agent.smtp(),
+        "sender@client.test",
+        &[to],
+        b"Subject: one\r\n\r\nhello\r\n",
+        Way::Bdat(usize::MAX),
+    );
 }
 
 fn mails(agent: &Agent) -> usize {

@@ -31,11 +31,7 @@ fn offering(name: &str, lines: &str, dns: &Dns) -> Builder {
 }
 
 fn send(agent: &Agent, from: &str, to: &str) {
-    let mut client = Client::connect(agent.smtp());
-    client.ehlo();
-    let reply = client.deliver(from, &[to], b"Subject: out\r\n\r\nhello\r\n", Way::Data);
-    assert_eq!(reply.code, 250, "{}", reply.text());
-    client.quit();
+    Client::hand_over(agent.smtp(), from, &[to], b"Subject: out\r\n\r\nhello\r\n", Way::Data);
 }
 
 /// The hosts of these tests.

@@ -16,11 +16,7 @@ fn wait_known(agents: &[&Agent]) {
 }
 
 fn send(agent: &Agent, to: &str) {
-    let mut client = Client::connect(agent.smtp());
-    client.ehlo();
-    let reply = client.deliver("sender@client.test", &[to], b"Subject: left\r\n\r\nhello\r\n", Way::Data);
-    assert_eq!(reply.code, 250, "{}", reply.text());
-    client.quit();
+    Client::hand_over(agent.smtp(), "sender@client.test", &[to], b"Subject: left\r\n\r\nhello\r\n", Way::Data);
 }
 
 /// Whichever of the three leaves: the one that asked, the one that passes octets on, the one behind.

@@ -45,11 +45,13 @@ fn candidates(agent: &Agent) -> Vec<Value> {
 }
 
 fn send(agent: &Agent, to: &str) {
-    let mut client = Client::connect(agent.smtp());
-    client.ehlo();
-    let reply = client.deliver("sender@client.test", &[to], b"Subject: one\r\n\r\nhello\r\n", Way::Bdat(usize::MAX));
-    assert_eq!(reply.code, 250, "{}", reply.text());
-    client.quit();
+    Client::hand_over(
+        agent.smtp(),
+        "sender@client.test",
+        &[to],
+        b"Subject: one\r\n\r\nhello\r\n",
+        Way::Bdat(usize::MAX),
+    );
 }
 
 fn name(text: &str) -> Name {

@@ -20,11 +20,7 @@ fn wait_known(agents: &[&Agent]) {
 }
 
 fn send(agent: &Agent, to: &str, content: &[u8]) {
-    let mut client = Client::connect(agent.smtp());
-    client.ehlo();
-    let reply = client.deliver("sender@client.test", &[to], content, Way::Data);
-    assert_eq!(reply.code, 250, "{}", reply.text());
-    client.quit();
+    Client::hand_over(agent.smtp(), "sender@client.test", &[to], content, Way::Data);
 }
 
 /// Returns the id of the only message in a queue.

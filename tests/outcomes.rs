@@ -19,11 +19,7 @@ use support::sink::{Behaviour, Message, Phase, Sink};
 const CONTENT: &[u8] = b"From: <a@client.test>\r\nSubject: outcomes\r\nX-Mark: 4711\r\n\r\nbody of the message\r\n";
 
 fn send(agent: &Agent, from: &str, to: &[&str]) {
-    let mut client = Client::connect(agent.smtp());
-    client.ehlo();
-    let reply = client.deliver(from, to, CONTENT, Way::Data);
-    assert_eq!(reply.code, 250, "{}", reply.text());
-    client.quit();
+    Client::hand_over(agent.smtp(), from, to, CONTENT, Way::Data);
 }
 
 /// An agent whose mail for client.test goes to the first sink and everything else to the second.

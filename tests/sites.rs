@@ -15,11 +15,7 @@ use support::sink::Sink;
 const DOMAINS: usize = 12;
 
 fn send(agent: &Agent, to: &str) {
-    let mut client = Client::connect(agent.smtp());
-    client.ehlo();
-    let reply = client.deliver("a@client.test", &[to], b"Subject: sites\r\n\r\nx\r\n", Way::Data);
-    assert_eq!(reply.code, 250, "{}", reply.text());
-    client.quit();
+    Client::hand_over(agent.smtp(), "a@client.test", &[to], b"Subject: sites\r\n\r\nx\r\n", Way::Data);
 }
 
 /// A zone in which one host takes the mail of all domains.

@@ -177,6 +177,16 @@ impl Client {
         self.say(&BASE64_STANDARD.encode(password))
     }
 
+    /// Hands over one message in a session of its own; it must be taken.
+    #[track_caller]
+    pub fn hand_over(smtp: SocketAddr, from: &str, to: &[&str], content: &[u8], way: Way) {
+        let mut client = Client::connect(smtp);
+        client.ehlo();
+        let reply = client.deliver(from, to, content, way);
+        assert_eq!(reply.code, 250, "{}", reply.text());
+        client.quit();
+    }
+
     /// Runs a transaction whose sender and recipients must be accepted; returns the reply to the content.
     #[track_caller]
     pub fn deliver(&mut self, from: &str, to: &[&str], content: &[u8], way: Way) -> Reply {

@@ -140,3 +140,25 @@ impl State {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use postroad_smtp::{MailParams, Recipient};
+
+    use super::*;
+
+    #[test]
+    fn of_a_second_begun_nothing_is_left() {
+        let deliver_by = Some(DeliverBy { seconds: 60, mode: ByMode::Notify, trace: false });
+        let params = MailParams { deliver_by, ..MailParams::default() };
+        let to = vec![Recipient::new("b@example.net".parse().expect("a path"))];
+        let envelope = Envelope::new("a@example.org".parse().expect("a path"), params, to).expect("a recipient");
+        let (id, arrived) = (QueueId::from_u64(1), UnixMillis(5_000));
+        let state = State::fresh(1, arrived, UnixMillis(u64::MAX));
+        let item = Item { id, arrived, envelope, origin: Origin::default(), content_octets: 1, state };
+        for (later_ms, left) in [(0, 59), (1, 59), (999, 59), (1_000, 58), (59_999, 0), (61_000, -2)] {
+            let by = item.deliver_by_left(arrived.plus(later_ms)).expect("it has a time");
+            assert_eq!(by.seconds, left, "{later_ms} ms later");
+        }
+    }
+}

@@ -32,7 +32,7 @@ fn starts(bench: &Bench, results: &Results) -> Result<()> {
         agent.stop()?;
         millis.push(agent.start_again()?.as_secs_f64() * 1e3);
     }
-    results.add_all("start", 0, "to the first 220", &millis, "ms")?;
+    results.add_all("start", 0, "to the first 220", &millis, "ms", Bar::None)?;
     std::thread::sleep(Duration::from_secs(3));
     results.add("idle", 0, "memory", agent.pss()? as f64 / f64::from(1 << 20), "MiB", Bar::None)?;
     let (cpu, sleeps, start) = (agent.cpu()?, agent.sleeps()?, Instant::now());

@@ -65,8 +65,8 @@ fn fill(bench: &Bench, results: &Results, agent: &Agent, idle: u64, total: u64) 
     let last: Mail = Arc::new(|_, _| ("s@sender.test".into(), "last@down.test".into()));
     bench.runtime.block_on(bench.runtime.spawn(relay::load(bench, agent, 1, last).send()))??;
     agent.wait_quiet()?;
-    results.add_all("accepting", total, "accepted (all)", &rates, "1/s")?;
-    results.add_all("accepting", total, "CPU of the agent (all)", &costs, "us")?;
+    results.add_all("accepting", total, "accepted (all)", &rates, "1/s", Bar::None)?;
+    results.add_all("accepting", total, "CPU of the agent (all)", &costs, "us", Bar::None)?;
     // The first quarter and the last one.
     let quarter = STEPS as usize / 4;
     let ratio = |steps: &[f64]| median(&steps[steps.len() - quarter..]) / median(&steps[..quarter]);

@@ -77,8 +77,8 @@ impl Results {
     }
 
     /// Says and keeps the median of several measurements, and the least and the most of them.
-    pub fn add_all(&self, case: &str, at: u64, metric: &str, values: &[f64], unit: &str) -> Result<()> {
-        self.add(case, at, metric, median(values), unit, Bar::None)?;
+    pub fn add_all(&self, case: &str, at: u64, metric: &str, values: &[f64], unit: &str, bar: Bar) -> Result<()> {
+        self.add(case, at, metric, median(values), unit, bar)?;
         let (least, most) = (values.iter().copied().reduce(f64::min), values.iter().copied().reduce(f64::max));
         self.keep(case, at, &format!("{metric} (min)"), least.unwrap_or(f64::NAN), unit)?;
         self.keep(case, at, &format!("{metric} (max)"), most.unwrap_or(f64::NAN), unit)

@@ -22,7 +22,8 @@ pub fn measure(bench: &Bench) -> Result<()> {
     let results = Results::begin(bench, PART)?;
     let tally = Arc::new(Tally::default());
     let most = bench.size(1000, 100);
-    let start = |_| Sink::start(bench.runtime.handle(), bench.address(), Manner::Take, &tally);
+    let manner = if bench.arguments.chunking { Manner::TakeChunks } else { Manner::Take };
+    let start = |_| Sink::start(bench.runtime.handle(), bench.address(), manner, &tally);
     let sinks = (0..most).map(start).collect::<Result<Vec<_>>>()?;
     let route = |(n, sink): (usize, &Sink)| (domain(n as u64), sink.address);
     let routes: Vec<Route> = sinks.iter().enumerate().map(route).collect();

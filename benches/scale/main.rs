@@ -61,6 +61,9 @@ pub struct Arguments {
     /// One command at a time instead of PIPELINING.
     #[arg(long)]
     plain: bool,
+    /// In `destinations`: they offer CHUNKING.
+    #[arg(long)]
+    chunking: bool,
     /// In `million`: the destination answers 451 to everybody instead of refusing connections.
     #[arg(long)]
     tempfail: bool,

@@ -22,6 +22,8 @@ use tokio::task::JoinHandle;
 pub enum Manner {
     /// Takes everything at once.
     Take,
+    /// The same, and offers CHUNKING (RFC 3030).
+    TakeChunks,
     /// Takes everything, the reply to the content comes late.
     Slow(Duration),
     /// This reply to every recipient.
@@ -173,6 +175,8 @@ async fn serve(mut stream: TcpStream, manner: Manner, tally: &Tally) -> io::Resu
 struct Session {
     manner: Manner,
     in_content: bool,
+    /// Octets of a BDAT that are yet to come, its last octet included.
+    chunk_left: Option<usize>,
     /// Whether the last step ended a message.
     took: bool,
     ended: bool,
@@ -182,26 +186,29 @@ struct Session {
 
 impl Default for Session {
     fn default() -> Session {
-        Session { manner: Manner::Take, in_content: false, took: false, ended: false, recipients: Vec::new() }
+        Session {
+            manner: Manner::Take,
+            in_content: false,
+            chunk_left: None,
+            took: false,
+            ended: false,
+            recipients: Vec::new(),
+        }
     }
 }
 
 impl Session {
     /// Takes one line or the rest of one message; returns whether there was one.
     fn step(&mut self, input: &mut Vec<u8>, output: &mut Vec<u8>, tally: &Tally) -> bool {
-        const END: &[u8] = b"\r\n.\r\n";
         self.took = false;
-        if self.in_content {
-            let Some(at) = memchr::memmem::find(input, END) else {
-                // The end may be cut in two.
-                input.drain(..input.len().saturating_sub(END.len() - 1));
-                return false;
-            };
-            input.drain(..at + END.len());
-            tally.take(&mut self.recipients);
-            output.extend(b"250 2.0.0 Taken\r\n");
-            (self.in_content, self.took) = (false, true);
-            return true;
+        if self.in_content || self.chunk_left.is_some() {
+            self.took = if self.in_content { skip_content(input) } else { self.skip_chunk(input) };
+            if self.took {
+                tally.take(&mut self.recipients);
+                output.extend(b"250 2.0.0 Taken\r\n");
+                (self.in_content, self.chunk_left) = (false, None);
+            }
+            return self.took;
         }
         let Some(end) = memchr::memchr(b'\n', input) else { return false };
         let reply = self.reply(&input[..=end]);
@@ -210,8 +217,25 @@ impl Session {
         true
     }
 
+    /// Takes what has come of a chunk; returns whether that was all of it.
+    fn skip_chunk(&mut self, input: &mut Vec<u8>) -> bool {
+        let left = self.chunk_left.unwrap_or_default();
+        let come = left.min(input.len());
+        input.drain(..come);
+        self.chunk_left = Some(left - come);
+        come == left
+    }
+
     fn reply(&mut self, line: &[u8]) -> &'static [u8] {
         match line.get(..4).unwrap_or_default() {
+            b"EHLO" if matches!(self.manner, Manner::TakeChunks) => {
+                b"250-sink.test\r\n250-PIPELINING\r\n250-8BITMIME\r\n250-ENHANCEDSTATUSCODES\r\n250-CHUNKING\r\n250 SIZE\r\n"
+            }
+            b"BDAT" => {
+                // One chunk is all that the agent sends.
+                self.chunk_left = octets(line);
+                if self.chunk_left.is_some() { b"" } else { b"501 5.5.4 BDAT octets LAST\r\n" }
+            }
             b"EHLO" => b"250-sink.test\r\n250-PIPELINING\r\n250-8BITMIME\r\n250-ENHANCEDSTATUSCODES\r\n250 SIZE\r\n",
             b"RCPT" => match self.manner {
                 Manner::Refuse(reply) => reply.as_bytes(),
@@ -236,6 +260,25 @@ impl Session {
             _ => b"250 2.0.0 OK\r\n",
         }
     }
+}
+
+/// Takes content up to its end; returns whether that has come.
+fn skip_content(input: &mut Vec<u8>) -> bool {
+    const END: &[u8] = b"\r\n.\r\n";
+    match memchr::memmem::find(input, END) {
+        Some(at) => drop(input.drain(..at + END.len())),
+        // The end may be cut in two.
+        None => {
+            input.drain(..input.len().saturating_sub(END.len() - 1));
+            return false;
+        }
+    }
+    true
+}
+
+/// Reads the number out of `BDAT 1234 LAST`.
+fn octets(line: &[u8]) -> Option<usize> {
+    std::str::from_utf8(line).ok()?.trim_end().strip_suffix(" LAST")?.get(5..)?.parse().ok()
 }
 
 /// Reads kind and time out of `RCPT TO:<b1234567@…>`.

@@ -101,7 +101,6 @@ fn the_priority_chooses_the_lane() {
         (" MT-PRIORITY=4", "urgent"),
     ] {
         let id = send(&mut client, parameter, "b@away.test");
-        agent.wait_scheduled(&id);
         let why = agent.ok(&["queue", "why", "--json", &id]);
         assert!(why.contains(&format!("\"lane\":\"{lane}\"")), "{parameter}: {why}");
     }
@@ -277,7 +276,6 @@ fn a_message_sets_out_when_its_sender_says() {
     let (mut agent, mut client) = submitting(between(&home, &away).set("queue.delay_notice", "\"1s\""));
     let begun = Instant::now();
     let id = send(&mut client, " HOLDFOR=4", "b@away.test");
-    agent.wait_scheduled(&id);
     let why = agent.ok(&["queue", "why", &id]);
     assert!(why.contains("its sender asked for its release at"), "{why}");
     assert!(agent.ok(&["queue", "show", &id]).contains("release "));
@@ -306,7 +304,6 @@ fn what_was_released_in_vain_says_what_was_asked_for() {
 fn a_release_is_seen_from_the_outside() {
     let (agent, mut client) = submitting(Builder::new().route("*", Sink::new().address()));
     let id = send(&mut client, " HOLDFOR=86400", "b@away.test");
-    agent.wait_scheduled(&id);
     let shown = agent.json(&["queue", "show", "--json", &id]).to_string();
     assert!(shown.contains("\"release\":\"20"), "{shown}");
     let why = agent.ok(&["queue", "why", "--json", &id]);

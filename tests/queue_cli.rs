@@ -213,7 +213,6 @@ fn new_mail_is_held_when_the_configuration_says_so() {
     let stage = stage(|builder| builder.set("queue.hold", "true"));
     stage.away.behave(|sink| *sink = Behaviour::default());
     let id = stage.send("a@client.test", &["x@away.test"]);
-    stage.agent.wait_scheduled(&id);
     assert_eq!((stage.ids(&["--held"]), stage.away.sessions()), (vec![id.clone()], 0));
     stage.agent.ok(&["queue", "release", &id]);
     stage.away.expect(1, SOON);

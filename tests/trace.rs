@@ -142,7 +142,6 @@ fn the_journal_is_read_while_the_agent_is_down_also_after_a_kill() {
     let sink = Sink::new();
     let mut agent = Builder::new().set("queue.hold", "true").route("*", sink.address()).start();
     let gone = send(&agent, &["x@away.test"], "gone@client.test");
-    agent.wait_scheduled(&gone);
     agent.ok(&["queue", "release", &gone]);
     sink.expect(1, SOON);
     agent.wait_empty(SOON);

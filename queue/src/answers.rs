@@ -1,8 +1,10 @@
 //! Who hears of a batch: callbacks and the listener, called outside all locks.
 //!
+//! The listener takes new messages in before those who gave them hear that they are kept: whatever is asked about a
+//! message by whoever was told so is asked of somebody who knows it.
 //! They are not ours. One that panics must not take the thread with it that all mail goes through.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 
 use crate::committer::{CommitDone, RecordDone};
@@ -10,6 +12,16 @@ use crate::draft::Committed;
 use crate::error::{CommitError, RecordError};
 use crate::item::Item;
 use crate::spool::Spool;
+
+/// Who hears of new messages: once for each batch behind its sync, on the committer's thread and outside all locks.
+pub trait Listener: Send + Sync {
+    /// Takes the messages of a batch in, before anybody is told that they were committed: who waits for that waits
+    /// for this.
+    fn admit(&self, items: &[Arc<Item>]);
+
+    /// Goes on with them, when all are told.
+    fn go_on(&self);
+}
 
 /// What is called once the locks are released.
 #[derive(Default)]
@@ -27,16 +39,20 @@ impl Answers {
 
     /// Calls them all.
     pub(crate) fn give(self, spool: &Spool) {
+        let listener = spool.listener.read().expect("nothing panics while it names a listener");
+        let listener = listener.as_deref().filter(|_| !self.items.is_empty());
+        // What is on stable storage is answered so, whatever becomes of the listener.
+        let taken = catch_unwind(AssertUnwindSafe(|| listener.inspect(|one| one.admit(&self.items))));
         for (done, result) in self.commits {
             done(result);
         }
         for (done, result) in self.states {
             done(result);
         }
-        if !self.items.is_empty()
-            && let Some(listener) = &*spool.listener.read().expect("no listener panics")
-        {
-            listener(self.items);
+        match taken {
+            Ok(Some(listener)) => listener.go_on(),
+            Ok(None) => {}
+            Err(panic) => resume_unwind(panic),
         }
     }
 }

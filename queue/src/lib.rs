@@ -107,6 +107,7 @@ mod tidy;
 mod walk;
 mod words;
 
+pub use answers::Listener;
 pub use committer::Committer;
 pub use content::{ContentReader, ContentStream};
 pub use draft::{Committed, Draft};

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, RwLock};
 
 use crate::ahead::Ahead;
+use crate::answers::Listener;
 use crate::cache::Cache;
 use crate::committer::{self, Committer};
 use crate::content::{ContentReader, Source};
@@ -57,7 +58,6 @@ impl Default for Options {
 pub struct Queue(pub(crate) Arc<Spool>);
 
 type Teller = Box<dyn Fn(&str) + Send + Sync>;
-pub(crate) type Listener = Box<dyn Fn(Vec<Arc<Item>>) + Send + Sync>;
 
 /// What the parts of a queue share. Locks are taken in the order log, tail, index,
 /// cache, recorded, untidy, inbox.
@@ -77,7 +77,7 @@ pub(crate) struct Spool {
     pub draft_octets: AtomicUsize,
     /// Beyond so many of them even small content goes to a file.
     pub draft_octets_max: AtomicUsize,
-    pub listener: RwLock<Option<Listener>>,
+    pub listener: RwLock<Option<Box<dyn Listener>>>,
     pub untidy: Mutex<Untidy>,
     last_id: AtomicU64,
     poison: OnceLock<Arc<str>>,
@@ -178,10 +178,9 @@ impl Queue {
         Ok(Draft::new(self.0.clone(), self.0.next_id(now)))
     }
 
-    /// Names who hears of new messages: called once for each batch behind its sync, on the
-    /// committer's thread. It replaces the one named before.
-    pub fn on_committed(&self, listener: Box<dyn Fn(Vec<Arc<Item>>) + Send + Sync>) {
-        *self.0.listener.write().expect("no listener panics") = Some(listener);
+    /// Names who hears of new messages. It replaces the one named before.
+    pub fn on_committed(&self, listener: impl Listener + 'static) {
+        *self.0.listener.write().expect("nothing panics while it names a listener") = Some(Box::new(listener));
     }
 
     /// Names who hears, once and at once, that the queue has stopped, and why. Called while the queue

@@ -4,8 +4,8 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 use postroad_queue::{
-    Committed, LoadError, Options, Origin, OsFs, Queue, QueueId, RecordError, RecoveryReport, Snapshot, State,
-    UnixMillis,
+    Committed, Item, Listener, LoadError, Options, Origin, OsFs, Queue, QueueId, RecordError, RecoveryReport, Snapshot,
+    State, UnixMillis,
 };
 use postroad_smtp::{Envelope, MailParams, Recipient};
 
@@ -43,6 +43,20 @@ fn submit(queue: &Queue, content: &[u8]) -> mpsc::Receiver<Committed> {
         sender.send(result.expect("committed")).expect("receiver waits");
     });
     receiver
+}
+
+/// Notes the ids of new messages; what comes behind the answers is the caller's.
+struct Heard<F>(Arc<Mutex<Vec<QueueId>>>, F);
+
+impl<F: Fn(&[QueueId]) + Send + Sync> Listener for Heard<F> {
+    fn admit(&self, items: &[Arc<Item>]) {
+        self.0.lock().expect("lock").extend(items.iter().map(|item| item.id));
+    }
+
+    fn go_on(&self) {
+        let heard = self.0.lock().expect("lock").clone();
+        (self.1)(&heard);
+    }
 }
 
 fn read(queue: &Queue, id: QueueId) -> Vec<u8> {
@@ -91,8 +105,7 @@ fn what_was_committed_is_there_after_opening_again() {
         [0, 1, 5000, 8192, 8193, 300_000].into_iter().enumerate().map(|(i, n)| content(n, i)).collect();
     let (queue, _) = open(dir.path());
     let heard = Arc::new(Mutex::new(Vec::new()));
-    let listener = heard.clone();
-    queue.on_committed(Box::new(move |items| listener.lock().expect("lock").extend(items.iter().map(|item| item.id))));
+    queue.on_committed(Heard(heard.clone(), |_: &[QueueId]| {}));
     let waiting: Vec<_> = contents.iter().map(|content| submit(&queue, content)).collect();
     queue.flush();
     let ids: Vec<QueueId> = waiting.iter().map(|w| w.recv().expect("answer").id()).collect();
@@ -358,14 +371,15 @@ fn a_panic_in_a_callback_refuses_what_waits_and_leaves_nobody_without_an_answer(
     // It panics when both of what follows wait behind it.
     let (go, gone) = mpsc::channel::<()>();
     let gone = Mutex::new(gone);
-    queue.on_committed(Box::new(move |items| {
+    let listener = move |heard: &[QueueId]| {
         // The batch of the first may still be about to call.
-        if items.iter().all(|item| item.id == kept) {
+        if heard.iter().all(|id| *id == kept) {
             return;
         }
         let _ = gone.lock().expect("called once").recv();
         panic!("on purpose");
-    }));
+    };
+    queue.on_committed(Heard(Arc::default(), listener));
     submit(&queue, b"kept, too").recv().expect("it is on stable storage");
     let (sender, receiver) = mpsc::channel();
     let answer = sender.clone();
@@ -378,4 +392,45 @@ fn a_panic_in_a_callback_refuses_what_waits_and_leaves_nobody_without_an_answer(
     committer.stop();
     drop(queue);
     assert_eq!(open(dir.path()).0.len(), 2, "what was acknowledged is there");
+}
+
+#[test]
+fn who_is_told_that_a_message_is_kept_finds_the_listener_knows_it() {
+    let dir = tempfile::tempdir().expect("scratch");
+    let (queue, _) = open(dir.path());
+    let heard = Arc::new(Mutex::new(Vec::new()));
+    let (told, all) = (Arc::new(Mutex::new(Vec::new())), Arc::new(Mutex::new(0)));
+    let (answered, behind) = (told.clone(), all.clone());
+    let go_on = move |_: &[QueueId]| *behind.lock().expect("lock") = answered.lock().expect("lock").len();
+    queue.on_committed(Heard(heard.clone(), go_on));
+    for _ in 0..3 {
+        let (heard, told) = (heard.clone(), told.clone());
+        let draft = queue.draft(NOW).expect("draft");
+        draft.commit(envelope(1), origin(), NOW.plus(1000), NOW, move |result| {
+            let id = result.expect("committed").id();
+            told.lock().expect("lock").push(heard.lock().expect("lock").contains(&id));
+        });
+    }
+    queue.flush();
+    assert_eq!(*told.lock().expect("lock"), [true; 3], "it heard of the whole batch first");
+    assert_eq!(*all.lock().expect("lock"), 3, "it goes on when all are told");
+}
+
+#[test]
+fn what_is_on_stable_storage_is_answered_so_though_the_listener_panics() {
+    struct Panics;
+    impl Listener for Panics {
+        fn admit(&self, _: &[Arc<Item>]) {
+            panic!("on purpose");
+        }
+
+        fn go_on(&self) {}
+    }
+    let dir = tempfile::tempdir().expect("scratch");
+    let (queue, _) = open(dir.path());
+    let committer = queue.start().expect("threads");
+    queue.on_committed(Panics);
+    submit(&queue, b"kept").recv().expect("it is on stable storage");
+    committer.stop();
+    assert!(queue.poisoned().is_some(), "nothing more is promised");
 }

@@ -179,3 +179,31 @@ fn found<T>(result: Result<T, LoadError>) -> Result<Option<T>, String> {
         Err(error) => Err(error.to_string()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use postroad_smtp::{Envelope, MailParams};
+
+    use super::super::scenario::Agent;
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn whoever_was_told_that_a_message_is_taken_finds_it_in_the_schedule() {
+        let agent = Agent::start("hostname = \"mx.home.example\"\n");
+        let to = vec![Recipient::new("x@example.org".parse().expect("a path"))];
+        let sender = "a@sender.example".parse().expect("a path");
+        let envelope = Envelope::new(sender, MailParams::default(), to).expect("recipients");
+        let (delivery, now) = (agent.delivery.clone(), agent.delivery.0.clock.now());
+        let (tell, told) = tokio::sync::oneshot::channel();
+        let draft = agent.queue.draft(now).expect("room");
+        let expires = now.plus(crate::clock::millis(Duration::from_secs(3600)));
+        // At the very moment of the answer, and nothing goes on before it ends.
+        draft.commit(envelope, Default::default(), expires, now, move |result| {
+            let id = result.expect("committed").id();
+            let _ = tell.send((delivery.standings(id).len(), delivery.totals().jobs));
+        });
+        assert_eq!(told.await.expect("told"), (1, 1), "queue why, stats and status say where it stands");
+    }
+}

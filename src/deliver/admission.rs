@@ -4,11 +4,11 @@
 //! What waits for its next attempt and has another way now is tried at once: the pause was for the way before.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use postroad_mesh::NodeId;
 use postroad_queue::schedule::{Job, Schedule, Selector};
-use postroad_queue::{Item, QueueId, RecipientState, UnixMillis};
+use postroad_queue::{Item, Listener, QueueId, RecipientState, UnixMillis};
 
 use super::dispatcher::Core;
 use super::jobs::jobs;
@@ -26,6 +26,32 @@ pub enum Admission {
     Anew,
     /// They are, and the mesh is another one. These members are reached otherwise than before.
     ByMesh(BTreeSet<NodeId>),
+}
+
+/// New mail becomes jobs before its sender hears that it was taken: whoever was told so finds it in the schedule,
+/// which takes microseconds. The attempts start behind the answers, which wait for none of them.
+pub struct Arrivals(Weak<Core>);
+
+impl Arrivals {
+    /// Takes new mail in as long as the way out is there.
+    pub fn of(core: &Arc<Core>) -> Arrivals {
+        Arrivals(Arc::downgrade(core))
+    }
+}
+
+impl Listener for Arrivals {
+    fn admit(&self, items: &[Arc<Item>]) {
+        if let Some(core) = self.0.upgrade() {
+            core.metrics.observe_batch(items.len());
+            core.admit(items, &Admission::First);
+        }
+    }
+
+    fn go_on(&self) {
+        if let Some(core) = self.0.upgrade() {
+            core.start_ready();
+        }
+    }
 }
 
 impl Core {

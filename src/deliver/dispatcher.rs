@@ -18,7 +18,7 @@ use tokio::task::JoinSet;
 use tracing::{error, info};
 
 use super::active::ActiveItems;
-use super::admission::Admission;
+use super::admission::{Admission, Arrivals};
 use super::attempt::TROUBLE_DELAY_MS;
 use super::awaited::Awaited;
 use super::callers::Callers;
@@ -205,14 +205,7 @@ impl Delivery {
         // Nobody has come yet.
         let core = &delivery.0;
         drop(core.turned.reconfigure(core, None, &core.routing.load().config));
-        let core = Arc::downgrade(&delivery.0);
-        delivery.0.queue.on_committed(Box::new(move |items| {
-            if let Some(core) = core.upgrade() {
-                core.metrics.observe_batch(items.len());
-                core.admit(&items, &Admission::First);
-                core.start_ready();
-            }
-        }));
+        core.queue.on_committed(Arrivals::of(core));
         delivery
     }
 

@@ -374,12 +374,6 @@ impl Agent {
         });
     }
 
-    /// Waits until the schedule has a message: it is told of it a moment after its sender is.
-    #[track_caller]
-    pub fn wait_scheduled(&self, id: &str) {
-        wait_until("the schedule has it", SOON, || !items(&self.ok(&["queue", "why", "--json", id])).is_empty());
-    }
-
     /// Returns how many messages its queue holds.
     pub fn queued(&self) -> usize {
         items(&self.ok(&["queue", "list", "--json"])).len()

@@ -60,12 +60,19 @@ fn wait_from(agent: &Agent, sink: &Sink, from: &str, wanted: &[&str]) {
     });
 }
 
+/// Returns whether the journal says of mail of a sender that it went another way than by b.
+fn is_diverted(agent: &Agent, from: &str) -> bool {
+    let told = agent.ok(&["trace", from]);
+    let (way, taken) = ("\tdiverted\tuser@world.test\tb (", "\tdelivered\tuser@world.test\t");
+    told.find(way).is_some_and(|at| told[at..].contains(")\t4") && told[at..].contains(taken))
+}
+
 /// The one in the middle of three would send for less, and everybody knows it: who sends for more waits for it no
 /// longer than it takes to find that it is gone.
 #[test]
 fn who_sends_for_more_does_so_at_once_when_who_sends_for_less_is_gone() {
     let (sink, dns) = world();
-    let (a, mut cheap, dear) = (host("a").start(), egress("b", 10, &dns).start(), egress("c", 100, &dns).start());
+    let (a, mut cheap, dear) = (host("a").start(), egress("b", 10, &dns).start(), egress("c", 1000, &dns).start());
     join(&a, &cheap, "b.example");
     join(&a, &dear, "c.example");
     wait_over(&dear, &sink, &["b", "c"]);
@@ -74,8 +81,10 @@ fn who_sends_for_more_does_so_at_once_when_who_sends_for_less_is_gone() {
     cheap.kill();
     send(&dear, "user@c.example", "user@world.test");
     assert_eq!(over(&sink.expect(sent + 1, SOON)[sent]), ["c"], "its own mail");
+    wait_until("the journal says why", SOON, || is_diverted(&dear, "user@c.example"));
     send(&a, "user@a.example", "user@world.test");
     assert_eq!(over(&sink.expect(sent + 2, SOON)[sent + 1]), ["c", "a"], "that of others");
+    wait_until("the journal says why", SOON, || is_diverted(&a, "user@a.example"));
     assert!(!dear.log().contains(" deferred "), "nothing had to wait: {}", dear.log());
     cheap.start();
     wait_over(&dear, &sink, &["b", "c"]);

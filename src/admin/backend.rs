@@ -62,6 +62,12 @@ pub trait AdminBackend: Send + Sync + 'static {
     /// Returns what each job of a message waits for.
     fn standings(&self, id: QueueId) -> impl Future<Output = Vec<Standing>> + Send;
 
+    /// Returns past which members of the mesh a message goes to a destination because they cannot be reached, and what
+    /// was said of these; nobody where there is no mesh.
+    fn passed_by(&self, _: &Entry, _: &str) -> Vec<String> {
+        Vec::new()
+    }
+
     /// Returns how every destination stands.
     fn destinations(&self) -> impl Future<Output = Vec<DestinationStats>> + Send;
 

@@ -27,6 +27,9 @@ pub struct WaitView {
     /// Until when, where that is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<Time>,
+    /// Members of the mesh on the way for less that cannot be reached, each with what was said of it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub passed_by: Vec<String>,
     /// The command that changes it, where there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub remedy: Option<String>,
@@ -120,6 +123,7 @@ impl WaitView {
             reason: reason.to_owned(),
             text,
             until: until.map(Time),
+            passed_by: Vec::new(),
             remedy: remedy(entry, standing),
             recipients: places.map(|place| RecipientView::of(entry, place).with_history(entry, place)).collect(),
         }

@@ -75,7 +75,7 @@ pub struct EventView {
     /// When.
     pub at: Time,
     /// What: `accepted`, `delivered`, `deferred`, `failed`, `expired`, `held`, `released`, `removed`,
-    /// `bounced`, `notified`, `retired` or `set_aside`.
+    /// `bounced`, `notified`, `retired`, `set_aside` or `diverted`: a member on the way for less could not be reached.
     pub what: String,
     /// The first of the recipients that it concerns.
     pub recipients: Vec<String>,
@@ -335,6 +335,7 @@ fn word(kind: Kind) -> &'static str {
         Kind::Notified => "notified",
         Kind::Retired => "retired",
         Kind::SetAside => "set_aside",
+        Kind::Diverted => "diverted",
     }
 }
 

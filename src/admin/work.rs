@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use postroad_queue::QueueId;
-use postroad_queue::schedule::DestinationStats;
+use postroad_queue::schedule::{DestinationStats, Standing};
 use serde::Serialize;
 use tokio::sync::mpsc::Sender;
 use tokio::time::Instant;
@@ -257,7 +257,11 @@ pub async fn trace_here<B: AdminBackend>(
 async fn waits<B: AdminBackend>(backend: &B, entry: &Entry) -> Vec<WaitView> {
     let standings = backend.standings(entry.item.id).await;
     let is_memory_full = backend.status().await.memory.state == "full";
-    standings.iter().map(|standing| WaitView::of(entry, standing, is_memory_full)).collect()
+    let view = |standing: &Standing| {
+        let passed_by = backend.passed_by(entry, &standing.destination);
+        WaitView { passed_by, ..WaitView::of(entry, standing, is_memory_full) }
+    };
+    standings.iter().map(view).collect()
 }
 
 async fn blocking<T: Send + 'static>(job: impl FnOnce() -> T + Send + 'static) -> Result<T, Stop> {

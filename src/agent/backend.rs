@@ -47,6 +47,10 @@ impl AdminBackend for Backend {
         self.0.delivery.standings(id)
     }
 
+    fn passed_by(&self, entry: &Entry, destination: &str) -> Vec<String> {
+        self.0.delivery.passed_by(&entry.item, destination)
+    }
+
     async fn destinations(&self) -> Vec<DestinationStats> {
         self.0.delivery.destinations().await
     }

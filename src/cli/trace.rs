@@ -270,6 +270,11 @@ fn event_words(view: &TraceView, event: &EventView) -> String {
         "bounced" => format!("returned to its sender{by}:{whom}"),
         "notified" => notified(event),
         "retired" => "left the queue".to_owned(),
+        "diverted" => {
+            let member = escaped(event.remote.as_deref().unwrap_or("a member of the mesh"));
+            let said = event.reply.as_deref().map_or(String::new(), |said| format!(": {}", escaped(said)));
+            format!("another way for {who}: {member} cannot be reached{said}")
+        }
         "set_aside" => {
             format!("found damaged and set aside as {}", escaped(event.place.as_deref().unwrap_or_default()))
         }

@@ -51,6 +51,11 @@ fn view() -> TraceView {
             answered(event(30, "deferred", &both[1..]), "451 4.7.1 \u{1b}[2JGreylisted"),
             by(event(40, "held", &both)),
             by(event(50, "released", &both)),
+            EventView {
+                remote: Some("hub (k5x2q7ab)".into()),
+                reply: Some("451 4.4.1 no answer".into()),
+                ..event(55, "diverted", &both[1..])
+            },
             event(60, "expired", &both[1..]),
             EventView {
                 notification: Some("0000000000002".parse().expect("valid")),
@@ -83,6 +88,7 @@ bob@example.com, eve@dead.example
   2027-01-15T08:00:00.030Z  deferred eve@dead.example: 451 4.7.1 \\u001b[2JGreylisted (mx.example.com [192.0.2.25], 12 ms)
   2027-01-15T08:00:00.040Z  held by uid 0: no attempt until it is released
   2027-01-15T08:00:00.050Z  released by uid 0
+  2027-01-15T08:00:00.055Z  another way for eve@dead.example: hub (k5x2q7ab) cannot be reached: 451 4.4.1 no answer
   2027-01-15T08:00:00.060Z  given up, its time is over: eve@dead.example
   2027-01-15T08:00:00.070Z  sender told by 0000000000002 of its failure: eve@dead.example
   2027-01-15T08:00:00.080Z  left the queue
@@ -93,7 +99,7 @@ bob@example.com, eve@dead.example
 #[test]
 fn a_timeline_in_a_pipe() {
     let text = shown(Look::Plain, &view());
-    assert_eq!(text.lines().count(), 8);
+    assert_eq!(text.lines().count(), 9);
     let line = "2027-01-15T08:00:00.020Z\tmx.example.org\t0000000000001\tdelivered\tbob@example.com\t\
                 mx.example.com [192.0.2.25]\t250 2.0.0 Ok: queued as 4F2";
     assert_eq!(text.lines().nth(1), Some(line));

@@ -20,7 +20,7 @@ use super::jobs::key;
 use super::outcome::{Outcome, Timing, apply};
 use super::remote::Lane;
 use super::sweep::expire;
-use super::{local_mail, note, notify};
+use super::{diverted, local_mail, note, notify};
 use crate::clock::millis;
 use crate::memory::{Held, attempt_octets};
 use crate::metrics::Transport;
@@ -108,6 +108,7 @@ impl<'a> Begun<'a> {
             return self.give_back().await;
         }
         // In memory, and first: that it left the queue comes behind why.
+        diverted::note(core, task, &self.route, &outcomes);
         note::outcomes(core, item, &outcomes, started.elapsed());
         note::outside(core, item, &self.route, &outcomes);
         retire_delivered(core, &self.active, &outcomes).await;

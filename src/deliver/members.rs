@@ -33,7 +33,16 @@ const REPEATS_MAX: usize = 5;
 /// Which members could not be reached lately, by this host's own sessions.
 #[derive(Default)]
 pub struct Links {
-    down: Mutex<HashMap<NodeId, Instant>>,
+    down: Mutex<HashMap<NodeId, Down>>,
+}
+
+/// A member that could not be reached.
+#[derive(Clone)]
+struct Down {
+    /// Until when it is tried after the others only.
+    until: Instant,
+    /// What was said of it.
+    said: Arc<str>,
 }
 
 impl Links {
@@ -42,9 +51,9 @@ impl Links {
     fn in_order(&self, steps: &[Arc<Member>]) -> Vec<Arc<Member>> {
         let (now, mut down) = (Instant::now(), self.lock());
         let mut is_down = |node: &NodeId| match down.get_mut(node) {
-            Some(until) if *until > now => true,
-            Some(until) => {
-                *until = now + DOWN;
+            Some(down) if down.until > now => true,
+            Some(down) => {
+                down.until = now + DOWN;
                 false
             }
             None => false,
@@ -60,12 +69,19 @@ impl Links {
             return BTreeSet::new();
         }
         let now = Instant::now();
-        down.iter().filter(|(_, until)| **until > now).map(|(node, _)| *node).collect()
+        down.iter().filter(|(_, down)| down.until > now).map(|(node, _)| *node).collect()
     }
 
-    fn note(&self, member: &Member, ended: &Ended) {
+    /// Returns what was said of a member when it could not be reached, while it is tried after the others.
+    pub fn said(&self, node: &NodeId) -> Option<Arc<str>> {
+        self.lock().get(node).filter(|down| down.until > Instant::now()).map(|down| down.said.clone())
+    }
+
+    /// Takes in how it went with a member.
+    pub fn note(&self, member: &Member, ended: &Ended) {
         if let Ended::Unreachable(said) | Ended::Silent(said) = ended {
-            if self.lock().insert(member.node, Instant::now() + DOWN).is_none() {
+            let down = Down { until: Instant::now() + DOWN, said: said.clone() };
+            if self.lock().insert(member.node, down).is_none() {
                 info!(%member, %said, "a member of the mesh cannot be reached; others are tried first");
             }
         } else if self.lock().remove(&member.node).is_some() {
@@ -78,7 +94,7 @@ impl Links {
         self.lock().remove(node);
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<NodeId, Instant>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<NodeId, Down>> {
         self.down.lock().expect("nothing panics while it holds the links")
     }
 }
@@ -338,6 +354,7 @@ mod tests {
         links.note(&steps[0], &Ended::Silent("no answer".into()));
         assert_eq!(order(&links), [node(2), node(3), node(1)]);
         assert_eq!(links.down(), [node(1)].into());
+        assert_eq!((links.said(&node(1)).as_deref(), links.said(&node(2))), (Some("no answer"), None));
         links.note(&steps[1], &Ended::Unreachable("refused".into()));
         assert_eq!(order(&links), [node(3), node(1), node(2)]);
         // It said something, if only that it takes nothing now.

@@ -12,6 +12,7 @@ mod awaited;
 mod callers;
 mod carrier;
 mod dispatcher;
+mod diverted;
 mod jobs;
 pub mod local;
 mod local_mail;

@@ -50,10 +50,12 @@ pub enum Kind {
     Retired = 12,
     /// It was found damaged and set aside.
     SetAside = 13,
+    /// A member of the mesh on the way for less could not be reached: recipients went another way.
+    Diverted = 14,
 }
 
 impl Kind {
-    const ALL: [Kind; 13] = [
+    const ALL: [Kind; 14] = [
         Kind::Accepted,
         Kind::Recipients,
         Kind::Delivered,
@@ -67,6 +69,7 @@ impl Kind {
         Kind::Notified,
         Kind::Retired,
         Kind::SetAside,
+        Kind::Diverted,
     ];
 
     fn from_octet(octet: u8) -> Option<Kind> {
@@ -104,6 +107,8 @@ pub struct Note<'a> {
     pub remote: Option<&'a str>,
     /// What was answered.
     pub reply: Option<&'a Reply>,
+    /// What was said, where it is no reply of its own.
+    pub said: Option<&'a str>,
     /// Who did it.
     pub by: Option<&'a str>,
     /// The message that came of it.
@@ -199,6 +204,7 @@ pub fn put_note(out: &mut Vec<u8>, at: UnixMillis, id: QueueId, kind: Kind, note
     if let Some(reply) = note.reply {
         record.show(field::REPLY, format_args!("{reply}"));
     }
+    record.text(field::REPLY, note.said.unwrap_or_default().as_bytes());
     record.text(field::BY, note.by.unwrap_or_default().as_bytes());
     record.text(field::WORD, note.word.unwrap_or_default().as_bytes());
     if let Some(other) = note.other {

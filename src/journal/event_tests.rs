@@ -89,6 +89,7 @@ fn notes_read_back_and_long_texts_are_cut() {
         places: &places,
         remote: Some("mx.example.com [192.0.2.1]"),
         reply: Some(&reply),
+        said: None,
         by: Some(&long),
         other: Some(QueueId::from_u64(9)),
         took_ms: Some(70_000),
@@ -105,6 +106,15 @@ fn notes_read_back_and_long_texts_are_cut() {
     let text = first.reply.as_deref().expect("a reply");
     assert!(text.starts_with("451 4.7.1 xxx") && text.len() == TEXT_OCTETS_MAX, "{text}");
     assert_eq!((second.kind, second.at, second.places.len(), &second.reply), (Kind::Retired, AT.plus(1), 0, &None));
+}
+
+#[test]
+fn what_was_said_stands_where_a_reply_does() {
+    let note = Note { remote: Some("b (k5x2q7ab)"), said: Some("451 4.4.1 no answer"), ..Note::default() };
+    let mut out = Vec::new();
+    put_note(&mut out, AT, ID, Kind::Diverted, &note);
+    let event = records(&out).find_map(|raw| raw.event()).expect("one");
+    assert_eq!((event.kind, event.remote.as_deref(), event.reply.as_deref()), (Kind::Diverted, note.remote, note.said));
 }
 
 #[test]

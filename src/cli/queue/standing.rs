@@ -129,6 +129,10 @@ fn wait_lines(wait: &WaitView, now: UnixMillis) -> Vec<String> {
     let lane = if wait.lane == "normal" { String::new() } else { format!(" ({} mail)", escaped(&wait.lane)) };
     let until = wait.until.map_or(String::new(), |until| format!(" ({})", soon(until.0, now)));
     let mut lines = vec![format!("{destination}{site}{lane}{until}: {}", escaped(&wait.text))];
+    let passed = wait.passed_by.iter();
+    lines.extend(
+        passed.map(|member| format!("  another way is taken, a member cannot be reached: {}", escaped(member))),
+    );
     if let Some(remedy) = &wait.remedy {
         lines.push(format!("  change it by: {}", escaped(remedy)));
     }

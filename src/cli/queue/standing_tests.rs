@@ -61,7 +61,8 @@ fn standings() -> Vec<Standing> {
 
 fn why(look: Look) -> String {
     let entry = message();
-    let waits: Vec<WaitView> = standings().iter().map(|standing| WaitView::of(&entry, standing, false)).collect();
+    let mut waits: Vec<WaitView> = standings().iter().map(|standing| WaitView::of(&entry, standing, false)).collect();
+    waits[1].passed_by = vec!["hub (k5x2q7ab): 451 4.4.1 no answer".into()];
     let mut out = Vec::new();
     screen(look).why(&mut out, Some(&MessageView::whole(&entry)), &waits).expect("printed");
     String::from_utf8(out).expect("UTF-8")
@@ -78,6 +79,7 @@ mx:dead.example at mx1.dead.example (in 1h): cannot be reached (4 failures in a 
     451 4.2.0 Greylisted (mx1.dead.example [198.51.100.7], 30h ago)
     451 4.3.2 Busy (mx1.dead.example [198.51.100.7], 3 times since 29h ago, last 2h ago)
 mx:example.com (bulk mail): waits for one of its site's sessions: 20 of 20 are in use; 3 of the same sender go before it
+  another way is taken, a member cannot be reached: hub (k5x2q7ab): 451 4.4.1 no answer
   new@example.com: not tried yet
 delivered: done@example.com
     451 2.0.0 Taken (mx1.dead.example [198.51.100.7], 29h ago)

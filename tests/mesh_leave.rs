@@ -92,3 +92,19 @@ fn who_leaves_is_told_of_mail_that_waits_for_members_and_loses_none() {
     a.restart();
     assert!(status(&a)["mesh"].is_null(), "it is forgotten, key and all: {}", status(&a));
 }
+
+#[test]
+fn who_is_in_no_mesh_is_told_so_where_members_are_asked_for() {
+    let agent = host("a").start();
+    let is_told = || {
+        let output = agent.cli(&["mesh", "candidates"]);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains("this host is in no mesh") && said.contains("postroad mesh join TOKEN"), "{said}");
+    };
+    is_told();
+    agent.ok(&["mesh", "init"]);
+    assert_eq!(agent.ok(&["mesh", "candidates"]), "no other member is known\n", "a mesh of one");
+    agent.ok(&["mesh", "leave"]);
+    is_told();
+}

@@ -64,6 +64,7 @@ impl Peers {
             }
             MeshRequest::Dns {} => Ok(shown(serde_json::to_value(self.dns_view()?))),
             MeshRequest::Candidates {} => {
+                self.view().me().ok_or_else(in_no_mesh)?;
                 let candidates = self.candidate_views();
                 Ok(shown(serde_json::to_value(CandidatesView { candidates })))
             }

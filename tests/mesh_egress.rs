@@ -85,6 +85,14 @@ fn who_sends_for_more_does_so_at_once_when_who_sends_for_less_is_gone() {
     send(&a, "user@a.example", "user@world.test");
     assert_eq!(over(&sink.expect(sent + 2, SOON)[sent + 1]), ["c", "a"], "that of others");
     wait_until("the journal says why", SOON, || is_diverted(&a, "user@a.example"));
+    wait_until("who asks where mail goes is told so", SOON, || {
+        // By then it may be tried again.
+        send(&dear, "user@c.example", "user@world.test");
+        let told = dear.ok(&["explain", "--from", "user@c.example", "user@world.test"]);
+        let is_way = told.contains("destination mx:world.test") && told.contains("\n=> relayed to this hop");
+        let why = [") cannot be reached at present, other ways come before: 4", "(cannot be reached at present)"];
+        is_way && why.iter().all(|why| told.contains(why))
+    });
     assert!(!dear.log().contains(" deferred "), "nothing had to wait: {}", dear.log());
     cheap.start();
     wait_over(&dear, &sink, &["b", "c"]);

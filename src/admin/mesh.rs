@@ -399,6 +399,8 @@ pub struct MemberView {
     pub connections: u64,
     /// It can push mail to this host, over a connection that this one keeps with it.
     pub pushes: bool,
+    /// What was said when this host could not reach it just now: mail is handed to others first.
+    pub down: Option<String>,
     /// This host refuses it.
     pub is_refused: bool,
     /// Ids that it had before and that are good still: it is changing its key.

@@ -93,11 +93,13 @@ impl Agent {
         self.fetches.apply(hosts.chain(members));
     }
 
-    /// Adds to how the mesh is who pushes mail to whom: no room knows both.
+    /// Adds to how the mesh is who pushes mail to whom, and whom mail did not reach: no room knows all of it.
     pub(super) fn add_pushes(&self, view: &mut MeshView) {
         let (callers, sources) = (self.delivery.callers(), self.fetches.open_members());
+        let down = self.delivery.members_down();
         for member in &mut view.members {
             let here = callers.iter().find(|(node, _)| node.to_string() == member.node);
+            member.down = down.get(&member.node).cloned();
             member.connections = here.map_or(0, |(_, connections)| *connections as u64);
             member.pushes = sources.iter().any(|node| node.to_string() == member.node);
         }

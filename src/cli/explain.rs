@@ -1,6 +1,7 @@
 //! `postroad explain`: where mail for an address would go now, and why. The router and the resolver
 //! themselves answer, with a recorder; nothing is sent but DNS queries.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -8,8 +9,11 @@ use postroad_mesh::NodeId;
 use postroad_smtp::{ForwardPath, Host, Reply, Severity};
 use serde::Serialize;
 
+use super::ask::ask;
 use super::mesh::dns;
 use super::{Context, Failure, exit, patience};
+use crate::admin::Request;
+use crate::admin::mesh::{MemberView, MeshRequest, MeshView};
 use crate::agent::members_on_disk;
 use crate::config::{Config, parse_size};
 use crate::peer::view_on_disk;
@@ -22,7 +26,7 @@ use crate::telemetry::escaped;
 ///
 /// Shows the route that matches with its line in the configuration, or the ways through the mesh, the MX records and addresses
 /// DNS knows, what is left out of them and why, and the hops in the order of attempts with their
-/// TLS policy. Asks DNS as the agent would, from an empty cache, and connects to nobody. Exits with
+/// TLS policy. Asks the agent which members of the mesh it cannot reach at present, and DNS as the agent would, from an empty cache, and connects to nobody. Exits with
 /// 1 when mail would be refused or returned, with 75 when it would wait.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -94,14 +98,19 @@ enum Outcome {
 pub(super) fn run(args: Args, context: &mut Context) -> Result<(), Failure> {
     let paths = args.addresses.iter().map(|text| parse(text)).collect::<Result<Vec<_>, _>>()?;
     let from = args.from.as_deref().map(parse).transpose()?;
-    let mail = Mail::like(from.as_ref().and_then(ForwardPath::domain), args.size);
     let config = context.config()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let router = Router::with_members(&config, members(&config, context));
+    let down = router.members().map(|_| members_down(&config)).unwrap_or_default();
+    let mail =
+        Mail::like(from.as_ref().and_then(ForwardPath::domain), args.size).without(down.keys().copied().collect());
     let mut worst = None;
     for path in behind_aliases(paths, &config, &router, context)? {
         let mut explanation = runtime.block_on(explain((&config, &router), &path, &mail));
         explanation.notes.extend(claimed_in_vain(&config, &path));
+        let around: Vec<String> =
+            down.iter().filter_map(|(node, said)| explanation.around(&router, node, said)).collect();
+        explanation.notes.extend(around);
         if from.is_none() && explanation.leaves_mesh && router.members().is_some_and(|members| members.minds_sender()) {
             explanation.notes.push("which member sends it out depends on its sender: see --from".to_owned());
         }
@@ -147,6 +156,20 @@ pub(super) fn members(config: &Config, context: &mut Context) -> Option<Arc<Memb
         context.warn(format_args!("the mesh is left out: {error}"));
         None
     })
+}
+
+/// Returns the members that the agent could not reach just now, and what was said of each; none where no agent runs
+/// that says so.
+fn members_down(config: &Config) -> BTreeMap<NodeId, String> {
+    let mut down = BTreeMap::new();
+    let asked = ask(config, &Request::Mesh { request: MeshRequest::Status {} }, |view: MeshView| {
+        let said = |member: MemberView| Some((member.node.parse().ok()?, member.down?));
+        down.extend(view.members.into_iter().filter_map(said));
+        Ok(())
+    });
+    // Without it the ways are those of a mesh whose members are all there, as ever.
+    drop(asked);
+    down
 }
 
 /// Says which members would have mail for this domain, if somebody granted it to them.
@@ -237,6 +260,21 @@ async fn relayed(config: &Config, next_hop: &NextHop, recorder: &mut Recorder) -
     match resolver.resolve_recorded(next_hop, recorder).await {
         Ok(found) => Outcome::Relayed { destination: next_hop.key().to_string(), hops: found.hops.len() },
         Err(error) => Outcome::of(&Reply::from(&error)),
+    }
+}
+
+impl Explanation {
+    /// Says that a member cannot be reached, where it is on a way.
+    fn around(&self, router: &Router, node: &NodeId, said: &str) -> Option<String> {
+        let name = format!("{} ({})", router.members()?.label(node), node.short());
+        let ways = self.steps.iter().filter_map(|step| match step {
+            Step::Mesh { choices } => Some(choices),
+            _ => None,
+        });
+        ways.flatten().any(|way| way.contains(&name)).then(|| {
+            let (name, said) = (escaped(&name), escaped(said));
+            format!("{name} cannot be reached at present, other ways come before: {said}")
+        })
     }
 }
 

@@ -379,6 +379,10 @@ fn status(view: &MeshView) -> Vec<String> {
         (Some(_), false) => "this host is no member of the mesh that it knows".to_owned(),
     }];
     lines.extend(table(&view.members).lines().map(str::to_owned));
+    for member in &view.members {
+        let said = member.down.iter();
+        lines.extend(said.map(|said| format!("cannot be reached: {}: {}", escaped(&member.label), escaped(said))));
+    }
     lines.extend(govern::policy(view));
     lines.extend(govern::changing(view));
     for gone in &view.gone {
@@ -451,6 +455,7 @@ mod tests {
         let lab = MemberView {
             claims: vec!["d.example".into()],
             connections: 2,
+            down: Some("451 4.4.1 no answer".into()),
             ..member("lab", "accepted", &["b.example", "c.example"])
         };
         let view = MeshView {
@@ -468,6 +473,7 @@ hqabcdef is a member of the mesh ours, with lab
  MEMBER  NODE      LINK      PUSHED        REACH   SITE  MAY    SERVES
  hq      hqabcdef  self                    public        relay  a.example
  lab     lababcde  accepted  from here, 2  public        relay  b.example c.example
+cannot be reached: lab: 451 4.4.1 no answer
 claimed without a grant, so not used: d.example by lab
   on a member that may admit: postroad mesh grant lababcde --serves d.example
   or in DNS: _smtp-mesh.d.example. IN TXT \"v=postroad1; id=lababcdefghijk\"

@@ -34,6 +34,13 @@ pub fn note(core: &Core, task: &Task<'_>, route: &Route, outcomes: &[(usize, Out
 }
 
 impl Delivery {
+    /// Returns the members that mail could not be handed to just now, by their ids, and what was said of each.
+    pub fn members_down(&self) -> BTreeMap<String, String> {
+        let links = &self.0.links;
+        let said = |node: NodeId| Some((node.to_string(), links.said(&node)?.to_string()));
+        links.down().into_iter().filter_map(said).collect()
+    }
+
     /// Returns past whom the pending recipients of a message go that have this destination, and what was said of
     /// these: `hub (k5x2q7ab): 451 4.4.1 …`.
     pub fn passed_by(&self, item: &Item, destination: &str) -> Vec<String> {

@@ -379,7 +379,8 @@ pub(super) fn describe(members: &Members, choice: &Choice, mail: &Mail<'_>) -> S
         }
         _ => String::new(),
     };
-    format!("{step}, {goal}, cost {}{said}", choice.cost)
+    let is_cut_off = if mail.is_cut_off(choice) { " (cannot be reached at present)" } else { "" };
+    format!("{step}, {goal}, cost {}{said}{is_cut_off}", choice.cost)
 }
 
 #[cfg(test)]

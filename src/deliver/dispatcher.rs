@@ -24,7 +24,7 @@ use super::awaited::Awaited;
 use super::callers::Callers;
 use super::local::BlockingLimit;
 use super::members::Links;
-use super::pool::Pool;
+use super::pool::{Pool, Room};
 use super::transport::Connection;
 use super::turned::TurnedPool;
 use super::worker::Worker;
@@ -75,6 +75,8 @@ pub struct Routing {
     pub router: Router,
     /// Name resolution.
     pub resolver: Resolver,
+    /// For connections that wait for the next message.
+    room: Room,
 }
 
 /// The way out. Clones are handles to the same one.
@@ -130,7 +132,7 @@ enum Started {
 impl Routing {
     /// Takes what follows from a configuration, and from the mesh that this host is a member of.
     pub fn new(config: Arc<Config>, resolver: Resolver, members: Option<Arc<Members>>) -> Routing {
-        Routing { router: Router::with_members(&config, members), config, resolver }
+        Routing { router: Router::with_members(&config, members), room: Room::of(&config), config, resolver }
     }
 
     fn limits(&self) -> Limits {
@@ -259,7 +261,7 @@ impl Delivery {
     /// way.
     pub fn set_members(&self, members: Option<Arc<Members>>) {
         let core = self.0.clone();
-        let Routing { config, resolver, router } = &**core.routing.load();
+        let Routing { config, resolver, router, .. } = &**core.routing.load();
         let before = router.members().map(AsRef::as_ref);
         let changed = members.iter().flat_map(|now| now.reached_otherwise(before)).collect();
         core.routing.store(Arc::new(Routing::new(config.clone(), resolver.clone(), members)));
@@ -409,7 +411,7 @@ impl Core {
         if connection.is_passed_on() {
             return Some(connection);
         }
-        let surplus = self.pool.put(site, connection, &self.routing.load().config.outbound);
+        let surplus = self.pool.put(site, connection, self.routing.load().room);
         self.sweep_changed.notify_one();
         surplus
     }

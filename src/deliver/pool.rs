@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use super::transport::Connection;
-use crate::config::Outbound;
+use crate::config::Config;
 
 /// The idle connections.
 #[derive(Default)]
@@ -23,6 +23,25 @@ struct Kept {
     generation: u64,
     total: usize,
     by_site: HashMap<Arc<str>, Vec<Idle>>,
+}
+
+/// How many connections are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Room {
+    /// In all.
+    pub total_max: u32,
+    /// Of one site.
+    pub of_site_max: u32,
+}
+
+impl Room {
+    /// Returns the room under these settings: for as many to a site as any route allows. No more than its own one does
+    /// are ever open to one, and so no more come to be kept.
+    pub fn of(config: &Config) -> Room {
+        let of_routes = config.routes.iter().map(|route| route.pace.connections_max).max();
+        let of_all = config.outbound.pace.connections_max;
+        Room { total_max: config.outbound.idle_max, of_site_max: of_routes.map_or(of_all, |most| most.max(of_all)) }
+    }
 }
 
 struct Idle {
@@ -72,14 +91,14 @@ impl Pool {
 
     /// Keeps a connection; gives it back when there are enough, of the site or in all, or when it is
     /// of an earlier generation or good for one message alone.
-    pub fn put(&self, site: &Arc<str>, connection: Connection, outbound: &Outbound) -> Option<Connection> {
+    pub fn put(&self, site: &Arc<str>, connection: Connection, room: Room) -> Option<Connection> {
         let mut kept = self.lock();
         let is_usable = connection.generation() == Some(kept.generation) && connection.ahead().is_none();
-        if kept.total >= outbound.idle_max as usize || !is_usable {
+        if kept.total >= room.total_max as usize || !is_usable {
             return Some(connection);
         }
         let of_site = kept.by_site.entry(site.clone()).or_default();
-        if of_site.len() >= outbound.pace.connections_max as usize {
+        if of_site.len() >= room.of_site_max as usize {
             return Some(connection);
         }
         of_site.push(Idle { connection, since: Instant::now() });

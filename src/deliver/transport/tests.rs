@@ -7,8 +7,8 @@ use postroad_smtp::client::Protocol;
 use postroad_smtp::{MailParams, Recipient};
 use tempfile::TempDir;
 
-use super::super::pool::Pool;
-use super::super::scenario::{Peer, Say, open_queue, put, text};
+use super::super::pool::{Pool, Room};
+use super::super::scenario::{Peer, Say, config, open_queue, put, text};
 use super::*;
 use crate::clock::Clock;
 use crate::config::Config;
@@ -198,21 +198,21 @@ async fn a_socket_of_this_host_is_not_exposed() {
 async fn the_pool_keeps_one_generation() {
     let (_, port) = Peer::start(|_| None).await;
     let (pool, site): (Pool, Arc<str>) = (Pool::default(), "hosts:peer.example".into());
-    let outbound = Config::default().outbound;
+    let room = Room::of(&Config::default());
     let of = async |generation| {
         let mut connection = connect(port).await;
         connection.set_generation(generation);
         connection
     };
     let first = pool.generation();
-    assert!(pool.put(&site, of(Some(first)).await, &outbound).is_none());
-    assert!(pool.put(&site, of(Some(first)).await, &outbound).is_none());
+    assert!(pool.put(&site, of(Some(first)).await, room).is_none());
+    assert!(pool.put(&site, of(Some(first)).await, room).is_none());
     assert!(pool.take(&site).is_some());
     assert_eq!(pool.clear().len(), 1);
     assert!(pool.take(&site).is_none());
-    assert!(pool.put(&site, of(Some(first)).await, &outbound).is_some(), "opened under settings that are gone");
-    assert!(pool.put(&site, of(None).await, &outbound).is_some());
-    assert!(pool.put(&site, of(Some(pool.generation())).await, &outbound).is_none());
+    assert!(pool.put(&site, of(Some(first)).await, room).is_some(), "opened under settings that are gone");
+    assert!(pool.put(&site, of(None).await, room).is_some());
+    assert!(pool.put(&site, of(Some(pool.generation())).await, room).is_none());
     assert!(pool.take(&site).is_some());
     assert!(pool.clear().is_empty());
 }
@@ -221,13 +221,12 @@ async fn the_pool_keeps_one_generation() {
 async fn the_pool_keeps_so_many_of_a_site_and_in_all_and_for_so_long() {
     let (_, port) = Peer::start(|_| None).await;
     let pool = Pool::default();
-    let mut outbound = Config::default().outbound;
-    (outbound.pace.connections_max, outbound.idle_max) = (2, 3);
+    let room = Room { total_max: 3, of_site_max: 2 };
     let generation = Some(pool.generation());
     let put = async |site: &str| {
         let mut connection = connect(port).await;
         connection.set_generation(generation);
-        pool.put(&site.into(), connection, &outbound).is_none()
+        pool.put(&site.into(), connection, room).is_none()
     };
     assert!(put("a").await && put("a").await);
     assert!(!put("a").await, "two of one site");
@@ -239,6 +238,21 @@ async fn the_pool_keeps_so_many_of_a_site_and_in_all_and_for_so_long() {
     tokio::time::sleep(Duration::from_millis(20)).await;
     assert_eq!(pool.expire(Duration::from_millis(10)).len(), 3);
     assert_eq!(pool.len(), 0);
+}
+
+#[test]
+fn as_many_are_kept_of_a_site_as_the_route_with_the_most_allows() {
+    let room = |routes: &str| {
+        let text =
+            format!("hostname = \"mx.example\"\n[outbound]\nconnections_per_destination = 5\nidle_max = 50\n{routes}");
+        Room::of(&config(&text, std::path::Path::new("/etc")))
+    };
+    assert_eq!(room(""), Room { total_max: 50, of_site_max: 5 });
+    let route = |most: u32| {
+        format!("[[route]]\ndomain = \"d{most}.example\"\nvia = \"192.0.2.1\"\nconnections_per_destination = {most}\n")
+    };
+    assert_eq!(room(&route(2)).of_site_max, 5);
+    assert_eq!(room(&[route(2), route(30), route(7)].concat()).of_site_max, 30);
 }
 
 #[test]

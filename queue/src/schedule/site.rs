@@ -58,8 +58,6 @@ pub(super) struct Site {
     /// which led here.
     pub shaken: Vec<(QueueId, u32)>,
     pace: Pace,
-    /// When the latest attempt started while it was closed.
-    probed_at: UnixMillis,
     /// Whether it has answered since it was last silent.
     proven: bool,
     /// Successes since the window last changed.
@@ -78,6 +76,8 @@ pub(super) struct Outage {
     pub said: Arc<str>,
     /// The attempt that probes it now.
     pub probe: Option<u64>,
+    /// When the latest one that did started; before the first, when it was closed.
+    probed_at: UnixMillis,
 }
 
 impl Site {
@@ -98,7 +98,6 @@ impl Site {
             taken: 0,
             shaken: Vec::new(),
             pace: Pace::default(),
-            probed_at: UnixMillis(0),
             proven: false,
             successes: 0,
             judged: 0,
@@ -152,7 +151,7 @@ impl Site {
         self.turn = self.turn.wrapping_add(1);
         if let Some(outage) = &mut self.outage {
             outage.probe = Some(serial);
-            self.probed_at = now;
+            outage.probed_at = now;
         }
         self.outage.is_some()
     }
@@ -255,12 +254,13 @@ impl Site {
         }
         self.judged = attempt.newest;
         self.proven = false;
-        let before = self.outage.as_ref().map(|outage| (outage.failures, attempt.now.since(self.probed_at)));
+        let before = self.outage.as_ref().map(|outage| (outage.failures, attempt.now.since(outage.probed_at)));
         let (failures, took_ms) = before.unwrap_or_default();
         let failures = failures.saturating_add(1);
         let silence = attempt.silent.map(|waiting| Silence { waiting, took_ms });
         let until = attempt.now.plus(pause_ms(attempt.backoff, failures, silence, random));
-        self.outage = Some(Box::new(Outage { until, failures, said: attempt.said.clone(), probe: None }));
+        let (said, probed_at) = (attempt.said.clone(), attempt.now);
+        self.outage = Some(Box::new(Outage { until, failures, said, probe: None, probed_at }));
     }
 }
 

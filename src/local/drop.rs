@@ -16,6 +16,7 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use rustix::fs::{self as sys, AtFlags, FileType, Mode, OFlags, Stat};
+use rustix::rand::{GetRandomFlags, getrandom};
 
 use super::letter::{Letter, Slip};
 use super::{MESSAGE_OCTETS_MAX, RECIPIENTS_MAX};
@@ -41,7 +42,7 @@ const INCOMPLETE_AGE_MAX: Duration = Duration::from_secs(24 * 3600);
 /// What the operating system says; nothing is left behind then.
 pub fn put(directory: &Path, letter: &Letter) -> io::Result<()> {
     let mut random = [0; 16];
-    File::open("/dev/urandom")?.read_exact(&mut random)?;
+    fill(&mut random)?;
     let name: String = random.iter().map(|octet| format!("{octet:02x}")).collect();
     let (new, complete) = (directory.join(format!("{INCOMPLETE}{name}")), directory.join(format!("{COMPLETE}{name}")));
     let flags = OFlags::NOFOLLOW.bits().cast_signed();
@@ -55,6 +56,15 @@ pub fn put(directory: &Path, letter: &Letter) -> io::Result<()> {
         // Who hears of an error tries again.
         let _ = std::fs::remove_file(&complete);
         return Err(error.into());
+    }
+    Ok(())
+}
+
+/// Fills it by the kernel alone: a source of random numbers in the process would have to be seeded for this one name.
+fn fill(mut rest: &mut [u8]) -> io::Result<()> {
+    while !rest.is_empty() {
+        let count = getrandom(&mut *rest, GetRandomFlags::empty())?;
+        rest = &mut rest[count..];
     }
     Ok(())
 }

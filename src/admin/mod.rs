@@ -28,4 +28,4 @@ pub use client::{AskError, Client, News};
 pub use filter::Filter;
 pub use request::{Action, By, Done, Failure, Id, Line, Progress, Request};
 pub use server::{BindError, ControlSocket};
-pub use work::{Stop, perform, trace_here};
+pub use work::{REMEDY_GONE, Stop, perform, trace_here};

@@ -23,6 +23,8 @@ use crate::journal::Question;
 const PAGE_MESSAGES: usize = 256;
 /// Messages looked at in one go where few are selected: to look at them takes some ten milliseconds.
 const LOOK_MESSAGES_MAX: usize = 64 << 10;
+/// What to do where a message is asked for that is not queued.
+pub const REMEDY_GONE: &str = "it may have left the queue: `postroad trace` with its id says what became of it";
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Why the work ended early.
@@ -192,10 +194,7 @@ impl<B: AdminBackend> Work<B> {
     async fn entry(&self, id: Id) -> Result<Entry, Stop> {
         let backend = self.backend.clone();
         let entry = blocking(move || backend.entry(id.0)).await?;
-        entry.ok_or_else(|| {
-            let remedy = "it may have left the queue: `postroad trace` with its id says what became of it";
-            Failure::new(format!("the queue has no message {id}"), remedy).into()
-        })
+        entry.ok_or_else(|| Failure::new(format!("the queue has no message {id}"), REMEDY_GONE).into())
     }
 
     /// Returns the next messages selected, perhaps none of this page; `None` at the end.

@@ -120,10 +120,7 @@ impl<'a> Begun<'a> {
             (Ok(None), _) => Finish::Done,
             (Ok(Some(due)), Ended::Answered | Ended::Elsewhere) => Finish::Requeue { due },
             (Ok(Some(due)), Ended::Throttled(said) | Ended::Stale(said)) => Finish::Throttled { due, said },
-            (Err(why), _) => {
-                error!(queue_id = %item.id, %why, "what became of a message cannot be recorded yet; nobody is tried again before");
-                Finish::Postponed { due: core.clock.now().plus(TROUBLE_DELAY_MS) }
-            }
+            (Err(why), _) => unrecorded(core, item, &why),
         }
     }
 
@@ -160,8 +157,7 @@ async fn mark(
         return Err(Finish::Returned);
     }
     if let Err(why) = record_owed(core, &mut current).await {
-        error!(queue_id = %current.item.id, %why, "what became of a message cannot be recorded yet; nobody is tried before");
-        return Err(Finish::Postponed { due: core.clock.now().plus(TROUBLE_DELAY_MS) });
+        return Err(unrecorded(core, &current.item, &why));
     }
     // An admin may have made it due; the sender's wish stands.
     if let Some(due) = current.item.held_until(core.clock.now()) {
@@ -316,6 +312,12 @@ fn all_done(item: &Item, outcomes: &[(usize, Outcome)]) -> bool {
             matches!(outcome, Outcome::Delivered { carries_notify, ends_by_time: false, .. }
                 if *carries_notify || heard(*place))
         })
+}
+
+/// Says that the disk has not taken what an attempt came to, and returns how one ends that has to wait for that.
+fn unrecorded(core: &Core, item: &Item, why: &str) -> Finish {
+    error!(queue_id = %item.id, %why, "what became of a message cannot be recorded yet; nobody is tried again before");
+    Finish::Postponed { due: core.clock.now().plus(TROUBLE_DELAY_MS) }
 }
 
 /// Makes the item's state durable.

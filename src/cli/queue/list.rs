@@ -5,7 +5,7 @@ use super::offline::Spool;
 use super::screen::{Look, Screen};
 use crate::admin::standing::{DestinationView, WaitView};
 use crate::admin::view::MessageView;
-use crate::admin::{AskError, By, Done, Filter, Id, Request};
+use crate::admin::{AskError, By, Done, Filter, Id, REMEDY_GONE, Request};
 use crate::cli::ask::{At, Trouble, add, split};
 use crate::cli::{Context, Failure, exit};
 use crate::config::Config;
@@ -140,6 +140,5 @@ fn each_id(
 pub fn missing(ids: &[Id]) -> Result<(), Failure> {
     let Some(first) = ids.first() else { return Ok(()) };
     let others = if ids.len() > 1 { format!(" and {} others", ids.len() - 1) } else { String::new() };
-    Err(Failure::new(exit::FAILED, format!("the queue has no message {first}{others}"))
-        .with_remedy("it may have left the queue: `postroad trace` with its id says what became of it"))
+    Err(Failure::new(exit::FAILED, format!("the queue has no message {first}{others}")).with_remedy(REMEDY_GONE))
 }

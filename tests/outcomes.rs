@@ -121,6 +121,7 @@ fn success_is_reported_to_who_asks() {
     assert_fields(&status[1], &["Original-Recipient: rfc822; list+x@old.test", "Action: relayed", "Status: 2."]);
     let text = String::from_utf8_lossy(&notices[0].content).into_owned();
     assert!(!text.contains("body of the message"), "RET=HDRS returns the header only: {text}");
+    assert!(text.contains("Subject: Your message was passed on\r\n"), "nobody knows of a delivery: {text}");
 }
 
 #[test]
@@ -148,6 +149,38 @@ fn a_delay_is_told_while_the_message_still_waits() {
     assert_eq!(notices.len(), 1, "one notice for one delay");
     let status = status_of(&notices[0]);
     assert_fields(&status[1], &["Action: delayed", "Status: 4.2.1", "Will-Retry-Until: "]);
+}
+
+/// RFC 3464 §2.3.5, §2.3.6: Remote-MTA and the type `smtp` are for what another host said.
+#[test]
+fn what_this_host_found_is_put_into_no_others_mouth() {
+    let (home, away) = (Sink::new(), Sink::new());
+    away.behave(|sink| sink.size = Some(10));
+    // Nobody listens there: the first message is tried, the others wait behind it without an attempt of their own.
+    let down = SocketAddr::from((away.address().ip(), 1));
+    let agent = between(&home, &away).set("queue.delay_notice", "\"1s\"").route("down.test", down).start();
+    send(&agent, "a@client.test", &["b@away.test"]);
+    let large = home.expect(1, SOON).remove(0);
+    for _ in 0..3 {
+        send(&agent, "a@client.test", &["b@down.test"]);
+    }
+    let late = home.expect(4, SOON).split_off(1);
+    let block = |notice: &Message| status_of(notice)[1].replace("\n ", " ");
+    let host = away.address();
+    assert_fields(
+        &block(&large),
+        &["Status: 5.3.4", &format!("Diagnostic-Code: X-Postroad; 552 5.3.4 {host}: the message")],
+    );
+    for notice in &late {
+        let fields = ["Action: delayed", "Status: 4.4.1", "Diagnostic-Code: X-Postroad; 451 4.4.1 connect to "];
+        assert_fields(&block(notice), &fields);
+        assert_fields(&block(notice), &["Connection refused"]);
+    }
+    for notice in late.iter().chain([&large]) {
+        let text = String::from_utf8_lossy(&notice.content).into_owned();
+        assert!(text.contains("This host found:") && !text.contains(" said:"), "{text}");
+        assert!(!text.contains("Remote-MTA"), "{text}");
+    }
 }
 
 #[test]

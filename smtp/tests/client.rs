@@ -273,7 +273,9 @@ fn lmtp_answers_for_each_recipient() {
 fn what_cannot_be_taken_there_is_not_tried() {
     let mut server = Server::ready(EHLO_ALL);
     server.begin(&["b@c"], &"x".repeat(1001));
-    assert_eq!(shown(&server.done()), "P552");
+    let answers = server.done();
+    assert_eq!(shown(&answers), "P552");
+    assert!(server.client.is_ours(answers[0].reply()), "the peer was not asked");
     server.begin(&["b@c", "jürgen@c"], "x");
     assert_eq!(shown(&server.done()), "P550 P550");
     let header = Transaction { needs_smtputf8: true, ..transaction(&["b@c"], "x") };

@@ -4,16 +4,18 @@
 //! A notification is on stable storage before its recipients are marked as notified, so a crash
 //! may repeat one and never loses one.
 
+use std::borrow::Cow;
 use std::io;
 use std::sync::Arc;
 
-use postroad_queue::{Item, Origin, QueueId};
+use postroad_queue::{Item, Origin, QueueId, UnixMillis};
 use postroad_smtp::trace::HeaderScanner;
 use tokio::sync::oneshot;
 use tracing::{info, warn};
 
 use super::attempt::record;
 use super::dispatcher::{Core, Routing};
+use super::sweep::say_why;
 use crate::clock::millis;
 use crate::dsn::{self, Composed, Kind, Notification};
 use crate::journal::{self, Note};
@@ -39,13 +41,23 @@ pub async fn send_due(core: &Arc<Core>, current: &mut Arc<Item>, routing: &Routi
     for notification in &due.notifications {
         let front = front(core, item, notification.kind, &policy);
         let hostname = &routing.config.hostname;
-        if let Some(composed) = dsn::compose(item, notification, hostname, &policy, &front, now) {
+        let told = with_reasons(core, item, notification.kind, now);
+        if let Some(composed) = dsn::compose(&told, notification, hostname, &policy, &front, now) {
             let id = commit(core, composed, routing).await?;
             say(core, item, notification, id);
         }
         notification.mark(&mut item.state);
     }
     record(core, item).await
+}
+
+/// Returns the message as its sender is told of it: who waits behind an outage and was never tried is late because of it.
+fn with_reasons<'a>(core: &Arc<Core>, item: &'a Item, kind: Kind, now: UnixMillis) -> Cow<'a, Item> {
+    let mut told = Cow::Borrowed(item);
+    if kind == Kind::Delay {
+        say_why(core, told.to_mut(), now);
+    }
+    told
 }
 
 /// Returns whether some outcome waits to be told together with others.

@@ -28,6 +28,8 @@ pub const NO_KEY: Reply = Reply::of(451, Some(Status::new(4, 3, 5)), "this host 
 pub struct NoSession {
     /// Who said so, or did not answer.
     pub remote: Box<str>,
+    /// Whether the reply is what that host said, in its own words.
+    pub is_said: bool,
     /// What is reported for every recipient.
     pub reply: Reply,
     /// Whether none of them answered at all.
@@ -44,7 +46,7 @@ pub async fn dial(core: &Core, targets: Vec<Target>) -> Result<Connection, NoSes
             Ok(connection) if connection.is_member() && !connection.knows_us() => {
                 debug!(host = %remote, "it does not list XMESH");
                 is_silent = false;
-                refusal.get_or_insert((remote, UNKNOWN_TO_MEMBER));
+                refusal.get_or_insert((remote, true, UNKNOWN_TO_MEMBER));
                 core.spawn(connection.quit());
             }
             Ok(mut connection) => {
@@ -63,23 +65,34 @@ pub async fn dial(core: &Core, targets: Vec<Target>) -> Result<Connection, NoSes
                 }
                 // Of several, what a host said tells more than that another did not answer.
                 if refusal.is_none() || matches!(error, OpenError::Session(_)) {
-                    refusal = Some((remote, transient(error.reply())));
+                    let (is_said, reply) = words(&remote, &error);
+                    refusal = Some((remote, is_said, reply));
                 }
             }
         }
     }
-    let (remote, reply) = refusal.expect("a destination has at least one address to try");
-    Err(NoSession { remote, reply, is_silent })
+    let (remote, is_said, reply) = refusal.expect("a destination has at least one address to try");
+    Err(NoSession { remote, is_said, reply, is_silent })
 }
 
-fn transient(reply: Reply) -> Reply {
-    match reply.severity() {
-        Severity::Permanent => {
-            let text = format!("The host takes no mail now: {reply}");
-            Reply::of(451, Some(Status::new(4, 4, 1)), "").with_text(&text)
+/// Returns what is reported of a host that takes no session, and whether that is the host's own reply. What this host says
+/// names the other one; it is transient always.
+fn words(remote: &str, error: &OpenError) -> (bool, Reply) {
+    let OpenError::Session(failure) = error else { return (false, error.reply()) };
+    match failure.said() {
+        Some(said) if said.severity() != Severity::Permanent => (true, said.clone()),
+        Some(said) => {
+            let text = format!("{remote} takes no mail now: {said}");
+            (false, Reply::of(451, Some(Status::new(4, 4, 1)), "").with_text(&text))
         }
-        _ => reply,
+        None => (false, of_host(remote, failure.reply())),
     }
+}
+
+/// Returns a reply of this host's own about another one, which it names.
+pub fn of_host(remote: &str, reply: Reply) -> Reply {
+    let text = format!("{remote}: {}", reply.text);
+    reply.with_text(&text)
 }
 
 /// Returns how each of these hops is connected to.

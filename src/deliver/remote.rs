@@ -14,7 +14,7 @@ use tracing::{debug, error, warn};
 use super::attempt::{Ended, Task};
 use super::dispatcher::{Core, Routing};
 use super::members;
-use super::open::{NoSession, dial, targets};
+use super::open::{NoSession, dial, of_host, targets};
 use super::outcome::Outcome;
 use super::transport::{Connection, Target};
 use crate::metrics::Direction;
@@ -148,8 +148,8 @@ impl Lane {
                 connection.set_generation(generation);
                 self.send_all(core, task, connection).await
             }
-            Err(NoSession { remote, reply, is_silent }) => {
-                let mut sent = refused(core, task, Some(remote), reply);
+            Err(NoSession { remote, is_said, reply, is_silent }) => {
+                let mut sent = refused(core, task, is_said.then_some(remote), reply);
                 if let (true, Ended::Unreachable(said)) = (is_silent, &sent.ended) {
                     sent.ended = Ended::Silent(said.clone());
                 }
@@ -317,7 +317,11 @@ fn original(written: &ForwardPath) -> OriginalRecipient {
 }
 
 fn outcome(core: &Core, answer: Answer, connection: &Connection, by: Option<DeliverBy>) -> Outcome {
-    let report = |reply| Report { at: core.clock.now(), remote: Some(connection.remote().into()), reply };
+    let (at, remote, is_ours) = (core.clock.now(), connection.remote(), connection.is_ours(&answer));
+    let report = |reply| match is_ours {
+        true => Report { at, remote: None, reply: of_host(remote, reply) },
+        false => Report { at, remote: Some(remote.into()), reply },
+    };
     match answer {
         Answer::Accepted(reply) => Outcome::Delivered {
             report: report(reply),

@@ -10,15 +10,17 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use postroad_queue::schedule::Why;
+use postroad_queue::schedule::{Standing, Why};
 use postroad_queue::{Item, LoadError, QueueId, RecipientState, Report, UnixMillis};
-use postroad_smtp::{Reply, Status};
+use postroad_smtp::client::ReplyReader;
+use postroad_smtp::line::Input;
+use postroad_smtp::{Reply, Severity, Status};
 use tokio::time::{sleep, timeout_at};
 use tracing::error;
 
 use super::active::Current;
 use super::attempt::{TROUBLE_DELAY_MS, finish_up, record};
-use super::dispatcher::{Core, Routing};
+use super::dispatcher::{Core, Delivery, Routing};
 use super::note;
 use crate::clock::millis;
 use crate::dsn;
@@ -223,26 +225,63 @@ pub async fn expire(core: &Arc<Core>, current: &mut Current, routing: &Routing, 
     Ok(())
 }
 
-/// Recipients that were never tried wait for a destination that is closed: what it said is the
+/// Recipients that were never tried wait for a destination that is closed: what was said of it is the
 /// reason that their sender hears.
-fn say_why(core: &Core, item: &mut Item, now: UnixMillis) {
+pub(super) fn say_why(core: &Arc<Core>, item: &mut Item, now: UnixMillis) {
     let standings = core.schedule().describe(item.id, now);
-    let said = standings.iter().find_map(|standing| match &standing.why {
-        Why::Closed { said, .. } => Some(said.to_string()),
+    let reasons: Vec<(Arc<str>, Reply)> =
+        standings.into_iter().filter_map(|one| Some((one.destination.clone(), reason(&one)?))).collect();
+    if reasons.is_empty() {
+        return;
+    }
+    let destinations = Delivery(Arc::clone(core)).destinations_of(item);
+    for (state, destination) in item.state.recipients.iter_mut().zip(destinations) {
+        let reason = reasons.iter().find(|(of, _)| *of == destination);
+        if let (RecipientState::Pending { last: last @ None, .. }, Some((_, reply))) = (state, reason) {
+            *last = Some(Report { at: now, remote: None, reply: reply.clone() });
+        }
+    }
+}
+
+/// Returns why nothing of a destination was tried, where that is its own doing.
+fn reason(standing: &Standing) -> Option<Reply> {
+    let ours = |text: &str| Reply::of(451, Some(Status::new(4, 4, 1)), "").with_text(text);
+    match &standing.why {
+        Why::Closed { said, .. } | Why::Probing { said, .. } => Some(as_reply(said).unwrap_or_else(|| ours(said))),
+        Why::DestinationHeld if standing.destination.starts_with(MESH_PREFIX) => {
+            Some(ours("it waited for a member of the mesh to come for it, which has not come"))
+        }
         Why::DestinationHeld => {
-            if standing.destination.starts_with(MESH_PREFIX) {
-                return Some("it waited for a member of the mesh to come for it, which has not come".to_owned());
-            }
             let user = turn::user_of(&standing.destination)?;
-            Some(format!("it waited for {user} to fetch it, who has not come"))
+            Some(ours(&format!("it waited for {user} to fetch it, who has not come")))
         }
         _ => None,
-    });
-    let Some(said) = said else { return };
-    let reply = Reply::of(451, Some(Status::new(4, 4, 1)), "").with_text(&said);
-    for state in &mut item.state.recipients {
-        if let RecipientState::Pending { last: last @ None, .. } = state {
-            *last = Some(Report { at: now, remote: None, reply: reply.clone() });
+    }
+}
+
+/// Reads what was said of a destination where it is a transient reply: its code is not to stand in another one.
+fn as_reply(said: &str) -> Option<Reply> {
+    let mut input = Input::new();
+    input.extend(format!("{said}\r\n").as_bytes());
+    let reply = ReplyReader::new().next(&mut input).ok()??;
+    (reply.severity() == Severity::Transient).then_some(reply)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_said_of_a_destination_keeps_its_code() {
+        for (said, want) in [
+            ("451 4.4.1 connect to mx: refused", Some("451 4.4.1 connect to mx: refused")),
+            ("421 busy", Some("421 busy")),
+            ("the server did not answer in time", None),
+            ("550 5.1.1 no", None),
+            ("451 a\r\n250 b", Some("451 a")),
+            ("", None),
+        ] {
+            assert_eq!(as_reply(said).map(|reply| reply.to_string()).as_deref(), want, "{said:?}");
         }
     }
 }

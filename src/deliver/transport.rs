@@ -437,6 +437,12 @@ impl Connection {
         self.target.session.protocol == Protocol::Smtp && (by.trace || is_forgotten)
     }
 
+    /// Returns whether the host itself did not give this answer of the last transaction: it was not even tried there, or the
+    /// session ended first.
+    pub fn is_ours(&self, answer: &Answer) -> bool {
+        self.session.is_ours(answer.reply())
+    }
+
     /// Returns the host as `name [address]`.
     pub fn remote(&self) -> &str {
         &self.remote

@@ -101,15 +101,23 @@ struct About<'a> {
     now: UnixMillis,
 }
 
-impl Kind {
-    fn subject(self) -> &'static str {
-        match self {
+impl About<'_> {
+    fn subject(&self) -> &'static str {
+        match self.notification.kind {
             Kind::Failure => "Your message could not be delivered",
             Kind::Delay => "Your message is delayed",
+            Kind::Success if !self.has(Action::Delivered) => "Your message was passed on",
             Kind::Success => "Your message was delivered",
         }
     }
 
+    /// Returns whether it is about a recipient to which this happened.
+    fn has(&self, action: Action) -> bool {
+        self.notification.notices.iter().any(|notice| notice.action == action)
+    }
+}
+
+impl Kind {
     fn name(self) -> &'static str {
         match self {
             Kind::Failure => "failure",
@@ -139,7 +147,7 @@ fn header(about: &About<'_>, sender: &Mailbox, boundary: &str, front: &[u8]) -> 
     }
     raw("Auto-Submitted", "auto-replied".to_owned());
     raw("MIME-Version", "1.0".to_owned());
-    headers.set(Subject::from(kind.subject().to_owned()));
+    headers.set(Subject::from(about.subject().to_owned()));
     headers.set(content_type(&format!("multipart/report; report-type=delivery-status; boundary=\"{boundary}\"")));
     headers
 }

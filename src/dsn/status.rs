@@ -76,7 +76,9 @@ fn recipient_fields(out: &mut String, about: &About<'_>, notice: &Notice, is_utf
     }
     if let Some(report) = report {
         let reply = quoted(&report.reply.to_string(), is_utf8);
-        field(out, "Diagnostic-Code", &format!("smtp; {reply}"));
+        // Of type smtp are replies of another host alone (RFC 3464 §2.3.6).
+        let who = if report.remote.is_some() { "smtp" } else { "X-Postroad" };
+        field(out, "Diagnostic-Code", &format!("{who}; {reply}"));
         field(out, "Last-Attempt-Date", &date(report.at));
     }
     field(out, "Final-Log-ID", &about.item.id.to_string());

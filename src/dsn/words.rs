@@ -64,6 +64,8 @@ fn opening(about: &About<'_>, front: &[u8]) -> String {
     let then = match about.notification.kind {
         Kind::Failure => "could not be delivered to:",
         Kind::Delay => "has not been delivered yet to:",
+        Kind::Success if !about.has(Action::Delivered) => "was passed on towards:",
+        Kind::Success if about.has(Action::Relayed) => "was delivered or passed on to:",
         Kind::Success => "has reached:",
     };
     format!("{what}, accepted here on {arrived}, {then}")

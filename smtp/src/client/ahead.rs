@@ -30,6 +30,7 @@ impl Session {
     /// nothing else. Returns whether there is one: none when the session has failed.
     pub fn go_on(&mut self, now: Instant) -> bool {
         let Some(next) = self.ahead.take().filter(|_| matches!(self.state, State::Ready)) else { return false };
+        self.ours = None;
         self.state = State::Sending(next);
         self.restart(self.config.timeouts.command, now);
         true

@@ -223,13 +223,18 @@ pub enum Failure {
 impl Failure {
     /// Returns what to report for recipients: what the peer said, or a transient reply of our own.
     pub fn reply(&self) -> Reply {
+        self.said().cloned().unwrap_or_else(|| self.own_reply())
+    }
+
+    /// Returns what the peer said, if this is why the session is over.
+    pub fn said(&self) -> Option<&Reply> {
         match self {
             Failure::Greeting(reply)
             | Failure::Hello(reply)
             | Failure::TlsRefused(reply)
             | Failure::Auth(reply)
-            | Failure::Ended(reply) => reply.clone(),
-            _ => self.own_reply(),
+            | Failure::Ended(reply) => Some(reply),
+            _ => None,
         }
     }
 

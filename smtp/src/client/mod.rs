@@ -41,6 +41,8 @@ pub struct Session {
     ahead: Option<Box<Exchange>>,
     /// Answers the shell has not heard yet.
     done: Option<Vec<Answer>>,
+    /// What this half itself answered recipients of the last transaction with.
+    ours: Option<Reply>,
     /// The refusal of ATRN or XVIA that the shell has not heard yet.
     not_turned: Option<Reply>,
 }
@@ -84,6 +86,7 @@ impl Session {
             resets_due: 0,
             ahead: None,
             done: None,
+            ours: None,
             not_turned: None,
         }
     }
@@ -96,6 +99,12 @@ impl Session {
     /// Returns what the peer offered last; nothing before EHLO was answered.
     pub fn offered(&self) -> &Offered {
         &self.offered
+    }
+
+    /// Returns whether a reply to recipients of the last transaction is none of the peer's but our own: it was not even
+    /// tried there, or the session ended before the peer answered.
+    pub fn is_ours(&self, reply: &Reply) -> bool {
+        self.ours.as_ref() == Some(reply)
     }
 
     /// Returns whether the session is under TLS.
@@ -160,6 +169,7 @@ impl Session {
             State::Failed(failure) => Some(Answer::Transient(failure.reply())),
             _ => Some(Answer::Transient(Failure::Lost.reply())),
         };
+        self.ours = refusal.as_ref().map(|answer| answer.reply().clone());
         match refusal {
             Some(answer) => self.done = Some(vec![answer; transaction.recipients.len()]),
             None => {
@@ -276,7 +286,10 @@ impl Session {
                 self.state = State::Failed(first);
                 return;
             }
-            State::Sending(exchange) => self.done = Some(exchange.lost(&failure)),
+            State::Sending(exchange) => {
+                self.ours = Some(failure.own_reply());
+                self.done = Some(exchange.lost(&failure));
+            }
             _ => {}
         }
         self.state = State::Failed(failure);
@@ -293,6 +306,7 @@ impl Session {
             exchange::ContentError::Unreadable => ours("it cannot be read on this host"),
         };
         if let State::Sending(exchange) = std::mem::replace(&mut self.state, State::Closed) {
+            self.ours = Some(answer.reply().clone());
             self.done = Some(exchange.answer_open(&answer));
         }
         self.output.clear();

@@ -3,12 +3,13 @@
 
 mod support;
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use rustix::process::Signal;
 use support::agent::{Agent, Builder, POSTROAD, items};
 use support::client::{Client, Way};
-use support::net::{SOON, wait_until};
+use support::net::{SOON, own_address, wait_until};
 use support::sink::{Behaviour, Phase, Sink};
 
 const CONTENT: &[u8] = b"Subject: reload\r\n\r\nbody\r\n";
@@ -61,6 +62,39 @@ fn queued_mail_leaves_a_route_that_is_gone() {
     rest.expect(1, SOON);
     agent.wait_empty(SOON);
     assert_eq!(old.asked(), 1);
+}
+
+#[test]
+fn what_was_put_off_is_tried_at_once_where_its_route_leads_elsewhere() {
+    let (old, new) = (Sink::busy(), Sink::new());
+    let agent = Builder::new().route("*", new.address()).route_with("moved.test", old.address(), LASTING).start();
+    connect(&agent).deliver("a@client.test", &["b@moved.test"], CONTENT, Way::Data);
+    agent.wait_deferred(SOON);
+    agent.edit_config(&old.ip().to_string(), &new.ip().to_string());
+    agent.ok(&["reload"]);
+    // The pause of an hour was for the host before, and the new one has the same.
+    new.expect(1, SOON);
+    agent.wait_empty(SOON);
+    assert_eq!(old.asked(), 1);
+}
+
+#[test]
+fn mail_for_a_host_that_was_down_goes_at_once_behind_a_restart_or_a_reload() {
+    for is_restart in [true, false] {
+        let address = SocketAddr::new(own_address(), 2525);
+        let pauses = |builder: Builder| builder.set("queue.retry_first", "\"1h\"").set("queue.retry_max", "\"2h\"");
+        let mut agent = pauses(Builder::new().route("*", address)).start();
+        connect(&agent).deliver("a@client.test", &["b@away.test"], CONTENT, Way::Data);
+        agent.wait_deferred(SOON);
+        let away = Sink::start_at(address, Behaviour::default());
+        match is_restart {
+            true => agent.restart(),
+            false => drop(agent.ok(&["reload"])),
+        }
+        // It waited for the host, which has pauses of its own, not for an hour.
+        away.expect(1, SOON);
+        agent.wait_empty(SOON);
+    }
 }
 
 #[test]

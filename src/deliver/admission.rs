@@ -68,11 +68,9 @@ impl Core {
         // One of each destination that is to be looked at again, however long it was to be left alone.
         let mut probes: BTreeMap<Arc<str>, QueueId> = BTreeMap::new();
         for (item, mut jobs) in items.iter().zip(all) {
-            if let Admission::ByMesh(changed) = admission
-                && has_set_out(item)
-            {
+            if *admission != Admission::First && has_set_out(item) {
                 let later = jobs.iter_mut().filter(|job| job.due > now);
-                for job in later.filter(|job| has_another_way(&schedule, job, changed)) {
+                for job in later.filter(|job| has_another_way(&schedule, job, admission)) {
                     job.due = now;
                     probes.entry(job.destination.clone()).or_insert(item.id);
                 }
@@ -134,11 +132,13 @@ impl Core {
 
 /// Returns whether a message that is in the schedule had no such destination before, or goes there by a member
 /// that is reached otherwise now.
-fn has_another_way(schedule: &Schedule, job: &Job, changed: &BTreeSet<NodeId>) -> bool {
-    let is_known = schedule.has_job(job.id, None);
-    is_known
-        && (!schedule.has_job(job.id, Some(&job.destination))
-            || changed.iter().any(|node| leads_to(&job.destination, node)))
+fn has_another_way(schedule: &Schedule, job: &Job, admission: &Admission) -> bool {
+    let is_new = || !schedule.has_job(job.id, Some(&job.destination));
+    let is_reached_otherwise = || match admission {
+        Admission::ByMesh(changed) => changed.iter().any(|node| leads_to(&job.destination, node)),
+        Admission::First | Admission::Anew => false,
+    };
+    schedule.has_job(job.id, None) && (is_new() || is_reached_otherwise())
 }
 
 /// Returns whether a message was tried: one that is to be released later waits for its time.

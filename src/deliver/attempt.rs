@@ -113,7 +113,8 @@ impl<'a> Begun<'a> {
         note::outside(core, item, &self.route, &outcomes);
         retire_delivered(core, &self.active, &outcomes).await;
         report(core, item, attempt.destination(), &outcomes, started.elapsed());
-        match (settle(core, &self.active, &self.places, outcomes, &self.routing).await, ended) {
+        let is_unheard = matches!(ended, Ended::Unreachable(_) | Ended::Silent(_));
+        match (settle(core, &self.active, &self.places, (outcomes, is_unheard), &self.routing).await, ended) {
             // Nobody at the destination was heard, whatever became of the message.
             (_, Ended::Unreachable(said)) => Finish::DestinationFailed { said },
             (_, Ended::Silent(said)) => Finish::Silent { said },
@@ -247,13 +248,13 @@ async fn retire_delivered(core: &Core, active: &Active<'_>, outcomes: &[(usize, 
     }
 }
 
-/// Records outcomes, then does what follows from them. Returns when the message is due again at
+/// Records outcomes, and whether nobody was heard at the destination, then does what follows from them. Returns when the message is due again at
 /// this destination.
 async fn settle(
     core: &Arc<Core>,
     active: &Active<'_>,
     places: &[usize],
-    outcomes: Vec<(usize, Outcome)>,
+    (outcomes, is_unheard): (Vec<(usize, Outcome)>, bool),
     routing: &Routing,
 ) -> Result<Option<UnixMillis>, String> {
     let mut current = active.current.lock().await;
@@ -263,7 +264,7 @@ async fn settle(
     }
     let mut item = (*current.item).clone();
     let patience = |item: &Item, place| (routing.retry(item, place), routing.router.expires(item, place));
-    let timing = Timing { now: core.clock.now(), patience: &patience, random: fastrand::f64() };
+    let timing = Timing { now: core.clock.now(), patience: &patience, random: fastrand::f64(), is_unheard };
     let put_off: Vec<usize> = outcomes.iter().filter(|(_, outcome)| outcome.is_deferral()).map(|(at, _)| *at).collect();
     let due = apply(&mut item, outcomes, timing);
     let recorded = record(core, &item).await;

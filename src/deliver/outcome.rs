@@ -47,6 +47,9 @@ pub struct Timing<'a> {
     pub patience: &'a dyn Fn(&Item, usize) -> (RetryPolicy, UnixMillis),
     /// From 0 to 1: where in the jitter this attempt falls.
     pub random: f64,
+    /// Whether nobody at the destination was heard. Its pauses count then, which the schedule knows: the recipient's own
+    /// would hold it back when the destination has come back, behind a restart or a reload.
+    pub is_unheard: bool,
 }
 
 /// Writes outcomes, each with the recipient's place in the envelope, into the state. Returns when
@@ -73,7 +76,8 @@ pub fn apply(item: &mut Item, outcomes: Vec<(usize, Outcome)>, timing: Timing<'_
                 RecipientState::Failed { report, notified: nobody || !wants.failure }
             }
             Outcome::Deferred(report) => {
-                let due = timing.now.plus(retry.delay(attempts, timing.random));
+                let pause_ms = if timing.is_unheard { 0 } else { retry.delay(attempts, timing.random) };
+                let due = timing.now.plus(pause_ms);
                 earliest = Some(earliest.map_or(due, |other: UnixMillis| other.min(due)));
                 RecipientState::Pending { attempts, due, last: Some(report), earlier: history }
             }
@@ -116,7 +120,20 @@ mod tests {
     }
 
     fn timing(now: u64) -> Timing<'static> {
-        Timing { now: UnixMillis(now), patience: &|item, _| (RETRY, item.state.expires), random: 0.5 }
+        let patience = &|item: &Item, _| (RETRY, item.state.expires);
+        Timing { now: UnixMillis(now), patience, random: 0.5, is_unheard: false }
+    }
+
+    #[test]
+    fn who_was_not_heard_is_due_whenever_the_destination_is_back() {
+        let mut item = item("a@example.org", None);
+        for now in [1, 1000] {
+            let timing = Timing { is_unheard: true, ..timing(now) };
+            let due = apply(&mut item, vec![(0, Outcome::Deferred(report(451)))], timing);
+            assert_eq!(due, Some(UnixMillis(now)));
+        }
+        let timing = Timing { is_unheard: true, ..timing(100_000) };
+        assert_eq!(apply(&mut item, vec![(0, Outcome::Deferred(report(451)))], timing), None, "its time is over");
     }
 
     #[test]

@@ -3,12 +3,13 @@
 
 mod support;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use serde_json::Value;
 use support::agent::{Agent, Builder, items};
 use support::client::{Client, Way};
-use support::net::{SOON, wait_until};
+use support::net::{SOON, own_address, wait_until};
 use support::sink::{Behaviour, Sink};
 
 const CONTENT: &[u8] = b"From: <a@client.test>\r\nSubject: queue\r\n\r\nbody\r\n";
@@ -269,4 +270,32 @@ fn an_agent_that_runs_is_asked_although_its_file_is_faulty_now() {
     assert_eq!(stage.agent.cli(&["check"]).status.code(), Some(78));
     stage.agent.kill();
     assert_eq!(stage.agent.cli(&["queue", "list"]).status.code(), Some(78));
+}
+
+#[test]
+fn mail_behind_a_host_that_is_down_shows_why_and_until_when() {
+    let down = SocketAddr::new(own_address(), 2525);
+    let stage = stage(|builder| builder.route("down.test", down));
+    for _ in 0..3 {
+        stage.send("a@client.test", &["b@down.test"]);
+    }
+    // One of them was tried; the others wait behind it.
+    let shown = || stage.list(&["--domain", "down.test"]);
+    let waits = |item: &Value| item["recipients"][0]["outage"].is_object();
+    wait_until("the host is known to be down", SOON, || shown().iter().filter(|item| waits(item)).count() == 3);
+    for item in shown() {
+        let said = item["recipients"][0]["outage"]["said"].as_str().expect("words");
+        assert!(said.contains("Connection refused"), "{item}");
+    }
+    let listed = stage.agent.ok(&["queue", "list"]);
+    for line in listed.lines() {
+        let columns: Vec<&str> = line.split('\t').collect();
+        assert!(columns[8].starts_with("451 4.4.1 connect to"), "{line}");
+    }
+    let untried = shown().into_iter().find(|item| item["recipients"][0]["last"].is_null()).expect("one was not tried");
+    let id = untried["id"].as_str().expect("an id");
+    let said = stage.agent.ok(&["queue", "show", id]);
+    assert!(said.contains("not tried yet; its next hop cannot be reached, tried again "), "{said}");
+    stage.agent.ok(&["queue", "delete", id]);
+    assert_eq!(shown().len(), 2, "delete is remove");
 }

@@ -68,6 +68,9 @@ pub trait AdminBackend: Send + Sync + 'static {
         Vec::new()
     }
 
+    /// Returns until when a destination is left alone that cannot be reached, and what was said last.
+    fn outage(&self, destination: &str) -> Option<(UnixMillis, Arc<str>)>;
+
     /// Returns how every destination stands.
     fn destinations(&self) -> impl Future<Output = Vec<DestinationStats>> + Send;
 

@@ -124,6 +124,10 @@ impl AdminBackend for Memory {
         entry.destinations.iter().map(standing).collect()
     }
 
+    fn outage(&self, _: &str) -> Option<(UnixMillis, Arc<str>)> {
+        None
+    }
+
     async fn destinations(&self) -> Vec<DestinationStats> {
         vec![DestinationStats {
             destination: "mx:dead.example".into(),

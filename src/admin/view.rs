@@ -2,6 +2,7 @@
 //! UTC; fields are only ever added.
 
 use std::fmt;
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use postroad_mesh::Passage;
@@ -108,6 +109,9 @@ pub struct RecipientView {
     /// What was said last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last: Option<ReportView>,
+    /// Why nothing is tried at the next hop for now; for pending ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outage: Option<OutageView>,
     /// What was said before, each reply once, the first first: where it is asked for.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub earlier: Vec<SaidView>,
@@ -123,6 +127,15 @@ pub enum RecipientStateView {
     Delivered,
     /// Given up.
     Failed,
+}
+
+/// A next hop cannot be reached.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OutageView {
+    /// When it is tried again.
+    pub until: Time,
+    /// What was said of it last.
+    pub said: String,
 }
 
 /// What a next hop said.
@@ -281,6 +294,15 @@ impl MessageView {
         }
     }
 
+    /// Adds which next hops cannot be reached; `outage` says until when, and what was said.
+    pub fn with_outages(mut self, outage: impl Fn(&str) -> Option<(UnixMillis, Arc<str>)>) -> MessageView {
+        for recipient in self.recipients.iter_mut().filter(|one| one.state == RecipientStateView::Pending) {
+            let found = recipient.destination.as_deref().and_then(&outage);
+            recipient.outage = found.map(|(until, said)| OutageView { until: Time(until), said: said.to_string() });
+        }
+        self
+    }
+
     /// Shows a message with all its recipients.
     pub fn whole(entry: &Entry) -> MessageView {
         let places: Vec<usize> = (0..entry.item.envelope.recipients().len()).collect();
@@ -343,8 +365,14 @@ impl RecipientView {
             due,
             destination: entry.destinations.get(place).map(|key| key.to_string()),
             last: last.map(ReportView::of),
+            outage: None,
             earlier: Vec::new(),
         }
+    }
+
+    /// Returns when the next attempt can be made: not before its next hop is tried again.
+    pub fn next(&self) -> Option<Time> {
+        self.due.map(|due| self.outage.as_ref().map_or(due, |outage| due.max(outage.until)))
     }
 
     /// Adds what was said before.

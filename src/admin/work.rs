@@ -90,7 +90,8 @@ impl<B: AdminBackend> Work<B> {
         let mut done = Done::default();
         while let Some(page) = self.page(&mut walk).await? {
             for (entry, places) in page {
-                self.item(&MessageView::of(&entry, &places, LISTED_RECIPIENTS_MAX)).await?;
+                let view = MessageView::of(&entry, &places, LISTED_RECIPIENTS_MAX);
+                self.item(&self.with_outages(view)).await?;
                 done.matched += 1;
             }
         }
@@ -150,8 +151,12 @@ impl<B: AdminBackend> Work<B> {
     }
 
     async fn show(&self, id: Id) -> Result<Done, Stop> {
-        self.item(&MessageView::whole(&self.entry(id).await?)).await?;
+        self.item(&self.with_outages(MessageView::whole(&self.entry(id).await?))).await?;
         Ok(Done { matched: 1, ..Done::default() })
+    }
+
+    fn with_outages(&self, view: MessageView) -> MessageView {
+        view.with_outages(|destination| self.backend.outage(destination))
     }
 
     async fn why(&self, id: Id) -> Result<Done, Stop> {

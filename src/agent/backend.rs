@@ -51,6 +51,10 @@ impl AdminBackend for Backend {
         self.0.delivery.passed_by(&entry.item, destination)
     }
 
+    fn outage(&self, destination: &str) -> Option<(UnixMillis, Arc<str>)> {
+        self.0.delivery.outage(destination)
+    }
+
     async fn destinations(&self) -> Vec<DestinationStats> {
         self.0.delivery.destinations().await
     }

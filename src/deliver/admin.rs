@@ -152,6 +152,11 @@ impl Delivery {
         self.0.schedule().describe(id, self.0.clock.now())
     }
 
+    /// Returns until when a destination is left alone that cannot be reached, and what was said last.
+    pub fn outage(&self, destination: &str) -> Option<(UnixMillis, Arc<str>)> {
+        self.0.schedule().outage(destination)
+    }
+
     /// Returns how every destination stands. Counts in pieces, so that mail flows meanwhile.
     pub async fn destinations(&self) -> Vec<DestinationStats> {
         let (mut census, now) = (Census::default(), self.0.clock.now());

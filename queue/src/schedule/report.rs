@@ -258,6 +258,13 @@ impl Schedule {
         ahead
     }
 
+    /// Returns until when a destination is left alone that cannot be reached, and what was said last.
+    pub fn outage(&self, destination: &str) -> Option<(UnixMillis, Arc<str>)> {
+        let line = self.line_names.get(destination)?;
+        let outage = self.sites.get(self.lines.get(*line).site).outage.as_ref()?;
+        Some((outage.until, outage.said.clone()))
+    }
+
     /// Returns whether a destination is held.
     pub fn is_held(&self, destination: &str) -> bool {
         self.line_names.get(destination).is_some_and(|line| self.lines.get(*line).held)

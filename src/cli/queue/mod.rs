@@ -97,7 +97,10 @@ Examples:
     #[command(after_help = "Example:\n  postroad queue retry --domain example.com")]
     Retry(Act),
     /// Give up without telling the sender
-    #[command(after_help = "Example:\n  postroad queue remove --from '*@app.example.org' --older 2d")]
+    #[command(
+        visible_alias = "delete",
+        after_help = "Example:\n  postroad queue remove --from '*@app.example.org' --older 2d"
+    )]
     Remove(Act),
     /// Give up and return a notification to the sender
     #[command(after_help = "Example:\n  postroad queue bounce --domain dead.example --dry-run")]

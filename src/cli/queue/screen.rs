@@ -205,7 +205,7 @@ fn message_row(message: &MessageView, now: UnixMillis) -> Vec<String> {
 }
 
 fn plain_message(message: &MessageView) -> String {
-    let due = message.recipients.iter().filter_map(|recipient| recipient.due).min();
+    let due = message.recipients.iter().filter_map(RecipientView::next).min();
     let to: Vec<String> = message.recipients.iter().map(|recipient| escaped(&recipient.to)).collect();
     let columns = [
         message.id.to_string(),
@@ -215,7 +215,7 @@ fn plain_message(message: &MessageView) -> String {
         most_attempts(message).to_string(),
         due.map_or("-".to_owned(), |due| due.to_string()),
         escaped(&message.from),
-        to.join(","),
+        if to.is_empty() { "-".to_owned() } else { to.join(",") },
         last_reply(message).unwrap_or_else(|| "-".to_owned()),
     ];
     columns.join("\t")
@@ -265,7 +265,7 @@ fn origin(message: &MessageView) -> String {
 
 fn recipient_line(recipient: &RecipientView, now: UnixMillis) -> String {
     let to = escaped(&recipient.to);
-    let how = match (recipient.state, recipient.attempts, recipient.due) {
+    let how = match (recipient.state, recipient.attempts, recipient.next()) {
         (RecipientStateView::Pending, Some(0), _) => "not tried yet".to_owned(),
         (RecipientStateView::Pending, tries, due) => {
             let next = due.map_or("-".to_owned(), |due| soon(due.0, now));
@@ -274,7 +274,15 @@ fn recipient_line(recipient: &RecipientView, now: UnixMillis) -> String {
         (RecipientStateView::Delivered, ..) => "delivered".to_owned(),
         (RecipientStateView::Failed, ..) => "failed".to_owned(),
     };
-    let Some(last) = &recipient.last else { return format!("  {to}: {how}") };
+    let Some(last) = &recipient.last else {
+        let outage = recipient.outage.as_ref();
+        let why =
+            outage.map(|outage| format!(", tried again {}: {}", soon(outage.until.0, now), escaped(&outage.said)));
+        return format!(
+            "  {to}: {how}{}",
+            why.map(|why| format!("; its next hop cannot be reached{why}")).unwrap_or_default()
+        );
+    };
     let remote = last.remote.as_deref().map_or(String::new(), |remote| format!("{} said ", escaped(remote)));
     format!("  {to}: {how}\n    {} {remote}{}", last.at, escaped(&last.reply))
 }
@@ -292,11 +300,14 @@ fn most_attempts(message: &MessageView) -> u32 {
 
 fn last_reply(message: &MessageView) -> Option<String> {
     let reports = message.recipients.iter().filter_map(|recipient| recipient.last.as_ref());
-    reports.max_by_key(|report| report.at).map(|report| escaped(&report.reply))
+    let said = reports.max_by_key(|report| report.at).map(|report| &report.reply);
+    // Who waits behind others for a next hop that is down has heard nothing itself.
+    let outage = || message.recipients.iter().find_map(|recipient| Some(&recipient.outage.as_ref()?.said));
+    said.or_else(outage).map(|said| escaped(said))
 }
 
 fn next(message: &MessageView, now: UnixMillis) -> String {
-    let due = message.recipients.iter().filter_map(|recipient| recipient.due).min();
+    let due = message.recipients.iter().filter_map(RecipientView::next).min();
     match (message.state, due) {
         (MessageState::Held | MessageState::Settled, _) | (_, None) => "-".to_owned(),
         (_, Some(due)) => soon(due.0, now),

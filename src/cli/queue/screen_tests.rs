@@ -57,6 +57,21 @@ ID            AGE   SIZE STATE    TRIES NEXT   FROM
 }
 
 #[test]
+fn what_waits_for_a_host_that_is_down_says_so() {
+    let outage = |_: &str| Some((NOW.plus(HOUR_MS), "451 4.4.1 refused".into()));
+    let (mut screen, mut out) = (Screen::with_look(Look::Plain, NOW, None), Vec::new());
+    for tries in [0, 1] {
+        let message = MessageView::whole(&entry(3, 1, "shop@example.org", &[("bob@example.com", tries)]));
+        screen.message(&mut out, &message.with_outages(outage)).expect("printed");
+    }
+    let text = String::from_utf8(out).expect("UTF-8");
+    let columns: Vec<Vec<&str>> = text.lines().map(|line| line.split('\t').collect()).collect();
+    assert_eq!((columns[0][5], columns[0][8]), ("2027-01-15T09:00:00.000Z", "451 4.4.1 refused"));
+    let last = "450 4.2.0 Greylisted, come back later";
+    assert_eq!((columns[1][5], columns[1][8]), ("2027-01-15T09:00:00.000Z", last), "what it heard itself comes first");
+}
+
+#[test]
 fn a_list_in_a_pipe() {
     let want = "\
 0000000000001\t2027-01-14T02:00:00.000Z\t2048\tqueued\t7\t2027-01-14T02:00:00.000Z\tcron@app.example.org\tops@dead.example,log@example.com\t450 4.2.0 Greylisted, come back later

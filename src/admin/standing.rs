@@ -101,11 +101,12 @@ impl WaitView {
         let (reason, text) = match standing.why {
             // Nobody holds it: the destination is there when its customer is.
             Why::DestinationHeld if let Some(user) = customer(&standing.destination) => {
-                ("not_fetched", format!("waits for {user} to fetch it{}", ahead(&standing.ahead)))
+                ("not_fetched", format!("waits for {user} to fetch it{}", ahead(entry, &standing.ahead)))
             }
-            Why::DestinationHeld if standing.destination.starts_with("mesh:") => {
-                ("not_fetched", format!("waits for a member of the mesh to come for it{}", ahead(&standing.ahead)))
-            }
+            Why::DestinationHeld if standing.destination.starts_with("mesh:") => (
+                "not_fetched",
+                format!("waits for a member of the mesh to come for it{}", ahead(entry, &standing.ahead)),
+            ),
             // Its first attempt is due when its sender wants it to be.
             Why::Deferred { due } if due == released && due > entry.item.arrived => {
                 ("future_release", format!("its sender asked for its release at {}", Time(released)))
@@ -114,7 +115,7 @@ impl WaitView {
                 "memory",
                 "is ready, but memory is full: few attempts run at a time (see `postroad status`)".to_owned(),
             ),
-            _ => (reason, sentence(standing)),
+            _ => (reason, sentence(entry, standing)),
         };
         WaitView {
             destination: standing.destination.to_string(),
@@ -161,7 +162,7 @@ fn reason_of(why: &Why) -> (&'static str, Option<UnixMillis>) {
     }
 }
 
-fn sentence(standing: &Standing) -> String {
+fn sentence(entry: &Entry, standing: &Standing) -> String {
     let text = match &standing.why {
         Why::InFlight => "is being delivered now".to_owned(),
         Why::Held => "is held".to_owned(),
@@ -196,7 +197,7 @@ fn sentence(standing: &Standing) -> String {
         ),
         Why::Turn => "is ready and starts within moments".to_owned(),
     };
-    format!("{text}{}", ahead(&standing.ahead))
+    format!("{text}{}", ahead(entry, &standing.ahead))
 }
 
 fn failures_in_a_row(failures: u32) -> String {
@@ -204,16 +205,24 @@ fn failures_in_a_row(failures: u32) -> String {
 }
 
 /// Says who goes before it.
-fn ahead(ahead: &Ahead) -> String {
+fn ahead(entry: &Entry, ahead: &Ahead) -> String {
     let Ahead { same_sender, others, is_more } = *ahead;
     let least = if is_more { "at least " } else { "" };
+    let whose = match (
+        &entry.item.origin.user,
+        entry.item.envelope.reverse_path.mailbox().and_then(|mailbox| mailbox.domain()),
+    ) {
+        (Some(_), _) => "user",
+        (None, Some(_)) => "sender's domain",
+        (None, None) => "client",
+    };
     let go = if same_sender + others == 1 { "goes" } else { "go" };
     match (same_sender, others) {
         (0, 0) => String::new(),
-        (own, 0) => format!("; {least}{own} of the same sender {go} before it"),
+        (own, 0) => format!("; {least}{own} of the same {whose} {go} before it"),
         (0, others) => format!("; {least}{others} of other senders {go} before it: senders take turns"),
         (own, others) => {
-            format!("; {least}{own} of the same sender and {others} of others go before it: senders take turns")
+            format!("; {least}{own} of the same {whose} and {others} of others go before it: senders take turns")
         }
     }
 }
@@ -319,14 +328,14 @@ mod tests {
             (
                 Why::Window { in_flight: 5, window: 5 },
                 Ahead { same_sender: 3, others: 12, is_more: false },
-                "destination_busy: waits for one of its site's sessions: 5 of 5 are in use; 3 of the same sender and \
+                "destination_busy: waits for one of its site's sessions: 5 of 5 are in use; 3 of the same sender's domain and \
                  12 of others go before it: senders take turns",
             ),
             (
                 Why::Lane { in_flight: 4, limit: 4 },
                 Ahead { same_sender: 1000, others: 0, is_more: true },
                 "lane_busy: waits for one of its site's sessions for bulk mail: 4 of 4 are in use; \
-                 at least 1000 of the same sender go before it",
+                 at least 1000 of the same sender's domain go before it",
             ),
             (
                 Why::Rate { at },
@@ -356,6 +365,19 @@ mod tests {
             let view = WaitView::of(&entry(1, 1, "a@b.example", &[("c@dead.example", 1)]), &standing, false);
             assert_eq!(format!("{}: {}", view.reason, view.text), want);
         }
+    }
+
+    #[test]
+    fn those_in_front_are_of_whoever_takes_turns_with_the_others() {
+        let busy = standing(Why::Turn, Ahead { same_sender: 2, others: 0, is_more: false });
+        let text = |from: &str, user: Option<&str>| {
+            let mut entry = entry(1, 1, from, &[("c@dead.example", 1)]);
+            Arc::make_mut(&mut entry.item).origin.user = user.map(Into::into);
+            WaitView::of(&entry, &busy, false).text
+        };
+        assert!(text("a@b.example", Some("alice")).ends_with("; 2 of the same user go before it"));
+        assert!(text("a@b.example", None).ends_with("; 2 of the same sender's domain go before it"));
+        assert!(text("", None).ends_with("; 2 of the same client go before it"));
     }
 
     #[test]

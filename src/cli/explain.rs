@@ -26,8 +26,8 @@ use crate::telemetry::escaped;
 ///
 /// Shows the route that matches with its line in the configuration, or the ways through the mesh, the MX records and addresses
 /// DNS knows, what is left out of them and why, and the hops in the order of attempts with their
-/// TLS policy. Asks the agent which members of the mesh it cannot reach at present, and DNS as the agent would, from an empty cache, and connects to nobody. Exits with
-/// 1 when mail would be refused or returned, with 75 when it would wait.
+/// TLS policy. Asks the agent which members of the mesh it cannot reach at present, and DNS as the agent would, from an
+/// empty cache, and connects to nobody. Exits with 1 when mail would be refused or returned, with 75 when it would wait.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:

@@ -248,8 +248,8 @@ async fn retire_delivered(core: &Core, active: &Active<'_>, outcomes: &[(usize, 
     }
 }
 
-/// Records outcomes, and whether nobody was heard at the destination, then does what follows from them. Returns when the message is due again at
-/// this destination.
+/// Records outcomes, and whether nobody was heard at the destination, then does what follows from
+/// them. Returns when the message is due again at this destination.
 async fn settle(
     core: &Arc<Core>,
     active: &Active<'_>,

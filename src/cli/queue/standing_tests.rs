@@ -78,7 +78,7 @@ mx:dead.example at mx1.dead.example (in 1h): cannot be reached (4 failures in a 
   a@dead.example, b@dead.example, c@dead.example and 1 more: tried 4 times
     451 4.2.0 Greylisted (mx1.dead.example [198.51.100.7], 30h ago)
     451 4.3.2 Busy (mx1.dead.example [198.51.100.7], 3 times since 29h ago, last 2h ago)
-mx:example.com (bulk mail): waits for one of its site's sessions: 20 of 20 are in use; 3 of the same sender go before it
+mx:example.com (bulk mail): waits for one of its site's sessions: 20 of 20 are in use; 3 of the same sender's domain go before it
   another way is taken, a member cannot be reached: hub (k5x2q7ab): 451 4.4.1 no answer
   new@example.com: not tried yet
 delivered: done@example.com

@@ -258,6 +258,21 @@ fn utf8_addresses_take_the_global_types() {
 }
 
 #[test]
+fn a_sender_with_an_ascii_address_is_told_of_others_in_ascii() {
+    // Whether the hosts on the way back take SMTPUTF8 nobody knows, and a notification is not returned in its turn.
+    let to = recipient("bøb@example.net", None);
+    let mut item = item("alice@example.org", vec![(to, failed(550, None, "nö"))], ORIGINAL.as_bytes());
+    item.envelope.params.smtputf8 = true;
+    let composed = compose_one(&item, ORIGINAL.as_bytes(), ARRIVED.plus(1));
+    assert!(composed.content.is_ascii() && !composed.envelope.params.smtputf8 && !composed.envelope.params.eight_bit);
+    let message = parse(&composed);
+    assert_eq!(type_of(&message, 2), "message/delivery-status");
+    let (text, status, _) = parts(&message);
+    assert!(status.contains("Final-Recipient: utf-8; b\\x{F8}b@example.net\r\n"), "{status}");
+    assert!(text.contains("<bøb@example.net>"), "{text}");
+}
+
+#[test]
 fn an_ascii_report_stays_ascii_whatever_is_said() {
     let mut bob = recipient("bob@example.net", None);
     bob.original = Some(OriginalRecipient { addr_type: "utf-8".into(), address: "bøb@example.net".into() });

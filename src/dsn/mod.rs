@@ -82,7 +82,7 @@ pub fn compose(
     let content = with_original(whole.formatted(), &returned, &boundary);
     let params = MailParams {
         eight_bit: !content.is_ascii(),
-        smtputf8: !sender.is_ascii() || status.is_eight_bit,
+        smtputf8: !sender.is_ascii(),
         // RFC 6710: a notification is as urgent as what it is about.
         priority: item.envelope.params.priority,
         ..MailParams::default()
@@ -109,6 +109,11 @@ impl About<'_> {
             Kind::Success if !self.has(Action::Delivered) => "Your message was passed on",
             Kind::Success => "Your message was delivered",
         }
+    }
+
+    /// Returns whether it goes to an address that every host takes.
+    fn is_to_ascii(&self) -> bool {
+        self.item.envelope.reverse_path.mailbox().is_none_or(Mailbox::is_ascii)
     }
 
     /// Returns whether it is about a recipient to which this happened.

@@ -1,5 +1,6 @@
 //! The machine-readable part: `message/delivery-status` (RFC 3464 §2), or its UTF-8 form
-//! `message/global-delivery-status` (RFC 6533 §6) when an address needs it.
+//! `message/global-delivery-status` (RFC 6533 §6) when an address needs it and the sender's address shows that
+//! it gets there; otherwise addresses are in ASCII (`utf-8-addr-xtext`, RFC 6533 §3).
 
 use std::borrow::Cow;
 
@@ -21,7 +22,8 @@ pub(super) struct StatusPart {
 pub(super) fn write(about: &About<'_>) -> StatusPart {
     let recipients = about.item.envelope.recipients();
     let mut named = about.notification.notices.iter().map(|notice| &recipients[notice.recipient]);
-    let is_utf8 = named.any(|recipient| !recipient.forward_path.is_ascii());
+    // To a sender whose own address is ASCII the way back may not know SMTPUTF8.
+    let is_utf8 = !about.is_to_ascii() && named.any(|recipient| !recipient.forward_path.is_ascii());
     let mut out = String::new();
     message_fields(&mut out, about, is_utf8);
     for notice in &about.notification.notices {
@@ -68,7 +70,7 @@ fn recipient_fields(out: &mut String, about: &About<'_>, notice: &Notice, is_utf
         let address = quoted(&original.address, is_utf8);
         field(out, "Original-Recipient", &format!("{}; {address}", quote_ascii(&original.addr_type)));
     }
-    field(out, "Final-Recipient", &final_recipient(recipient, about.hostname));
+    field(out, "Final-Recipient", &final_recipient(recipient, about.hostname, is_utf8));
     field(out, "Action", action_word(notice.action));
     field(out, "Status", &status_of(about.item, notice.action, report).to_string());
     if let Some(remote) = report.and_then(|report| report.remote.as_deref()) {
@@ -96,11 +98,11 @@ pub(super) fn report_of(state: &RecipientState) -> Option<&Report> {
 }
 
 /// Returns the address as it was used, with its type (RFC 3464 §2.3.2, RFC 6533 §3).
-fn final_recipient(recipient: &Recipient, hostname: &Domain) -> String {
+fn final_recipient(recipient: &Recipient, hostname: &Domain, is_utf8: bool) -> String {
     match &recipient.forward_path {
         ForwardPath::Postmaster => format!("rfc822; postmaster@{hostname}"),
         ForwardPath::Mailbox(mailbox) if mailbox.is_ascii() => format!("rfc822; {mailbox}"),
-        ForwardPath::Mailbox(mailbox) => format!("utf-8; {}", quote(&mailbox.to_string())),
+        ForwardPath::Mailbox(mailbox) => format!("utf-8; {}", quoted(&mailbox.to_string(), is_utf8)),
     }
 }
 

@@ -8,9 +8,8 @@ use std::net::TcpStream;
 use postroad::dns_zone::Zone;
 use serde_json::Value;
 use support::agent::Agent;
-use support::client::{Client, Way};
 use support::dns::Dns;
-use support::mesh::{host, join_with, status};
+use support::mesh::{host, join_with, send, status};
 use support::net::{SOON, own_address, wait_until};
 use support::{ahead, skip};
 
@@ -42,16 +41,6 @@ fn proof(agent: &Agent, label: &str, domain: &str) -> (String, bool) {
     found.map_or_else(Default::default, |proof| {
         (proof["dns"].as_str().expect("a text").to_owned(), proof["is_proven"] == true)
     })
-}
-
-fn send(agent: &Agent, to: &str) {
-    Client::hand_over(
-        agent.smtp(),
-        "sender@client.test",
-        &[to],
-        b"Subject: one\r\n\r\nhello\r\n",
-        Way::Bdat(usize::MAX),
-    );
 }
 
 fn mails(agent: &Agent) -> usize {

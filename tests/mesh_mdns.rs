@@ -12,9 +12,8 @@ use hickory_resolver::proto::rr::rdata::{A, SRV};
 use hickory_resolver::proto::rr::{Name, RData, Record, RecordType};
 use serde_json::Value;
 use support::agent::{Agent, Builder};
-use support::client::{Client, Way};
 use support::lan::{HERE, Heard, Lan};
-use support::mesh::{host, join, mailbox, named, status, wait_members};
+use support::mesh::{host, join, mailbox, named, send, status, wait_members};
 use support::net::{SOON, wait_until};
 use support::note;
 
@@ -42,16 +41,6 @@ fn candidates(agent: &Agent) -> Vec<Value> {
     let view = agent.json(&["mesh", "candidates", "--json"]);
     let list = view["candidates"].as_array().expect("a list").iter();
     list.filter(|one| one["source"] == "mdns").cloned().collect()
-}
-
-fn send(agent: &Agent, to: &str) {
-    Client::hand_over(
-        agent.smtp(),
-        "sender@client.test",
-        &[to],
-        b"Subject: one\r\n\r\nhello\r\n",
-        Way::Bdat(usize::MAX),
-    );
 }
 
 fn name(text: &str) -> Name {

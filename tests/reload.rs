@@ -47,6 +47,14 @@ fn a_good_file_is_taken_and_no_session_is_dropped() {
     assert_eq!(old.count(), 0, "queued mail follows the new route");
 }
 
+/// Takes the route that stands last out of the configuration.
+fn drop_last_route(agent: &Agent) {
+    let text = std::fs::read_to_string(agent.config_path()).expect("readable");
+    let route = text.rfind("[[route]]").expect("the route stands last");
+    std::fs::write(agent.config_path(), &text[..route]).expect("writable");
+    agent.ok(&["reload"]);
+}
+
 #[test]
 fn queued_mail_leaves_a_route_that_is_gone() {
     let (old, rest) = (Sink::busy(), Sink::new());
@@ -54,10 +62,7 @@ fn queued_mail_leaves_a_route_that_is_gone() {
     connect(&agent).deliver("a@client.test", &["b@gone.test"], CONTENT, Way::Data);
     // For an hour.
     agent.wait_deferred(SOON);
-    let text = std::fs::read_to_string(agent.config_path()).expect("readable");
-    let route = text.rfind("[[route]]").expect("the route stands last");
-    std::fs::write(agent.config_path(), &text[..route]).expect("writable");
-    agent.ok(&["reload"]);
+    drop_last_route(&agent);
     // It goes on with the pauses of the route that it takes now: they are over.
     rest.expect(1, SOON);
     agent.wait_empty(SOON);
@@ -104,10 +109,7 @@ fn mail_that_is_being_handed_over_stays_with_the_old_route() {
     let agent = Builder::new().route("*", rest.address()).route_with("gone.test", old.address(), LASTING).start();
     connect(&agent).deliver("a@client.test", &["b@gone.test"], CONTENT, Way::Data);
     wait_until("it is being handed over", SOON, || old.asked() == 1);
-    let text = std::fs::read_to_string(agent.config_path()).expect("readable");
-    let route = text.rfind("[[route]]").expect("the route stands last");
-    std::fs::write(agent.config_path(), &text[..route]).expect("writable");
-    agent.ok(&["reload"]);
+    drop_last_route(&agent);
     // It fails when the message is gone already.
     agent.cli(&["queue", "retry", "--all"]);
     agent.wait_empty(SOON);

@@ -7,7 +7,7 @@ use postroad_mesh::{NodeId, SecretKey};
 use serde_json::Value;
 
 use super::agent::{Agent, Builder, make_maildir};
-use super::client::Client;
+use super::client::{Client, Way};
 use super::net::wait_until;
 
 /// A host that members reach at its own address.
@@ -26,6 +26,18 @@ pub fn host(name: &str) -> Builder {
     let mail = builder.path("mail");
     make_maildir(&mail.join("user"));
     builder.table("local", &format!("domain = \"{name}.example\"\nmaildir = \"{}/{{user}}\"", mail.display()))
+}
+
+/// Hands a short message over, in one chunk.
+#[track_caller]
+pub fn send(agent: &Agent, to: &str) {
+    Client::hand_over(
+        agent.smtp(),
+        "sender@client.test",
+        &[to],
+        b"Subject: one\r\n\r\nhello\r\n",
+        Way::Bdat(usize::MAX),
+    );
 }
 
 /// Returns what stands in the mailbox of such a host's only user.
